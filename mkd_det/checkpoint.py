@@ -1,0 +1,124 @@
+"""Reads checkpoint files without running what is pickled in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from .errors import TeacherFileError, UntrustedCheckpointError, nearest
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """What `getattr` may do in a checkpoint: mmengine's log buffers pickle the
+    names of their statistics this way. Anything else is refused."""
+    of_buffer = owner is HistoryBuffer or isinstance(owner, HistoryBuffer)
+    if of_buffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(owner, name)
+    raise UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
+
+
+def _plain_types() -> list[Any]:
+    """Tensors aside, what mmengine's checkpoints hold: logged numbers."""
+    core = np._core if hasattr(np, '_core') else np.core
+    types: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, 'builtins.getattr')]
+    types += [type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'bool')]
+    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
+        # numpy 2 renamed numpy.core; files of both kinds are about.
+        for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            types.append((function, f'{module}.{function.__name__}'))
+    return types
+
+
+def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, unpickling nothing but tensors and plain types.
+
+    mmengine's own loader falls back to full unpickling in silence, which runs
+    whatever code the file holds; this one never does unless told to.
+
+    Args:
+        path: A file, or an http(s) address (downloaded once into torch's hub
+            folder).
+        trust: Unpickle anything. Only for files whose source you trust.
+
+    Raises:
+        TeacherFileError: The file is missing, truncated or no checkpoint.
+        UntrustedCheckpointError: It holds pickled objects beyond plain types.
+    """
+    file = _local_file(path)
+    try:
+        with torch.serialization.safe_globals(_plain_types()):
+            content = torch.load(file, map_location='cpu', weights_only=not trust)
+    except UnpicklingError as error:
+        raise _refused(path, error) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise TeacherFileError(
+            f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
+            expected='a file written by torch.save',
+            actual=f'{Path(file).stat().st_size} bytes; {str(error).splitlines()[0]}',
+        ) from None
+    if not isinstance(content, Mapping):
+        raise TeacherFileError(
+            f'checkpoint {path} holds no state dict',
+            expected='a dict',
+            actual=type(content).__name__,
+        )
+    return dict(content)
+
+
+def _refused(path: str, error: UnpicklingError) -> UntrustedCheckpointError:
+    text = str(error)
+    what = next(
+        (line.strip() for line in text.splitlines() if 'GLOBAL' in line or 'getattr' in line),
+        text.splitlines()[-1][:200],
+    )
+    return UntrustedCheckpointError(
+        f'checkpoint {path} holds pickled objects that could run code; it was not loaded',
+        expected='tensors, numbers, strings and containers of them',
+        actual=what,
+        hint='trust_checkpoint=True beside `checkpoint`, if you trust its source',
+    )
+
+
+def _local_file(path: str) -> str:
+    parsed = urlparse(str(path))
+    if parsed.scheme in ('http', 'https'):
+        folder = Path(torch.hub.get_dir()) / 'checkpoints'
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / os.path.basename(parsed.path)
+        if not file.exists():
+            torch.hub.download_url_to_file(path, str(file))
+        return str(file)
+    if not Path(path).is_file():
+        parent = Path(path).parent
+        beside = [p.name for p in parent.glob('*.pth')] if parent.is_dir() else []
+        raise TeacherFileError(
+            f'checkpoint {path} does not exist',
+            expected='a file',
+            actual=f'nothing there (looked from {Path.cwd()})',
+            available=[str(parent / n) for n in nearest(Path(path).name, beside)],
+        )
+    return str(path)
+
+
+def weights_of(content: Mapping[str, Any], path: str) -> dict[str, torch.Tensor]:
+    """The state dict in a checkpoint: under `state_dict` or `model`, or itself."""
+    for key in ('state_dict', 'model'):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    weights = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not weights:
+        raise TeacherFileError(
+            f'checkpoint {path} holds no weights',
+            expected="tensors, or a 'state_dict' of them",
+            actual=f'keys {list(content)[:5]}',
+        )
+    return weights

@@ -1,0 +1,317 @@
+"""The wrapper that trains a student with its teachers' knowledge."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .errors import ConfigError, check_keys
+from .plan import Link, Plan, Planner, Ref
+from .renormalize import Renormalizer
+from .sampler import SourceSampler
+from .schedules import Progress
+from .structures import Knowledge, Levels
+from .taps import capture, strides_of
+from .teachers import TeacherBank
+
+_SAMPLING = ('keep_prob', 'drop_exact', 'seed')
+
+
+class _Observers(list):
+    """Hooks that watch a distiller. Copies of the model start unwatched: a
+    hook holds the runner, which EMA must not copy."""
+
+    def __deepcopy__(self, memo: dict) -> _Observers:
+        return _Observers()
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains `student` on its own task and on what `teachers` know.
+
+    What is shipped is the student alone: `predict` is the student's, and
+    `state_dict()` has the plain student's keys and loads into the plain
+    student. Adapters, branches and parameters of losses travel in the state
+    dict's metadata (torch's own channel for what a module needs to read its
+    state back), which ends up in the same file and which nobody else reads.
+
+    Args:
+        student: Config of any mmengine `BaseModel`.
+        teachers: By name, dict(cfg, checkpoint, taps, prefix, trust_checkpoint).
+        taps: By name, what to read: see `taps.py`.
+        adapters: By name, dict(type, student, teacher, ...).
+        branches: By name, dict(type, on, ...).
+        terms: By name (`loss_...`), dict(type, student, teacher, weight, ...).
+        sampling: dict(keep_prob | drop_exact, seed): which teachers take part
+            in a step; see `sampler.py`.
+        probe_size: Side, or (H, W), of the image that shapes are probed with.
+        data_preprocessor: Config for the student, if it has none of its own.
+        init_cfg: As in every mmengine model.
+
+    Raises:
+        MkdError: The config does not fit the models; see `errors.py`.
+    """
+
+    def __init__(
+        self,
+        student: dict,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+        taps: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, Mapping[str, Any]] | None = None,
+        branches: Mapping[str, Mapping[str, Any]] | None = None,
+        terms: Mapping[str, Mapping[str, Any]] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        probe_size: int | Sequence[int] = 256,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if data_preprocessor is not None:
+            student = {'data_preprocessor': data_preprocessor, **student}
+        model = MODELS.build(student)
+        super().__init__(model.data_preprocessor, init_cfg)
+        self.student = model
+        self.observers: list[Any] = _Observers()
+        # What follows draws random numbers (teachers, adapters). The student's
+        # own initialisation must not notice.
+        with torch.random.fork_rng(devices=[]):
+            self.teachers = TeacherBank(teachers or {})
+            planner = Planner(
+                model,
+                self.teachers,
+                taps or {},
+                adapters or {},
+                branches or {},
+                terms or {},
+                probe_size,
+            )
+            self.plan = planner.build()
+        self.branches = self.plan.branches
+        self.adapters = _modules(self.plan.adapters)
+        self.losses = _modules(self.plan.terms)
+        check_keys(sampling or {}, _SAMPLING, 'sampling')
+        self.sampler = SourceSampler(tuple(self.teachers), **(sampling or {}))
+        self.renormalizers = {
+            name: Renormalizer(
+                model.data_preprocessor, teacher.model.data_preprocessor, name
+            )
+            for name, teacher in self.teachers.items()
+        }
+        self._register_state_dict_hook(_to_plain)
+        self._register_load_state_dict_pre_hook(_from_plain, with_module=True)
+
+    # -- the training step ---------------------------------------------------
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """As the student's, but for mode 'loss', which adds the terms.
+
+        Args:
+            inputs: Preprocessed images (N, 3, H, W).
+            data_samples: A data sample per image.
+            mode: 'loss', 'predict' or 'tensor'.
+        """
+        if mode != 'loss':
+            return self.student(inputs, data_samples, mode=mode)
+        return self.loss(inputs, data_samples)
+
+    def loss(self, inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        """The student's losses and the terms, each a scalar or list of scalars.
+
+        Args:
+            inputs: Preprocessed images (N, 3, H, W).
+            data_samples: A data sample per image, with its ground truth.
+        """
+        self.teachers.load()
+        progress = Progress.now()
+        weights = self._active_weights(progress)
+        active = {name: self.plan.terms[name] for name in weights}
+        sources = {self.plan.teacher_of(link) for link in active.values()}
+
+        known: dict[str, dict[str, Levels]] = {}
+        for name in self.teachers:
+            if name in sources:
+                images = self.renormalizers[name](inputs, data_samples)
+                known[name] = self.teachers.run(name, images, self.plan.taps[name])
+        grad = torch.is_grad_enabled()
+        with capture(self.student, self.plan.taps.get('student', {}), grad) as seen:
+            losses = dict(self.student(inputs, data_samples, mode='loss'))
+        known['student'] = seen
+        self._notify_knowledge(known, inputs)
+
+        for name, link in self._read_by(active).items():
+            output = link.module(_at(known, link.student), _at(known, link.teacher))
+            known[name] = {'student': output.student, 'teacher': output.teacher}
+            for key, value in output.losses.items():
+                losses[f'loss_{name}_{key}'] = value
+        for name, branch in self.branches.items():
+            levels = {key: _at(known, Ref(name, key)) for key in branch.taps()}
+            for key, value in branch.losses(levels).items():
+                losses[f'loss_{name}_{key}'] = value
+        terms: dict[str, Tensor] = {}
+        for name, link in active.items():
+            value = link.module(*self._sides(link, known))
+            parts = value if isinstance(value, dict) else {'': value}
+            for key, part in parts.items():
+                terms[f'{name}_{key}' if key else name] = weights[name] * part
+        losses.update(terms)
+        losses.update(self._idle(active))
+        for observer in self.observers:
+            observer.on_terms(losses)
+        return losses
+
+    def _active_weights(self, progress: Progress) -> dict[str, float]:
+        """Weights of the terms that take part in this step."""
+        picked = self.sampler.pick(progress.iter)
+        weights = {
+            name: link.module.weight_at(progress)
+            for name, link in self.plan.terms.items()
+            if self.plan.teacher_of(link) in picked
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def _read_by(self, terms: Mapping[str, Link]) -> dict[str, Link]:
+        """The adapters that `terms` read."""
+        owners = {ref.owner for t in terms.values() for ref in (t.student, t.teacher)}
+        return {n: link for n, link in self.plan.adapters.items() if n in owners}
+
+    def _sides(self, link: Link, known: dict[str, dict[str, Levels]]) -> list[Any]:
+        """What a term compares; the output of heads is read first."""
+        sides: list[Any] = []
+        for ref, reader in zip((link.student, link.teacher), link.readers, strict=True):
+            levels = _at(known, ref)
+            if reader is not None:
+                ours = ref.owner == 'student'
+                model = self.student if ours else self.teachers[ref.owner].model
+                tap = self.plan.taps[ref.owner][ref.key]
+                levels = (reader(tap.resolve(model)[0][1], levels),)
+            sides.append(levels)
+        return sides
+
+    def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
+        """Zero, with a gradient of zero for every module that sat out: DDP then
+        needs no `find_unused_parameters`."""
+        used = {*active, *self._read_by(active)}
+        parameters = [
+            parameter
+            for modules in (self.adapters, self.losses)
+            for name, module in modules.items()
+            if name not in used
+            for parameter in module.parameters()
+        ]
+        if not parameters:
+            return {}
+        return {'loss_idle': torch.stack([p.sum() for p in parameters]).sum() * 0.0}
+
+    def _notify_knowledge(self, known: dict[str, dict[str, Levels]], inputs: Tensor) -> None:
+        if not self.observers:
+            return
+        size = inputs.shape[-2:]
+        knowledge = {
+            owner: {
+                tap: Knowledge(owner, tap, levels, strides_of(levels, size))
+                for tap, levels in taps.items()
+            }
+            for owner, taps in known.items()
+        }
+        student = knowledge.pop('student')
+        for observer in self.observers:
+            observer.on_knowledge(student, knowledge)
+
+    # -- one model with the student ------------------------------------------
+
+    def init_weights(self) -> None:
+        """Initialise the student as it would be alone; load the teachers."""
+        for branch in self.branches.values():
+            branch.detach()
+        self.student.init_weights()
+        for branch in self.branches.values():
+            branch.attach(self.student)
+        self.teachers.load()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
+        # `.to()`, `.cuda()`, `.double()`, also of a module around this one.
+        super()._apply(fn, recurse)
+        self.teachers.apply(fn)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Hooks of mmdet reach for `model.bbox_head` and the like.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith('_') or 'student' not in self.__dict__['_modules']:
+                raise
+            return getattr(self.student, name)
+
+
+def _modules(links: Mapping[str, Link]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: link.module for name, link in links.items()})
+
+
+def _at(known: dict[str, dict[str, Levels]], ref: Ref) -> Levels:
+    if ref.owner in known:
+        return known[ref.owner][ref.key]
+    return known['student'][str(ref)]  # a branch's
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in state.items()}
+
+
+def _to_plain(
+    module: Distiller, state: OrderedDict, prefix: str, local_metadata: dict
+) -> OrderedDict:
+    """State dict hook: leave the plain student's keys under `prefix`; what they
+    leave out goes into the metadata, with the plan in words."""
+    own = {
+        key.removeprefix(prefix): state.pop(key)
+        for key in [k for k in state if k.startswith(prefix)]
+    }
+    student = _below('student.', own)
+    plain = dict(student)
+    for branch in module.branches.values():
+        branch.fold(plain)
+    state.update({prefix + key: value for key, value in plain.items()})
+    local_metadata['distill'] = {
+        'plan': module.plan.describe(),
+        'adapters': _on_cpu(_below('adapters.', own)),
+        'losses': _on_cpu(_below('losses.', own)),
+        'branches': _on_cpu({k: v for k, v in student.items() if k not in plain}),
+    }
+    return state
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _from_plain(
+    module: Distiller, state: dict, prefix: str, local_metadata: dict, *_: Any
+) -> None:
+    """Load hook: the reverse, for plain students and for our own checkpoints.
+    Without distillation state the adapters stay as they are."""
+    plain = {
+        key.removeprefix(prefix): state.pop(key)
+        for key in [k for k in state if k.startswith(prefix)]
+    }
+    distill = local_metadata.get('distill', {})
+    same_plan = distill.get('plan') == module.plan.describe()
+    for branch in module.branches.values():
+        branch.unfold(plain)
+    if same_plan:
+        plain.update(distill['branches'])
+    state.update({f'{prefix}student.{key}': value for key, value in plain.items()})
+    for name in ('adapters', 'losses'):
+        own = getattr(module, name).state_dict()
+        saved = distill[name] if same_plan else own
+        state.update({f'{prefix}{name}.{key}': value for key, value in saved.items()})

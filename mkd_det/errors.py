@@ -1,0 +1,166 @@
+"""Typed errors. Each says what is wrong, what was expected, what there is,
+and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class MkdError(Exception):
+    """Base of every error that mkd_det raises on purpose.
+
+    Args:
+        message: What is wrong, in one sentence.
+        expected: What would have been right.
+        actual: What was found instead.
+        available: Names that could have been written, best first.
+        hint: The line to write instead.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: Any = None,
+        actual: Any = None,
+        available: Iterable[str] = (),
+        hint: str = '',
+    ) -> None:
+        self.message = message
+        self.expected = expected
+        self.actual = actual
+        self.available = tuple(available)
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.expected is not None:
+            lines.append(f'  expected:  {self.expected}')
+        if self.actual is not None:
+            lines.append(f'  actual:    {self.actual}')
+        if self.available:
+            lines.append('  available: ' + ', '.join(self.available))
+        if self.hint:
+            lines.append('  write:     ' + self.hint.replace('\n', '\n             '))
+        return '\n'.join(lines)
+
+    def __reduce__(self) -> tuple:
+        # Keyword-only arguments: the default pickling of exceptions (used by
+        # worker processes to report errors) would lose them.
+        return (_rebuild, (type(self), dict(self.__dict__)))
+
+
+def _rebuild(cls: type[MkdError], state: dict) -> MkdError:
+    return cls(**state)
+
+
+class ConfigError(MkdError):
+    """A key, type or value in the distill config is not known or not valid."""
+
+
+class TapError(MkdError):
+    """Base of everything that can go wrong with a tap."""
+
+
+class TapNotFoundError(TapError):
+    """A tap's path names no module of the model."""
+
+
+class TapSilentError(TapError):
+    """A tapped module was never called (a container, or `.forward` was called
+    directly, which passes by the hooks)."""
+
+
+class TapOutputError(TapError):
+    """A tapped module yields something that holds no feature levels."""
+
+
+class TapNoGradError(TapError):
+    """A student tap yields tensors through which no gradient flows (frozen,
+    detached, or inside a re-entrantly checkpointed module)."""
+
+
+class TapOverwrittenError(TapError):
+    """A tapped tensor was changed in place after it was captured."""
+
+
+class TeacherError(MkdError):
+    """Base of everything that can go wrong with a teacher."""
+
+
+class TeacherFileError(TeacherError):
+    """A teacher's checkpoint or config is missing, truncated or no such file."""
+
+
+class TeacherKeysError(TeacherError):
+    """A teacher's checkpoint does not fit its model completely."""
+
+
+class TeacherClassesError(TeacherError):
+    """Teacher and data (or student) disagree about the classes."""
+
+
+class TeacherChanceError(TeacherError):
+    """The teacher is no better than chance on the validation set."""
+
+
+class UntrustedCheckpointError(TeacherError):
+    """A checkpoint holds pickled objects beyond tensors and plain types."""
+
+
+class PlanError(MkdError):
+    """The terms, adapters and taps of a config do not fit together."""
+
+
+class ShapeMismatchError(PlanError):
+    """A loss cannot compare what its two taps yield."""
+
+
+class HeadKindError(PlanError):
+    """A loss does not fit the kind of head (sigmoid, softmax, ...)."""
+
+
+class DataError(MkdError):
+    """Base of everything that can go wrong with the data."""
+
+
+class AnnotationError(DataError):
+    """An annotation file is missing, empty, or holds impossible boxes."""
+
+
+class ImageError(DataError):
+    """An image is missing or cannot be read."""
+
+
+class ResumeError(MkdError):
+    """A checkpoint cannot continue this run."""
+
+
+class CheckpointSaveError(MkdError):
+    """A checkpoint could not be written; the previous one is still there."""
+
+
+class EnvironmentVersionError(MkdError):
+    """An installed package is too old, or does not work with another."""
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
+    """`known`, the closest matches to `name` first, at most `limit` of them."""
+    known = list(dict.fromkeys(known))
+    close = get_close_matches(name, known, n=limit, cutoff=0.5)
+    return (close + [k for k in known if k not in close])[:limit]
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise ConfigError for the first of `given` that is not in `known`."""
+    known = tuple(known)
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f'{where}: unknown key {key!r}',
+                actual=key,
+                available=nearest(key, known, limit=len(known)),
+            )

@@ -1,0 +1,317 @@
+"""Pure tensor functions: one formula of a paper each, no modules, no state.
+
+Nothing here detaches, weights or averages over levels: that is the business of
+`losses/`. Arguments called `student` and `teacher` may be swapped only where the
+formula is symmetric.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmdet.structures.bbox import bbox_overlaps
+from torch import Tensor
+
+# ---------------------------------------------------------------- soft outputs
+
+
+def softmax_kl(
+    student: Tensor, teacher: Tensor, tau: float = 1.0, dim: int = -1
+) -> Tensor:
+    r"""Divergence between softened distributions, one figure a distribution.
+
+    .. math:: \tau^2 \sum_k p^t_k (\log p^t_k - \log p^s_k),
+        \quad p = \mathrm{softmax}(z / \tau)
+
+    Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", NIPS
+    workshop 2014, arXiv 1503.02531. Its mean is PyTorch's 'batchmean'; PyTorch's
+    'mean' divides by the number of classes too.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        tau: Temperature; tau^2 keeps the gradient's size over temperatures.
+        dim: The dimension that is a distribution.
+
+    Shape:
+        - student, teacher: (\*, K)
+        - output: (\*)
+    """
+    log_s = F.log_softmax(student / tau, dim)
+    log_t = F.log_softmax(teacher / tau, dim)
+    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(dim) * tau**2
+
+
+def quality_bce(
+    student: Tensor, teacher: Tensor, beta: float = 1.0, tau: float = 1.0
+) -> Tensor:
+    r"""Binary cross entropy against soft targets, weighted by the disagreement.
+
+    .. math:: \tau^2 |\sigma_t - \sigma_s|^\beta \,
+        \mathrm{BCE}(\sigma_s, \sigma_t), \quad \sigma = \sigma(z / \tau)
+
+    Wang et al.: "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
+    CVPR 2024, arXiv 2306.11369; the weight is that of the quality focal loss (Li et
+    al. 2020, arXiv 2006.04388). The gradient flows through the weight too, as in
+    the published code. With `beta` 0 the least value is the teacher's entropy, else
+    it is 0.
+
+    Args:
+        student: Logits of independent classes.
+        teacher: Logits of independent classes.
+        beta: Exponent of the weight: 0, or at least 1 (between, the gradient at
+            agreement is infinite).
+        tau: Temperature of both sides.
+
+    Shape:
+        - student, teacher, output: (\*)
+    """
+    target = (teacher / tau).sigmoid()
+    logits = student / tau
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+    if beta:
+        loss = loss * (target - logits.sigmoid()).abs() ** beta
+    return loss * tau**2
+
+
+def box_distribution_kl(student: Tensor, teacher: Tensor, tau: float = 10.0) -> Tensor:
+    r"""Divergence between box distributions, mean of the four sides.
+
+    .. math:: \frac{\tau^2}{4} \sum_{e} \mathrm{KL}\left(
+        \mathrm{softmax}(b^t_e / \tau) \,\|\, \mathrm{softmax}(b^s_e / \tau)\right)
+
+    Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR 2022,
+    arXiv 2102.12252. The published code also divides by the number of bins.
+
+    Args:
+        student: Logits of the bins of each side.
+        teacher: Logits of the bins of each side.
+        tau: Temperature.
+
+    Shape:
+        - student, teacher: (N, P, 4, reg_max + 1)
+        - output: (N, P)
+    """
+    return softmax_kl(student, teacher, tau).mean(-1)
+
+
+def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""1 - GIoU of boxes in pairs, in [0, 2].
+
+    Rezatofighi et al.: "Generalized Intersection over Union", CVPR 2019, arXiv
+    1902.09630. Two boxes without area count as 1, even when they are equal.
+
+    Args:
+        student: Boxes as x1, y1, x2, y2.
+        teacher: Boxes as x1, y1, x2, y2.
+
+    Shape:
+        - student, teacher: (\*, 4)
+        - output: (\*)
+    """
+    return 1 - bbox_overlaps(student, teacher, mode='giou', is_aligned=True, eps=1e-7)
+
+
+# -------------------------------------------------------------------- features
+
+
+def as_map(level: Tensor) -> Tensor:
+    """A level of any kind as a map.
+
+    Shape:
+        - level: (N, C, H, W), (N, C) or (N, L, C)
+        - output: (N, C, H, W), (N, C, 1, 1) or (N, C, L, 1)
+    """
+    if level.dim() == 2:
+        return level[:, :, None, None]
+    if level.dim() == 3:
+        return level.transpose(1, 2)[..., None]
+    return level
+
+
+def pool_to_smaller(*maps: Tensor) -> tuple[Tensor, ...]:
+    r"""Average maps down to the smallest height and the smallest width of them.
+
+    Shape:
+        - maps: (N, \*, H_i, W_i)
+        - output: as many, (N, \*, min H_i, min W_i)
+    """
+    size = (min(m.shape[-2] for m in maps), min(m.shape[-1] for m in maps))
+    return tuple(pool_to(m, size) for m in maps)
+
+
+def pool_to(level: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a map down to `size` (H, W); a map of that size is left alone.
+
+    Shape:
+        - level: (N, C, H, W)
+        - output: (N, C, *size)
+    """
+    same = tuple(level.shape[-2:]) == size
+    return level if same else F.adaptive_avg_pool2d(level, size)
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
+    """`x` divided by its L2 norm along `dim`.
+
+    What is shorter than `eps` becomes zero and gets no gradient: dividing by
+    `eps` instead, as `F.normalize` does, would give it one of size 1 / eps.
+    """
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return torch.where(norm > eps, x / norm.clamp_min(eps), torch.zeros_like(x))
+
+
+def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Flow between two layers: inner products of their channels over positions.
+
+    .. math:: G_{ij} = \frac{1}{HW} \sum_p F^1_{ip} F^2_{jp}
+
+    Yim et al.: "A Gift from Knowledge Distillation: Fast Optimization, Network
+    Minimization and Transfer Learning", CVPR 2017. Maps of different size are
+    averaged down to the smaller (the paper takes the maximum).
+
+    Args:
+        first: The earlier layer.
+        second: The later layer.
+        mask: How much each position counts; its scale does not matter.
+
+    Shape:
+        - first: (N, C_1, H_1, W_1)
+        - second: (N, C_2, H_2, W_2)
+        - mask: (N, 1, H_3, W_3)
+        - output: (N, C_1, C_2)
+    """
+    first, second = pool_to_smaller(first, second)
+    count: float | Tensor = first.shape[-2] * first.shape[-1]
+    if mask is not None:
+        mask = pool_to(mask, (first.shape[-2], first.shape[-1]))
+        first = first * mask
+        count = mask.sum((2, 3)).clamp_min(1e-6).unsqueeze(-1)
+    return first.flatten(2) @ second.flatten(2).transpose(1, 2) / count
+
+
+def spatial_similarity(level: Tensor) -> Tensor:
+    """Cosine similarity between all positions of each image's map.
+
+    After Tung, Mori: "Similarity-Preserving Knowledge Distillation", ICCV 2019,
+    arXiv 1907.09682, which compares the images of a batch; here, the positions
+    of an image, so that it means the same at batch 1.
+
+    Shape:
+        - level: (N, C, H, W)
+        - output: (N, H * W, H * W)
+    """
+    rows = unit(level.flatten(2), dim=1, eps=1e-6)
+    return rows.transpose(1, 2) @ rows
+
+
+def attention_map(level: Tensor) -> Tensor:
+    """Where a layer looks: the sum of squares over channels.
+
+    Zagoruyko, Komodakis: "Paying More Attention to Attention", ICLR 2017, arXiv
+    1612.03928. Not normalised yet. The published code takes the mean over channels,
+    which makes no difference once normalised.
+
+    Shape:
+        - level: (N, C, H, W)
+        - output: (N, 1, H, W)
+    """
+    return level.square().sum(1, keepdim=True)
+
+
+def channel_standardise(
+    level: Tensor, mask: Tensor | None = None, eps: float = 1e-8
+) -> Tensor:
+    """Each channel with mean 0 and variance 1 over images and positions.
+
+    Cao et al.: "PKD: General Distillation Framework for Object Detectors via
+    Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. A channel that
+    is constant (a 1x1 map at batch 1) becomes zero, with finite gradients: the
+    variance is the biased one, and `eps` stands under the root.
+
+    Args:
+        level: The map.
+        mask: How much each position counts for mean and variance.
+        eps: Added to the variance.
+
+    Shape:
+        - level, output: (N, C, H, W)
+        - mask: (N, 1, H, W)
+    """
+    if mask is None:
+        variance, mean = torch.var_mean(level, (0, 2, 3), correction=0, keepdim=True)
+    else:
+        count = mask.sum().clamp_min(1e-6)
+        mean = (level * mask).sum((0, 2, 3), keepdim=True) / count
+        centred = (level - mean).square()
+        variance = (centred * mask).sum((0, 2, 3), keepdim=True) / count
+    return (level - mean) * torch.rsqrt(variance + eps)
+
+
+def channel_kl(
+    student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    r"""Divergence between the channels' distributions over positions.
+
+    .. math:: \tau^2 \mathrm{KL}\left(\mathrm{softmax}_p(F^t_c / \tau) \,\|\,
+        \mathrm{softmax}_p(F^s_c / \tau)\right)
+
+    Shu et al.: "Channel-wise Knowledge Distillation for Dense Prediction", ICCV
+    2021, arXiv 2011.13256.
+
+    Args:
+        student: Map.
+        teacher: Map.
+        tau: Temperature.
+        mask: How much each position counts: both distributions are multiplied by it.
+
+    Shape:
+        - student, teacher: (N, C, H, W)
+        - mask: (N, 1, H, W)
+        - output: (N, C)
+    """
+    if mask is not None:
+        # A floor instead of 0, whose logarithm would make 0 * inf in the KL.
+        offset = mask.clamp_min(1e-6).log() * tau
+        student, teacher = student + offset, teacher + offset
+    return softmax_kl(student.flatten(2), teacher.flatten(2), tau)
+
+
+def weighted_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of a map, over positions weighted by `mask`; 0 where all of it is 0.
+
+    Shape:
+        - values: (N, C, H, W)
+        - mask: (N, 1, H, W)
+        - output: ()
+    """
+    if mask is None:
+        return values.mean()
+    return (values.mean(1, keepdim=True) * mask).sum() / mask.sum().clamp_min(1e-6)
+
+
+# -------------------------------------------------------------------- branches
+
+
+def decorrelation(inherit: Tensor, explore: Tensor, eps: float = 1e-3) -> Tensor:
+    r"""How much of what is explored was inherited: mean squared cosine.
+
+    .. math:: \frac{1}{NHW} \sum_p \frac{(a_p \cdot b_p)^2}
+        {|a_p|^2 (|b_p|^2 + \epsilon^2 |a_p|^2)}
+
+    with a, b the two outputs at one location, centred over channels. Our reading of
+    the exploration module of Min, Wang: "Integrating Knowledge Distillation of
+    Multiple Strategies", of which only the abstract can be had. `eps` keeps
+    gradients finite where nothing is explored yet (b = 0), and lets an exploration
+    much shorter than `eps` times the inheritance pass.
+
+    Shape:
+        - inherit, explore: (N, C, H, W), (N, C) or (N, L, C)
+        - output: ()
+    """
+    dim = 1 if inherit.dim() == 4 else -1
+    a = inherit - inherit.mean(dim, keepdim=True)
+    b = explore - explore.mean(dim, keepdim=True)
+    aa, bb = a.square().sum(dim), b.square().sum(dim)
+    # The last summand is only for locations where both are zero.
+    return ((a * b).sum(dim).square() / (aa * (bb + eps**2 * aa) + 1e-20)).mean()

@@ -1,0 +1,106 @@
+"""The contract of every distillation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..schedules import Progress, WeightSchedule
+from ..structures import Level
+
+
+class PairLoss(nn.Module):
+    """A loss between levels of the student and levels of the teacher.
+
+    A subclass writes `pair` for one level, in plain float32 tensors; this base
+    does the rest: levels (mean over them), float32 even under autocast, the
+    detached teacher, the weight and its schedule. A loss gets tensors only; it
+    knows no paths, models or adapters.
+
+    Args:
+        weight: Factor on the loss, not negative.
+        schedule: Keyword arguments of `WeightSchedule`: warm-up, decay, stop.
+
+    Class attributes that the plan reads before the first step:
+        demands: Equalities between the two sides, of 'same_channels' and
+            'same_spatial'.
+        reads: 'features' for maps and vectors; 'outputs' for what a
+            dense head yields, read into `DenseOutput` (see `outputs.py`).
+    """
+
+    demands: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[str] = 'features'
+
+    def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
+        super().__init__()
+        if not weight >= 0:
+            raise ConfigError(
+                f'{type(self).__name__}: weight must be a number >= 0', actual=weight
+            )
+        self.weight = float(weight)
+        self.schedule = WeightSchedule(**(schedule or {}))
+
+    def weight_at(self, progress: Progress) -> float:
+        """The weight, times its schedule's factor."""
+        return self.weight * self.schedule.factor(progress)
+
+    def forward(
+        self,
+        student: Sequence[Level],
+        teacher: Sequence[Level],
+        mask: Sequence[Tensor] | None = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Mean of `pair` over the levels, without the weight.
+
+        Args:
+            student: Levels of the student.
+            teacher: As many levels of the teacher.
+            mask: Per level (N, 1, H, W), what counts how much. Optional.
+
+        Returns:
+            A scalar, or a dict of scalars for losses with parts.
+        """
+        device = _first(student[0]).device.type
+        with torch.autocast(device, enabled=False):
+            return self.over_levels(
+                [_float(level) for level in student],
+                [_float(level, detach=True) for level in teacher],
+                mask,
+            )
+
+    def over_levels(
+        self,
+        student: list[Level],
+        teacher: list[Level],
+        mask: Sequence[Tensor] | None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Mean of `pair` over the levels. Losses that relate levels to each
+        other override this instead of `pair`."""
+        masks: Sequence[Tensor | None] = mask or [None] * len(student)
+        losses = [
+            self.pair(s, t, m)
+            for s, t, m in zip(student, teacher, masks, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def pair(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of one level, a scalar."""
+        raise TypeError(f'{type(self).__name__} must define pair() or over_levels()')
+
+
+def _first(level: Level) -> Tensor:
+    return level[0] if isinstance(level, tuple) else level
+
+
+def _float(level: Level, detach: bool = False) -> Level:
+    if isinstance(level, tuple):
+        # Keeps named tuples (DenseOutput) what they are.
+        parts = [_float(part, detach) if part is not None else None for part in level]
+        return type(level)(*parts) if hasattr(level, '_fields') else tuple(parts)
+    level = level.detach() if detach else level
+    # Double stays double (gradcheck); half precision becomes float32.
+    return level if level.dtype == torch.float64 else level.float()

@@ -1,0 +1,128 @@
+"""Reads what a dense head yields into class logits, boxes and box bins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.structures.bbox import distance2bbox
+from torch import Tensor, nn
+
+from .errors import HeadKindError
+from .structures import DenseOutput, Level
+
+# TOOD's "scores" are probabilities already: no logits to compare.
+_NO_LOGITS = ('TOODHead',)
+
+
+def is_dense_head(module: nn.Module) -> bool:
+    """Whether `module` is one of mmdet's dense heads with priors."""
+    return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
+
+
+def head_kind(head: nn.Module) -> str:
+    """'sigmoid' or 'softmax': how the head's class logits are meant."""
+    return 'sigmoid' if getattr(head, 'use_sigmoid_cls', False) else 'softmax'
+
+
+def reads_bins(head: nn.Module) -> int:
+    """Number of bins of each box side; 0 for heads without distributions."""
+    return int(head.reg_max) + 1 if hasattr(head, 'integral') else 0
+
+
+class DenseReader:
+    """Turns the levels of one dense head into a single `DenseOutput`.
+
+    Args:
+        head: The head whose output is read (its priors, coder and strides).
+
+    Raises:
+        HeadKindError: The head yields no class logits.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        if type(head).__name__ in _NO_LOGITS:
+            raise HeadKindError(
+                f'{type(head).__name__} yields probabilities, not class logits',
+                expected='a head that yields logits (GFL, RetinaNet, FCOS, ATSS, ...)',
+                actual=type(head).__name__,
+            )
+        self.kind = head_kind(head)
+        self.bins = reads_bins(head)
+        self._classes = head.cls_out_channels
+        self._priors: tuple[object, list[Tensor]] = (None, [])
+
+    def __call__(self, head: nn.Module, levels: Sequence[Level]) -> DenseOutput:
+        """Read one forward's levels.
+
+        Args:
+            head: The head as it is now (modules may have been replaced since).
+            levels: Per level (class scores (N, A*C, H, W), boxes (N, A*D, H, W),
+                ...), as the head yields them; D is 4 or 4 * bins.
+
+        Returns:
+            DenseOutput: In float32, with P the sum of A*H*W over levels.
+        """
+        scores = [_rows(level[0].float(), self._classes) for level in levels]
+        priors = self._grid(head, levels)
+        boxes, bins = [], []
+        for level, prior, stride in zip(
+            levels, priors, _strides(head), strict=True
+        ):
+            width = 4 * max(self.bins, 1)
+            predicted = _rows(level[1].float(), width)
+            if self.bins:
+                sides = predicted.unflatten(-1, (4, self.bins))
+                bins.append(sides)
+                predicted = _expected_bin(sides) * stride
+            elif getattr(head, 'norm_on_bbox', False) and head.training:
+                # FCOS multiplies by the stride in eval mode only.
+                predicted = predicted * stride
+            boxes.append(_decode(head, prior, predicted, bool(self.bins)))
+        known = [b for b in boxes if b is not None]
+        return DenseOutput(
+            torch.cat(scores, 1),
+            torch.cat(known, 1) if len(known) == len(boxes) else None,
+            torch.cat(bins, 1) if bins else None,
+        )
+
+    def _grid(self, head: nn.Module, levels: Sequence[Level]) -> list[Tensor]:
+        """Priors of every level, kept as long as the maps have the same size."""
+        sizes = [level[0].shape[-2:] for level in levels]
+        device = levels[0][0].device
+        if self._priors[0] != (sizes, device):
+            grid = head.prior_generator.grid_priors(sizes, device=device)
+            self._priors = ((sizes, device), grid)
+        return self._priors[1]
+
+
+def _rows(tensor: Tensor, width: int) -> Tensor:
+    """(N, A*width, H, W) to (N, H*W*A, width): the order of mmdet's priors."""
+    n = tensor.shape[0]
+    return tensor.permute(0, 2, 3, 1).reshape(n, -1, width)
+
+
+def _strides(head: nn.Module) -> list[int]:
+    return [s[0] if isinstance(s, tuple) else s for s in head.prior_generator.strides]
+
+
+def _expected_bin(sides: Tensor) -> Tensor:
+    """Mean of each side's distribution: (N, P, 4, bins) to (N, P, 4)."""
+    steps = torch.arange(sides.shape[-1], device=sides.device, dtype=sides.dtype)
+    return sides.softmax(-1) @ steps
+
+
+def _decode(
+    head: nn.Module, priors: Tensor, predicted: Tensor, distances: bool
+) -> Tensor | None:
+    """Boxes (N, P, 4) of one level, or None where the head has no coder."""
+    n = predicted.shape[0]
+    coder = getattr(head, 'bbox_coder', None)
+    name = type(coder).__name__
+    if distances or name == 'DistancePointBBoxCoder':
+        points = (priors[:, :2] + priors[:, 2:4]) / 2 if priors.shape[1] == 4 else priors
+        return distance2bbox(points.expand(n, -1, -1), predicted)
+    if coder is None or priors.shape[1] != 4:
+        return None
+    flat = coder.decode(priors.repeat(n, 1), predicted.flatten(0, 1))
+    return flat.view(n, -1, 4)

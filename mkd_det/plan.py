@@ -1,0 +1,483 @@
+"""From a distill config to a checked plan: what is read where, what meets what.
+
+Everything that can be wrong is found here, before the first step: names, keys,
+shapes, kinds of head. Both models run once, on zeros, without leaving a trace.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from .adapters.base import Adapter
+from .branches.base import Branch
+from .errors import (
+    ConfigError,
+    HeadKindError,
+    PlanError,
+    ShapeMismatchError,
+    TeacherClassesError,
+    nearest,
+)
+from .losses.base import PairLoss
+from .outputs import DenseReader, is_dense_head
+from .registry import ADAPTERS, BRANCHES, LOSSES, build, find_class
+from .structures import DenseOutput, Level, Levels, LevelSpec, channels_of, first_tensor
+from .taps import Tap, capture, frozen_state, run_features, strides_of
+from .teachers import TeacherBank
+
+SIDES = ('student', 'teacher')
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where knowledge comes from: `tap`, `teacher.tap`, `adapter.side` or
+    `branch.key` in a config.
+
+    Args:
+        owner: 'student', or the name of a teacher, adapter or branch.
+        key: Name of the tap, side or key.
+    """
+
+    owner: str
+    key: str
+
+    def __str__(self) -> str:
+        return self.key if self.owner == 'student' else f'{self.owner}.{self.key}'
+
+
+@dataclass
+class Link:
+    """An adapter or a term, and the two places it reads.
+
+    Args:
+        name: Its name in the config.
+        student: Where the student's side comes from.
+        teacher: Where the teacher's side comes from.
+        module: The adapter or the loss.
+        readers: For terms on heads: who reads the student's and teacher's output.
+    """
+
+    name: str
+    student: Ref
+    teacher: Ref
+    module: Adapter | PairLoss
+    readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
+
+
+@dataclass
+class Plan:
+    """The checked result of parsing a distill config.
+
+    Args:
+        taps: Taps by owner ('student' or a teacher) and name.
+        specs: Shapes of the levels, by owner and name; adapters included.
+        adapters: The adapters that some term reads.
+        branches: The branches, attached to the student.
+        terms: The terms whose weight is not zero.
+        off: Names of what the config switches off.
+    """
+
+    taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
+    specs: dict[tuple[str, str], tuple[LevelSpec, ...]] = field(default_factory=dict)
+    adapters: dict[str, Link] = field(default_factory=dict)
+    branches: dict[str, Branch] = field(default_factory=dict)
+    terms: dict[str, Link] = field(default_factory=dict)
+    off: list[str] = field(default_factory=list)
+
+    def teacher_of(self, link: Link) -> str:
+        """Name of the teacher that a term or adapter learns from."""
+        owner = link.teacher.owner
+        return self.teacher_of(self.adapters[owner]) if owner in self.adapters else owner
+
+    def describe(self) -> dict[str, str]:
+        """The plan in words, an entry a part: equal for equal plans. Weights
+        and schedules are left out: they may change when a run is resumed."""
+        lines: dict[str, str] = {}
+        for owner, taps in self.taps.items():
+            for name, tap in taps.items():
+                shape = ' '.join(map(str, self.specs[owner, name]))
+                lines[f'tap {Ref(owner, name)}'] = f'{tap} [{shape}]'
+        for kind, links in (('adapter', self.adapters), ('term', self.terms)):
+            for name, link in links.items():
+                lines[f'{kind} {name}'] = (
+                    f'{type(link.module).__name__}: {link.student} <- {link.teacher}'
+                )
+        for name, branch in self.branches.items():
+            paths = [p for key in branch.taps().values() for p in key]
+            lines[f'branch {name}'] = f'{type(branch).__name__}: {", ".join(paths)}'
+        return lines
+
+    @property
+    def fingerprint(self) -> str:
+        """One line that is equal for equal plans."""
+        return '; '.join(f'{k} = {v}' for k, v in sorted(self.describe().items()))
+
+    def table(self, width: int = 110) -> str:
+        """The plan as a table for people."""
+        table = Table(title='Distillation plan', title_justify='left')
+        for column in ('part', 'what', 'channels/stride', 'weight', 'parameters'):
+            table.add_column(column, overflow='fold')
+        for owner, taps in self.taps.items():
+            for name, tap in taps.items():
+                specs = self.specs[owner, name]
+                frozen = '' if all(s.grad for s in specs) else ' (some frozen)'
+                shape = ' '.join(map(str, specs)) + (frozen if owner == 'student' else '')
+                table.add_row(f'tap {Ref(owner, name)}', str(tap), shape, '', '')
+        for kind, links in (('adapter', self.adapters), ('term', self.terms)):
+            for name, link in links.items():
+                module = link.module
+                count = sum(p.numel() for p in module.parameters())
+                what = f'{type(module).__name__}: {link.student} <- {link.teacher}'
+                shape = self._shape(link.student) + ' <- ' + self._shape(link.teacher)
+                weight = f'{module.weight:g}' if isinstance(module, PairLoss) else ''
+                table.add_row(f'{kind} {name}', what, shape, weight, f'{count:,}')
+        for name, branch in self.branches.items():
+            keys = ', '.join(f'{name}.{key}' for key in branch.taps())
+            table.add_row(f'branch {name}', f'{type(branch).__name__}: {keys}', '', '', '')
+        for name in self.off:
+            table.add_row(name, 'off', '', '', '')
+        console = Console(file=io.StringIO(), width=width)
+        console.print(table)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    def _shape(self, ref: Ref) -> str:
+        return ' '.join(map(str, self.specs.get((ref.owner, ref.key), ())))
+
+
+class Planner:
+    """Builds a `Plan`. One use, one plan.
+
+    Args:
+        student: The student.
+        teachers: The teachers.
+        taps: Taps by name; a teacher's own taps come over them.
+        adapters, branches, terms: Their configs by name.
+        probe_size: Side (or (H, W)) of the probe's zero image, in pixels.
+
+    Raises:
+        MkdError: The config does not fit the models; see `errors.py`.
+    """
+
+    def __init__(
+        self,
+        student: BaseModel,
+        teachers: TeacherBank,
+        taps: Mapping[str, Any],
+        adapters: Mapping[str, Mapping[str, Any]],
+        branches: Mapping[str, Mapping[str, Any]],
+        terms: Mapping[str, Mapping[str, Any]],
+        probe_size: int | Sequence[int] = 256,
+    ) -> None:
+        self.student, self.teachers = student, teachers
+        self.tap_texts = dict(taps)
+        size = (probe_size, probe_size) if isinstance(probe_size, int) else probe_size
+        self.size = (int(size[0]), int(size[1]))
+        self.cfgs = {'adapter': adapters, 'branch': branches, 'term': terms}
+        self.levels: dict[tuple[str, str], Levels] = {}
+        self.plan = Plan()
+        self._check_names()
+
+    def build(self) -> Plan:
+        """Parse, probe, check and build everything."""
+        live = self._live_terms()
+        needed = self._adapters_read_by(live)
+        self.plan.off += [f'adapter {n}' for n in self.cfgs['adapter'] if n not in needed]
+        if live:
+            self._build_branches()
+        else:
+            self.plan.off += [f'branch {n}' for n in self.cfgs['branch']]
+        for kind, cfgs in (('adapter', needed), ('term', live)):
+            for name, cfg in cfgs.items():
+                for side in SIDES:
+                    self._register(self._ref(cfg, side, f'{kind} {name}'))
+        self._probe()
+        for name, cfg in needed.items():
+            self._build_adapter(name, cfg)
+        for name, cfg in live.items():
+            self._build_term(name, cfg)
+        self.levels.clear()
+        return self.plan
+
+    # -- names and references ------------------------------------------------
+
+    def _check_names(self) -> None:
+        taken: dict[str, str] = {name: 'teacher' for name in self.teachers}
+        for kind, cfgs in self.cfgs.items():
+            for name, cfg in cfgs.items():
+                if not isinstance(cfg, Mapping) or 'type' not in cfg:
+                    raise ConfigError(
+                        f'{kind} {name!r} must be a dict with `type`', actual=cfg
+                    )
+                if kind == 'term':
+                    if not name.startswith('loss_'):
+                        raise ConfigError(
+                            f"term {name!r}: a term's name begins with 'loss_', or"
+                            ' mmengine would log it and not train on it',
+                            actual=name,
+                            hint=f'loss_{name}=dict(...)',
+                        )
+                elif not name.isidentifier() or name == 'student' or name in taken:
+                    raise ConfigError(
+                        f'{kind} {name!r} cannot be a name',
+                        actual=f'also a {taken[name]}' if name in taken else name,
+                        expected='a name that no teacher, adapter or branch has',
+                    )
+                else:
+                    taken[name] = kind
+
+    def _live_terms(self) -> dict[str, Mapping[str, Any]]:
+        live = {n: c for n, c in self.cfgs['term'].items() if c.get('weight', 1.0) != 0}
+        for name, cfg in self.cfgs['term'].items():
+            find_class(LOSSES, dict(cfg), f'term {name!r}')
+            if name not in live:
+                self.plan.off.append(f'term {name}')
+        return live
+
+    def _adapters_read_by(
+        self, terms: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Mapping[str, Any]]:
+        adapters = self.cfgs['adapter']
+        for name, cfg in adapters.items():
+            find_class(ADAPTERS, dict(cfg), f'adapter {name!r}')
+        read = {str(c.get(side)).split('.')[0] for c in terms.values() for side in SIDES}
+        return {name: cfg for name, cfg in adapters.items() if name in read}
+
+    def _ref(self, cfg: Mapping[str, Any], side: str, where: str) -> Ref:
+        """Parse one side of a term or adapter."""
+        text = cfg.get(side)
+        if not isinstance(text, str):
+            raise ConfigError(
+                f'{where}: `{side}` is missing',
+                actual=text,
+                available=list(self._known_refs(side)),
+            )
+        owner, _, key = text.rpartition('.')
+        ref = Ref(owner or 'student', key)
+        if text not in self._known_refs(side):
+            raise ConfigError(
+                f'{where}: {side}={text!r} names nothing that the {side} side can read',
+                actual=text,
+                available=nearest(text, self._known_refs(side), limit=20),
+                hint="a tap of `taps`, '<teacher>.<tap>', '<adapter>.student',"
+                " '<adapter>.teacher' or '<branch>.<key>'",
+            )
+        return ref
+
+    def _known_refs(self, side: str) -> Iterator[str]:
+        if side == 'student':
+            yield from self.tap_texts
+            for name, branch in self.plan.branches.items():
+                yield from (f'{name}.{key}' for key in branch.taps())
+        else:
+            for name, teacher in self.teachers.items():
+                taps = {**self.tap_texts, **teacher.taps}
+                yield from (f'{name}.{tap}' for tap in taps)
+        yield from (f'{name}.{side}' for name in self.cfgs['adapter'])
+
+    def _register(self, ref: Ref) -> None:
+        """Note the tap that `ref` needs."""
+        if ref.owner in self.cfgs['adapter']:
+            return
+        if ref.owner in self.plan.branches:
+            paths = self.plan.branches[ref.owner].taps()[ref.key]
+            self.plan.taps.setdefault('student', {})[str(ref)] = Tap.parse(paths)
+            return
+        own = self.teachers[ref.owner].taps if ref.owner != 'student' else {}
+        text = own.get(ref.key, self.tap_texts.get(ref.key))
+        self.plan.taps.setdefault(ref.owner, {})[ref.key] = Tap.parse(text)
+
+    # -- probing -------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """Run every model once on zeros and note what the taps yield."""
+        for owner, taps in self.plan.taps.items():
+            ours = owner == 'student'
+            model = self.student if ours else self.teachers[owner].model
+            parameter = next(model.parameters())
+            image = parameter.new_zeros(1, 3, *self.size)
+            with (
+                frozen_state(model),
+                torch.set_grad_enabled(ours),
+                capture(model, taps, need_grad=ours) as seen,
+            ):
+                run_features(model, image)
+            if not ours:
+                self.teachers[owner].calls = dict(seen.calls)
+            for name, levels in seen.items():
+                # A branch's knowledge is filed under the branch.
+                ref = Ref(*name.split('.')) if '.' in name else Ref(owner, name)
+                self._note(ref, levels)
+                self.plan.specs.setdefault((owner, name), self._specs(levels))
+
+    def _note(self, ref: Ref, levels: Levels) -> None:
+        self.levels[ref.owner, ref.key] = levels
+        self.plan.specs[ref.owner, ref.key] = self._specs(levels)
+
+    def _specs(self, levels: Levels) -> tuple[LevelSpec, ...]:
+        strides = strides_of(levels, self.size)
+        return tuple(
+            LevelSpec(
+                channels_of(level),
+                stride,
+                tuple(t.shape[2:]) if (t := first_tensor(level)).dim() == 4 else (),
+                t.requires_grad,
+            )
+            for level, stride in zip(levels, strides, strict=True)
+        )
+
+    # -- building ------------------------------------------------------------
+
+    def _build_branches(self) -> None:
+        for name, cfg in self.cfgs['branch'].items():
+            branch = build(BRANCHES, dict(cfg), f'branch {name!r}')
+            branch.attach(self.student)
+            self.plan.branches[name] = branch
+            taps = {f'{name}.{k}': Tap.parse(p) for k, p in branch.taps().items()}
+            self.plan.taps.setdefault('student', {}).update(taps)
+
+    def _build_adapter(self, name: str, cfg: Mapping[str, Any]) -> None:
+        where = f'adapter {name!r}'
+        refs = [self._ref(cfg, side, f'adapter {name}') for side in SIDES]
+        for ref in refs:
+            if ref.owner in self.cfgs['adapter']:
+                raise PlanError(f'{where} reads adapter {ref.owner!r}: taps only')
+            _check_features(where, ref, self.levels[ref.owner, ref.key])
+        specs = [self.plan.specs[ref.owner, ref.key] for ref in refs]
+        rest = {k: v for k, v in cfg.items() if k not in SIDES}
+        module = build(ADAPTERS, rest, where, student=specs[0], teacher=specs[1])
+        self.plan.adapters[name] = Link(name, refs[0], refs[1], module)
+        with frozen_state(module):
+            device = first_tensor(self.levels[refs[0].owner, refs[0].key][0]).device
+            module.to(device)
+            output = module(*(self.levels[r.owner, r.key] for r in refs))
+        for side, levels in zip(SIDES, output[:2], strict=True):
+            self._note(Ref(name, side), tuple(levels))
+
+    def _build_term(self, name: str, cfg: Mapping[str, Any]) -> None:
+        where = f'term {name!r}'
+        cls = find_class(LOSSES, dict(cfg), where)
+        refs = [self._ref(cfg, side, f'term {name}') for side in SIDES]
+        sides = [self.levels[ref.owner, ref.key] for ref in refs]
+        rest = {k: v for k, v in cfg.items() if k not in SIDES}
+        readers: list[DenseReader | None] = [None, None]
+        if cls.reads == 'outputs':
+            readers = [self._reader(ref) for ref in refs]
+            rest.update(_check_outputs(where, refs, readers))
+        link = Link(name, refs[0], refs[1], build(LOSSES, rest, where), tuple(readers))
+        if readers[0] and readers[1]:
+            outputs = [
+                (r(self._module(ref), levels),)
+                for r, ref, levels in zip(readers, refs, sides, strict=True)
+            ]
+            _check_dense(where, outputs[0][0], outputs[1][0])
+        else:
+            for ref, levels in zip(refs, sides, strict=True):
+                _check_features(where, ref, levels)
+            specs = [self.plan.specs[ref.owner, ref.key] for ref in refs]
+            _check_demands(where, link.module, refs, specs)
+        self.plan.terms[name] = link
+
+    def _module(self, ref: Ref) -> nn.Module:
+        model = self.student if ref.owner == 'student' else self.teachers[ref.owner].model
+        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
+
+    def _reader(self, ref: Ref) -> DenseReader | None:
+        """Who reads the head that `ref` taps; None for plain logits."""
+        if ref.owner not in self.plan.taps:
+            return None
+        module = self._module(ref)
+        return DenseReader(module) if is_dense_head(module) else None
+
+
+def _check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:
+    if any(isinstance(level, tuple) for level in levels):
+        raise PlanError(
+            f'{where}: {ref} yields a tuple of tensors per level (a whole head)',
+            expected='feature maps or logits',
+            hint="tap one layer of it, as 'bbox_head.gfl_cls', or use SoftOutputKD",
+        )
+
+
+def _check_outputs(
+    where: str, refs: Sequence[Ref], readers: Sequence[DenseReader | None]
+) -> dict[str, str]:
+    """Both sides must be heads of one kind, or both plain logits."""
+    student, teacher = readers
+    if student is None and teacher is None:
+        return {}
+    if student is None or teacher is None:
+        raise PlanError(
+            f'{where}: one side is a dense head, the other is not',
+            expected=f'{refs[0]} and {refs[1]} both tapped at the head',
+            hint="taps=dict(head='bbox_head')",
+        )
+    if student.kind != teacher.kind:
+        raise HeadKindError(
+            f'{where}: the heads mean their class logits differently',
+            expected=f'{teacher.kind}, as the teacher',
+            actual=f'{student.kind} in the student',
+        )
+    return {'kind': student.kind}
+
+
+def _check_dense(where: str, student: DenseOutput, teacher: DenseOutput) -> None:
+    if student.scores.shape[-1] != teacher.scores.shape[-1]:
+        raise TeacherClassesError(
+            f'{where}: student and teacher tell another number of classes apart',
+            expected=f'{teacher.scores.shape[-1]} class outputs, as the teacher',
+            actual=f'{student.scores.shape[-1]} in the student',
+            hint='bbox_head=dict(num_classes=...) of both, as the data has them',
+        )
+    if student.scores.shape[1] != teacher.scores.shape[1]:
+        raise ShapeMismatchError(
+            f'{where}: the heads predict at different places',
+            expected=f'{teacher.scores.shape[1]} places, as the teacher',
+            actual=f'{student.scores.shape[1]} in the student',
+            hint='equal strides and anchors in both heads; features can be'
+            ' distilled all the same (FeatureKD, AttentionKD on the neck)',
+        )
+
+
+def _check_demands(
+    where: str,
+    loss: Any,
+    refs: Sequence[Ref],
+    specs: Sequence[tuple[LevelSpec, ...]],
+) -> None:
+    student, teacher = specs
+    if len(student) != len(teacher):
+        raise ShapeMismatchError(
+            f'{where}: {refs[0]} has {len(student)} levels, {refs[1]} {len(teacher)}',
+            expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
+            actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
+            hint=f'teachers.{refs[1].owner}.taps=dict({refs[1].key}=...) for a tap of'
+            " the teacher's own, or a list of paths, a level each",
+        )
+    for index, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        if 'same_channels' in loss.demands and s.channels != t.channels:
+            raise ShapeMismatchError(
+                f'{where}: {type(loss).__name__} needs equal channels; level {index}'
+                f' has {s.channels} in the student and {t.channels} in the teacher',
+                expected=f'{t.channels} channels',
+                actual=f'{s.channels} channels',
+                hint=f"adapters=dict(guide=dict(type='GuidanceLayer',"
+                f" student='{refs[0]}', teacher='{refs[1]}'))\n"
+                f"and student='guide.student', teacher='guide.teacher' in {where}",
+            )
+        if 'same_spatial' in loss.demands and s.size != t.size:
+            raise ShapeMismatchError(
+                f'{where}: {type(loss).__name__} needs maps of equal size; level'
+                f' {index} differs',
+                expected=f'{t.size} (stride {t.stride})',
+                actual=f'{s.size} (stride {s.stride})',
+                hint='taps of equal stride; tools/inspect_model.py --teacher pairs them',
+            )

@@ -1,0 +1,58 @@
+"""Which teachers take part in a step (stochastic teaching)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from .errors import ConfigError
+
+
+class SourceSampler:
+    """Picks the active teachers of each iteration.
+
+    The pick depends on (seed, iteration) alone: it is equal on all ranks, and a
+    resumed run picks what the killed one would have. Never picks none.
+
+    Densely Guided Knowledge Distillation (Son et al., ICCV 2021,
+    arXiv 2009.08825): the paper keeps each source with probability p (0.75 was
+    best); its published code drops exactly one. Both are here.
+
+    Args:
+        names: Teachers to pick from.
+        keep_prob: Keep each source with this probability, in (0, 1].
+        drop_exact: Drop exactly so many instead.
+        seed: Seed of the picks.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        keep_prob: float = 1.0,
+        drop_exact: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < keep_prob <= 1:
+            raise ConfigError(
+                'sampling: keep_prob must be above 0 and at most 1', actual=keep_prob
+            )
+        if drop_exact and keep_prob < 1:
+            raise ConfigError('sampling: give keep_prob or drop_exact, not both')
+        if names and not 0 <= drop_exact < len(names):
+            raise ConfigError(
+                'sampling: drop_exact would drop all teachers',
+                expected=f'at most {len(names) - 1}',
+                actual=drop_exact,
+            )
+        self.names = tuple(names)
+        self.keep_prob, self.drop_exact, self.seed = keep_prob, drop_exact, seed
+
+    def pick(self, iteration: int) -> frozenset[str]:
+        """Names of the teachers that take part in `iteration`."""
+        if not self.drop_exact and self.keep_prob == 1:
+            return frozenset(self.names)
+        draw = random.Random(f'{self.seed}/{iteration}')
+        if self.drop_exact:
+            return frozenset(draw.sample(self.names, len(self.names) - self.drop_exact))
+        kept = [name for name in self.names if draw.random() < self.keep_prob]
+        return frozenset(kept or [draw.choice(self.names)])

@@ -1,0 +1,83 @@
+"""What passes between taps, adapters and terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+# A level is a feature map or a vector; the level of a head is a tuple of what
+# the head yields there (class scores, box predictions, ...).
+Level = Tensor | tuple[Tensor, ...]
+Levels = tuple[Level, ...]
+
+
+class DenseOutput(NamedTuple):
+    """What a dense head says, all levels and priors in one row of P places.
+
+    Args:
+        scores: Class logits (N, P, C).
+        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels;
+            None where the head's boxes cannot be decoded.
+        bins: Logits of the box distributions (N, P, 4, reg_max + 1); None
+            for heads without distributions.
+    """
+
+    scores: Tensor
+    boxes: Tensor | None = None
+    bins: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LevelSpec:
+    """Shape of one level, as found by probing the model once.
+
+    Args:
+        channels: Number of channels C of (N, C, H, W), (N, C) or (N, L, C).
+        stride: Input pixels per cell of the map (None for vectors).
+        size: (H, W) of the map for the probe's input; () for vectors.
+        grad: Whether a gradient flows through it (parameters before it are
+            trained).
+    """
+
+    channels: int
+    stride: int | None
+    size: tuple[int, ...]
+    grad: bool = True
+
+    def __str__(self) -> str:
+        return f'{self.channels}' + (f'/{self.stride}' if self.stride else '')
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a tap yielded in one forward.
+
+    Args:
+        owner: 'student' or a teacher's name.
+        tap: Name of the tap.
+        levels: The levels, finest first as the model yields them.
+        strides: Input pixels per cell of each level (None for vectors).
+    """
+
+    owner: str
+    tap: str
+    levels: Levels
+    strides: tuple[int | None, ...]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level (of its first tensor, for heads)."""
+        return tuple(channels_of(level) for level in self.levels)
+
+
+def first_tensor(level: Level) -> Tensor:
+    """The level itself, or the first of a head's tensors."""
+    return level[0] if isinstance(level, tuple) else level
+
+
+def channels_of(level: Level) -> int:
+    """Channels of (N, C, H, W) and (N, C); last dimension of (N, L, C)."""
+    tensor = first_tensor(level)
+    return tensor.shape[-1] if tensor.dim() == 3 else tensor.shape[1]

@@ -1,0 +1,346 @@
+"""Taps: named places in a model whose tensors we read.
+
+Grammar: `path`, or `path:in` for what goes into the module instead of what
+comes out. `*` stands for every child in registration order, and a list of
+paths is one tap with a level for each: `neck.fpn_convs.*.conv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import (
+    ConfigError,
+    TapNoGradError,
+    TapNotFoundError,
+    TapOutputError,
+    TapOverwrittenError,
+    TapSilentError,
+    nearest,
+)
+from .structures import Level, Levels, first_tensor
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A parsed tap.
+
+    Args:
+        paths: Module paths, possibly with `*`.
+        inputs: Whether to read what goes in instead of what comes out.
+    """
+
+    paths: tuple[str, ...]
+    inputs: bool = False
+
+    @classmethod
+    def parse(cls, text: str | Sequence[str]) -> Tap:
+        """Parse `path`, `path:in`, or a list of them (all in or all out)."""
+        texts = [text] if isinstance(text, str) else list(text)
+        parsed = [_parse_one(t) for t in texts]
+        if not parsed or len({inputs for _, inputs in parsed}) > 1:
+            raise ConfigError(
+                'a tap must be a path or a list of paths of one kind',
+                actual=text,
+                hint="'neck', 'bbox_head:in', ['backbone.layer2', 'backbone.layer3']",
+            )
+        return cls(tuple(path for path, _ in parsed), parsed[0][1])
+
+    def __str__(self) -> str:
+        return '+'.join(self.paths) + (':in' if self.inputs else '')
+
+    def resolve(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
+        """The modules that the tap names in `model`, in order.
+
+        Raises:
+            TapNotFoundError: A path names nothing.
+        """
+        return [found for path in self.paths for found in _resolve(model, path)]
+
+
+def _parse_one(text: str) -> tuple[str, bool]:
+    path, _, suffix = text.partition(':') if isinstance(text, str) else ('', '', '')
+    if not path or suffix not in ('', 'in'):
+        raise ConfigError(
+            f'tap {text!r} is not understood',
+            expected="'path' or 'path:in'",
+            actual=text,
+        )
+    return path, suffix == 'in'
+
+
+def _resolve(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    found = [('', model)]
+    for part in path.split('.'):
+        found = [
+            (f'{prefix}.{name}'.lstrip('.'), child)
+            for prefix, module in found
+            for name, child in module.named_children()
+            if part in ('*', name)
+        ]
+        if not found:
+            raise _not_found(model, path)
+    return found
+
+
+def _not_found(model: nn.Module, path: str) -> TapNotFoundError:
+    names = [name for name, _ in model.named_modules() if name]
+    parent = path
+    while '.' in parent and parent not in names:
+        parent = parent.rpartition('.')[0]
+    module = model.get_submodule(parent) if parent in names else model
+    prefix = f'{parent}.' if parent in names else ''
+    children = [prefix + name for name, _ in module.named_children()]
+    return TapNotFoundError(
+        f'tap {path!r} names no module of {type(model).__name__}',
+        actual=path,
+        available=dict.fromkeys(nearest(path, names, limit=5) + children),
+        hint='one of these; tools/inspect_model.py lists them all with shapes',
+    )
+
+
+class StopForward(BaseException):
+    """Ends a teacher's forward once its last tap has fired. Not an error: it
+    passes by every `except Exception` of the model."""
+
+
+class Captured(dict[str, Levels]):
+    """Levels by tap name, filled when the forward is over.
+
+    Attributes:
+        calls: How often each tap's modules were called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, int] = {}
+
+
+class _Recorder:
+    """Collects the calls of one tap's modules during one forward."""
+
+    def __init__(self, name: str, tap: Tap, need_grad: bool) -> None:
+        self.name, self.tap, self.need_grad = name, tap, need_grad
+        self.records: dict[str, list[Any]] = {}
+        self.versions: list[tuple[str, Tensor, int]] = []
+        self.calls = 0
+
+    def attach(self, model: nn.Module) -> list[Any]:
+        handles = []
+        for path, module in self.tap.resolve(model):
+            self.records[path] = []
+            handles.append(
+                module.register_forward_hook(self._hook(path), with_kwargs=True)
+            )
+        return handles
+
+    def _hook(self, path: str) -> Any:
+        def hook(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            if self.need_grad and not torch.is_grad_enabled():
+                raise TapNoGradError(
+                    f'tap {self.name!r} ({path}) runs without gradient: it lies inside'
+                    ' a re-entrantly checkpointed module or a no_grad block',
+                    hint='tap the enclosing module, or set `with_cp=False`',
+                )
+            value = output
+            if self.tap.inputs:
+                value = args[0] if args else next(iter(kwargs.values()), None)
+            self.records[path].append(value)
+            self.calls += 1
+            self.versions += [(path, t, t._version) for t in _tensors(value)]
+
+        return hook
+
+    def levels(self, model: nn.Module) -> Levels:
+        """All calls as one row of levels: modules in order, calls in order."""
+        levels: list[Level] = []
+        for path, records in self.records.items():
+            if not records:
+                raise _silent(self.name, path, model.get_submodule(path))
+            for record in records:
+                levels += _to_levels(self.name, path, record)
+        for path, tensor, version in self.versions:
+            if tensor._version != version:
+                raise TapOverwrittenError(
+                    f'tap {self.name!r}: what {path} yielded was changed in place'
+                    ' after it was captured (an in-place activation or addition)',
+                    actual=path,
+                    available=[path.rpartition('.')[0] or path],
+                    hint='tap the enclosing module, whose output is final',
+                )
+        grads = [t.requires_grad for level in levels for t in _tensors(level)]
+        if self.need_grad and not any(grads):
+            raise TapNoGradError(
+                f'tap {self.name!r} ({self.tap}) yields tensors that need no gradient:'
+                ' its layers are frozen, or their output is detached',
+                hint='tap a later layer, or set `frozen_stages=-1`',
+            )
+        return tuple(levels)
+
+
+def _silent(name: str, path: str, module: nn.Module) -> TapSilentError:
+    children = [f'{path}.{child}' for child, _ in module.named_children()]
+    container = isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    why = (
+        f'{type(module).__name__} is a container that is never called itself'
+        if container
+        else 'it is not used in this forward, or the model calls its `.forward` directly'
+    )
+    return TapSilentError(
+        f'tap {name!r}: {path} never fired: {why}',
+        actual=path,
+        available=children[:8],
+        hint=f"'{path}.*'" if container else 'one of its children',
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _to_levels(name: str, path: str, value: Any) -> list[Level]:
+    """Levels of one call: a tensor is one level; a tuple of tensors is a level
+    each; a head's tuple of lists becomes a tuple of tensors per level."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)) and value:
+        if all(isinstance(v, Tensor) for v in value):
+            return list(value)
+        lists = [v for v in value if isinstance(v, (tuple, list))]
+        flat = [v for v in lists if v and all(isinstance(t, Tensor) for t in v)]
+        if len(flat) == len(value) and len({len(v) for v in flat}) == 1:
+            return [tuple(parts) for parts in zip(*flat, strict=True)]
+    raise TapOutputError(
+        f'tap {name!r}: {path} yields {_describe(value)}, which holds no levels',
+        expected='a tensor, a tuple of tensors, or a tuple of equally long lists',
+        hint='tap a module inside of it',
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f'{type(value).__name__} of ' + ', '.join(
+            type(v).__name__ for v in value[:4]
+        )
+    return type(value).__name__
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    taps: Mapping[str, Tap],
+    need_grad: bool = False,
+    stop_after: Mapping[str, int] | None = None,
+) -> Iterator[Captured]:
+    """Record what `taps` yield during the forwards inside the `with` block.
+
+    Hooks live for this block alone and come off whatever happens. Paths are
+    resolved here, not once at the start: SyncBN conversion and model wrapping
+    replace modules after a model was built.
+
+    Args:
+        model: The model to read from.
+        taps: Taps by name.
+        need_grad: Raise TapNoGradError for taps without gradient.
+        stop_after: Number of calls of each tap after which the forward is cut
+            short (`Captured.calls` of an earlier, whole forward).
+
+    Yields:
+        Captured: Empty inside the block; the levels by name after it.
+
+    Raises:
+        TapError: See the subclasses in `errors.py`.
+    """
+    seen = Captured()
+    recorders = {name: _Recorder(name, tap, need_grad) for name, tap in taps.items()}
+    handles: list[Any] = []
+    try:
+        for recorder in recorders.values():
+            handles += recorder.attach(model)
+        if stop_after is not None:
+            handles += _stop_hooks(model, recorders, stop_after)
+        try:
+            yield seen
+        except StopForward:
+            pass
+        for name, recorder in recorders.items():
+            seen[name] = recorder.levels(model)
+            seen.calls[name] = recorder.calls
+    finally:
+        for handle in handles:
+            handle.remove()
+        recorders.clear()
+
+
+def _stop_hooks(
+    model: nn.Module, recorders: dict[str, _Recorder], calls: Mapping[str, int]
+) -> list[Any]:
+    def stop(*_: Any) -> None:
+        if all(r.calls >= calls[name] for name, r in recorders.items()):
+            raise StopForward
+
+    modules = {
+        id(module): module
+        for recorder in recorders.values()
+        for _, module in recorder.tap.resolve(model)
+    }
+    return [module.register_forward_hook(stop) for module in modules.values()]
+
+
+def run_features(model: nn.Module, inputs: Tensor) -> None:
+    """Run every layer of `model` that makes predictions, and nothing behind.
+
+    Detectors: `extract_feat`, then the dense heads through `__call__`
+    (`SingleStageDetector._forward` calls `bbox_head.forward`, which passes by
+    hooks). Any other mmengine model: `forward(mode='tensor')`. No loss, no
+    target assignment, no NMS.
+
+    Args:
+        model: The model.
+        inputs: Preprocessed images (N, 3, H, W).
+    """
+    if not hasattr(model, 'extract_feat'):
+        model(inputs, None, mode='tensor')
+        return
+    features = model.extract_feat(inputs)
+    for name in ('rpn_head', 'bbox_head', 'mask_head'):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            head(features)
+
+
+@contextmanager
+def frozen_state(model: nn.Module) -> Iterator[None]:
+    """Run a forward in eval mode without leaving a trace: train flags,
+    buffers and random states are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for name, buffer in model.named_buffers():
+                if not torch.equal(buffer, buffers[name]):
+                    buffer.copy_(buffers[name])
+
+
+def strides_of(levels: Levels, size: tuple[int, int]) -> tuple[int | None, ...]:
+    """Input pixels per cell of each level, for inputs of `size` (H, W)."""
+    return tuple(
+        round(size[-1] / t.shape[-1]) if t.dim() == 4 else None
+        for t in map(first_tensor, levels)
+    )

@@ -1,0 +1,257 @@
+"""Frozen teachers, outside of the module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from .checkpoint import read_checkpoint, weights_of
+from .errors import (
+    ConfigError,
+    TeacherClassesError,
+    TeacherError,
+    TeacherFileError,
+    TeacherKeysError,
+    check_keys,
+)
+from .structures import Levels
+from .taps import Tap, capture, run_features
+
+_KEYS = ('cfg', 'checkpoint', 'taps', 'prefix', 'trust_checkpoint')
+
+
+def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]:
+    """The model config of a teacher, and the whole config if it came from a file.
+
+    Args:
+        cfg: A model config (dict with `type`), a config file, or a name in a
+            package (`mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py`). A distill config
+            stands for its student.
+    """
+    if isinstance(cfg, Mapping) and 'type' in cfg:
+        return dict(cfg), None
+    if not isinstance(cfg, str):
+        raise ConfigError(
+            'a teacher needs `cfg`: a config file or a model config',
+            actual=cfg,
+            hint="cfg='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'",
+        )
+    try:
+        whole = Config.fromfile(cfg)
+    except (FileNotFoundError, OSError) as error:
+        raise TeacherFileError(
+            f'teacher config {cfg} does not exist', actual=str(error)
+        ) from None
+    model = whole.get('model')
+    if model is None:
+        raise TeacherFileError(f'teacher config {cfg} has no `model`')
+    return dict(model.student if model.get('type') == 'Distiller' else model), whole
+
+
+@dataclass
+class Teacher:
+    """One frozen model.
+
+    Args:
+        name: Its name in the config.
+        model: The model, in eval mode, without gradients.
+        checkpoint: Where its weights are; None keeps random weights (tests).
+        taps: Its own taps, over those of the config.
+        prefix: What stands before every key of the checkpoint.
+        trust_checkpoint: Unpickle anything in the checkpoint.
+        cfg: The whole config, if `cfg` named a file.
+        meta: The checkpoint's `meta`, once loaded.
+        calls: Calls of each tap in one whole forward, found by the probe.
+    """
+
+    name: str
+    model: nn.Module
+    checkpoint: str | None = None
+    taps: dict[str, Any] = field(default_factory=dict)
+    prefix: str = ''
+    trust_checkpoint: bool = False
+    cfg: Config | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, name: str, cfg: Mapping[str, Any]) -> Teacher:
+        """Build the model, with random weights yet."""
+        check_keys(cfg, _KEYS, f'teachers.{name}')
+        if 'checkpoint' not in cfg:
+            raise ConfigError(
+                f'teachers.{name}: `checkpoint` is missing',
+                available=_KEYS,
+                hint=f"{name}=dict(cfg=..., checkpoint='teacher.pth')",
+            )
+        model_cfg, whole = load_teacher_cfg(cfg.get('cfg'))  # type: ignore[arg-type]
+        if whole is not None:
+            init_default_scope(whole.get('default_scope', 'mmdet'))
+        model = MODELS.build(ConfigDict(model_cfg)).eval().requires_grad_(False)
+        rest = {k: v for k, v in cfg.items() if k != 'cfg'}
+        rest['taps'] = dict(rest.get('taps') or {})
+        return cls(name, model, cfg=whole, **rest)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names the checkpoint was trained on, if it says so."""
+        meta = self.meta.get('dataset_meta') or self.meta
+        names = meta.get('classes', meta.get('CLASSES'))
+        return tuple(names) if names is not None else None
+
+    def load(self) -> None:
+        """Load the checkpoint completely, or raise and change nothing."""
+        if self.checkpoint is None:
+            return
+        content = read_checkpoint(self.checkpoint, self.trust_checkpoint)
+        weights = weights_of(content, self.checkpoint)
+        if self.prefix:
+            cut = len(self.prefix)
+            weights = {k[cut:]: v for k, v in weights.items() if k.startswith(self.prefix)}
+        _check_fit(self, weights)
+        self.model.load_state_dict(weights, strict=False)
+        meta = content.get('meta')
+        self.meta = dict(meta) if isinstance(meta, Mapping) else {}
+
+    def check_classes(self, classes: tuple[str, ...]) -> None:
+        """Raise TeacherClassesError unless it was trained on `classes`."""
+        if self.classes is not None and self.classes != tuple(classes):
+            same = sorted(self.classes) == sorted(classes)
+            raise TeacherClassesError(
+                f'teacher {self.name!r} was trained on '
+                + ('these classes in another order' if same else 'other classes'),
+                expected=tuple(classes),
+                actual=self.classes,
+                hint='metainfo=dict(classes=...) of the data as the teacher had it',
+            )
+
+
+def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
+    """Raise unless `weights` fills the teacher's model key by key."""
+    own = {
+        k: v
+        for k, v in teacher.model.state_dict().items()
+        if not k.endswith('num_batches_tracked')
+    }
+    missing = [k for k in own if k not in weights]
+    unexpected = [
+        k for k in weights if k not in own and not k.endswith('num_batches_tracked')
+    ]
+    shapes = [
+        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
+        for k, v in own.items()
+        if k in weights and weights[k].shape != v.shape
+    ]
+    where = f'teachers.{teacher.name}: checkpoint {teacher.checkpoint}'
+    if missing and (prefix := _common_prefix(own, weights)):
+        raise TeacherKeysError(
+            f'{where} has {prefix!r} before its keys',
+            expected=missing[0],
+            actual=prefix + missing[0],
+            hint=f'prefix={prefix!r} beside `checkpoint`',
+        )
+    if missing or unexpected:
+        raise TeacherKeysError(
+            f'{where} is of another model: {len(missing)} keys missing,'
+            f' {len(unexpected)} unexpected, of {len(own)}',
+            expected=', '.join(missing[:4]) or None,
+            actual=', '.join(unexpected[:4]) or None,
+            hint='the `cfg` that this checkpoint was trained with',
+        )
+    if shapes:
+        heads = [s for s in shapes if 'cls' in s.split(':')[0] or 'fc' in s.split(':')[0]]
+        kind = TeacherClassesError if len(heads) == len(shapes) else TeacherKeysError
+        count = ' (another number of classes?)' if kind is TeacherClassesError else ''
+        raise kind(
+            f'{where} has {len(shapes)} tensors of another shape{count}',
+            actual='; '.join(shapes[:4]),
+            hint='the `cfg` that this checkpoint was trained with, num_classes included',
+        )
+
+
+def _common_prefix(own: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
+    """A prefix under which the checkpoint holds every key of the model."""
+    first = next(iter(own))
+    for key in weights:
+        prefix = key[: -len(first)] if key.endswith(first) else ''
+        if prefix and all(prefix + k in weights for k in own):
+            return prefix
+    return ''
+
+
+class TeacherBank(Mapping[str, Teacher]):
+    """All teachers of a distiller.
+
+    Not an `nn.Module`, so that a teacher is in no `parameters()`, `modules()`,
+    `state_dict()`, optimizer, EMA copy or DDP bucket, and `train()` and
+    `init_weights()` never reach it. The distiller hands `_apply` on to it.
+    """
+
+    def __init__(self, cfgs: Mapping[str, Mapping[str, Any]]) -> None:
+        self._teachers: dict[str, Teacher] = {}
+        for name, cfg in cfgs.items():
+            if not name.isidentifier() or name == 'student':
+                raise ConfigError(
+                    f'teachers: {name!r} cannot be a name',
+                    expected="an identifier other than 'student'",
+                )
+            self._teachers[name] = Teacher.build(name, cfg)
+        self.loaded = not self._teachers
+
+    def __getitem__(self, name: str) -> Teacher:
+        return self._teachers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._teachers)
+
+    def __len__(self) -> int:
+        return len(self._teachers)
+
+    def __deepcopy__(self, memo: dict) -> TeacherBank:
+        # EMA copies the distiller; a frozen teacher needs no second copy.
+        return self
+
+    def load(self) -> None:
+        """Load every checkpoint; the second call does nothing."""
+        if not self.loaded:
+            for teacher in self.values():
+                teacher.load()
+            self.loaded = True
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Do to the teachers what `nn.Module._apply` does to the student."""
+        for teacher in self.values():
+            teacher.model._apply(fn)
+
+    def run(
+        self,
+        name: str,
+        inputs: Tensor,
+        taps: Mapping[str, Tap],
+    ) -> dict[str, Levels]:
+        """Run one teacher as far as its taps need, without gradient.
+
+        Never its loss, target assignment or NMS. `no_grad`, not
+        `inference_mode`: the student's backward saves what comes from here.
+
+        Args:
+            name: Which teacher.
+            inputs: Images as this teacher wants them, (N, 3, H, W).
+            taps: Taps to read.
+
+        Returns:
+            Levels by tap name.
+        """
+        teacher = self[name]
+        if teacher.model.training:
+            raise TeacherError(f'teacher {name!r} was put into training mode')
+        stop = teacher.calls if all(t in teacher.calls for t in taps) else None
+        with torch.no_grad(), capture(teacher.model, taps, stop_after=stop) as seen:
+            run_features(teacher.model, inputs)
+        return seen
