@@ -4,12 +4,14 @@
 losses, adapters, branches and hooks known to mmengine.
 """
 
-from . import adapters, branches, losses
+from . import adapters, branches, hooks, losses
 from .distiller import Distiller
-# HOOKS-PENDING from .hooks import DistillHook
+from .hooks import DistillHook
+from .utils import join_mmengine
 from .version import __version__, check_versions
 
 check_versions()
+join_mmengine()
 
 __all__ = [
     'DistillHook',

@@ -158,7 +158,8 @@ def unit(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
     `eps` instead, as `F.normalize` does, would give it one of size 1 / eps.
     """
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return torch.where(norm > eps, x / norm.clamp_min(eps), torch.zeros_like(x))
+    # `<=`, not `>`: what is not a number shall stay visible.
+    return torch.where(norm <= eps, torch.zeros_like(x), x / norm.clamp_min(eps))
 
 
 def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:

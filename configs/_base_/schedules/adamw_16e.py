@@ -8,12 +8,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=16,
-        by_epoch=True,
-        begin=0,
-        end=16,
-        convert_to_iter_based=True)
+    dict(type='MultiStepLR', by_epoch=True, milestones=[11, 14], gamma=0.1)
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,0 +1,47 @@
+# Two commands, each alone enough on a machine with Python 3.10+ and a C++ compiler:
+#     make demo    trains a teacher, a student alone and a student with M-KD
+#     make test    runs the tests
+# Both make the environment first (tools/setup_env.py), once.
+#     make demo PYTHON=python3.12 VENV=/somewhere/else
+
+PYTHON ?= python3
+VENV ?= .venv
+IN_VENV = . $(VENV)/mkd_det.env && $(VENV)/bin/python
+
+.PHONY: demo test lint format env help clean
+
+help:
+	@echo "make demo    see a small detector learn from a big one"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make env     only make the environment ($(VENV))"
+	@echo "make clean   remove the environment and caches, keep work_dirs"
+
+env:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "No $(PYTHON) here. On Debian or Ubuntu:"; \
+	    echo "    sudo apt-get update && sudo apt-get install -y python3-dev python3-venv g++"; \
+	    exit 1; }
+	@$(PYTHON) tools/setup_env.py --venv $(VENV)
+
+demo: env
+	@echo "Demo: three trainings on drawn digits, about 10 minutes on two cores"
+	@$(IN_VENV) tools/demo.py
+
+test: env
+	@echo "Tests: up to 10 minutes on two cores"
+	@$(IN_VENV) -m pytest
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: env
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info mkd_det/.mim
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,49 @@
+"""M-KD for a pair of one-stage detectors with ResNet and FPN.
+
+Soft outputs, relation, attention and features, through an intermediate guidance
+layer, with an exploration branch. A config takes it as `**_base_.pop('recipe')`.
+To change one number there, write a line such as
+    _base_.recipe.terms.loss_soft.weight = 2.0
+before it, or in a config that inherits from yours
+    model = dict(terms=dict(loss_soft=dict(weight=2.0)))
+"""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(
+        # Not layer1: stock configs freeze it, so no gradient would reach it.
+        # For a backbone that is no ResNet write its own modules, or 'backbone'.
+        stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
+        fpn='neck',
+        head='bbox_head',
+    ),
+    adapters=dict(
+        guide=dict(type='GuidanceLayer', student='stages', teacher='t.stages'),
+        # Without the exploration branch: student='fpn'.
+        guide_fpn=dict(
+            type='GuidanceLayer', student='explore.inherit', teacher='t.fpn'
+        ),
+    ),
+    branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
+    terms=dict(
+        loss_soft=dict(
+            type='SoftOutputKD', student='head', teacher='t.head', weight=1.0
+        ),
+        loss_relation=dict(
+            type='RelationKD',
+            student='guide.student',
+            teacher='guide.teacher',
+            weight=0.5,
+        ),
+        loss_attention=dict(
+            type='AttentionKD', student='stages', teacher='t.stages', weight=2.0
+        ),
+        loss_feature=dict(
+            type='FeatureKD',
+            student='guide_fpn.student',
+            teacher='guide_fpn.teacher',
+            weight=1.0,
+        ),
+    ),
+)

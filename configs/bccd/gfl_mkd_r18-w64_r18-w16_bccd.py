@@ -1,0 +1,18 @@
+"""M-KD on BCCD: GFL ResNet-18 with 64 base channels teaches one with 16.
+
+Nothing to download but BCCD (see ../_base_/datasets/bccd.py). Train the teacher
+    python tools/train.py configs/bccd/gfl_r18-w64_bccd.py
+and copy its last epoch to checkpoints/gfl_r18-w64_bccd.pth.
+"""
+
+_base_ = ['gfl_r18-w16_bccd.py', '../_base_/recipes/mkd_dense.py']
+# Nothing is frozen here, so the first stage can learn, too.
+_base_.recipe.taps.stages = 'backbone'
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(t=dict(
+        cfg='mkd_det::bccd/gfl_r18-w64_bccd.py',
+        checkpoint='checkpoints/gfl_r18-w64_bccd.pth')),
+    **_base_.pop('recipe'))

@@ -1,0 +1,16 @@
+"""M-KD on COCO: RetinaNet ResNet-101 teaches ResNet-50 (36.5 alone).
+
+Download COCO 2017 (https://cocodataset.org) at data/coco, and into checkpoints/
+the teacher (41.0 box AP)
+https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_mstrain_3x_coco/retinanet_r101_fpn_mstrain_3x_coco_20210720_214650-7ee888e0.pth
+"""
+
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/mkd_dense.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(t=dict(
+        cfg='mmdet::retinanet/retinanet_r101_fpn_ms-640-800-3x_coco.py',
+        checkpoint='checkpoints/retinanet_r101_fpn_mstrain_3x_coco_20210720_214650-7ee888e0.pth')),
+    **_base_.pop('recipe'))

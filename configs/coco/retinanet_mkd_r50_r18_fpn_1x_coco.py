@@ -1,0 +1,16 @@
+"""M-KD on COCO: RetinaNet ResNet-50 teaches ResNet-18 (31.7 alone).
+
+Download COCO 2017 (https://cocodataset.org) at data/coco, and into checkpoints/
+the teacher (39.5 box AP)
+https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_mstrain_3x_coco/retinanet_r50_fpn_mstrain_3x_coco_20210718_220633-88476508.pth
+"""
+
+_base_ = ['mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', '../_base_/recipes/mkd_dense.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(t=dict(
+        cfg='mmdet::retinanet/retinanet_r50_fpn_ms-640-800-3x_coco.py',
+        checkpoint='checkpoints/retinanet_r50_fpn_mstrain_3x_coco_20210718_220633-88476508.pth')),
+    **_base_.pop('recipe'))

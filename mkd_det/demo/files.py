@@ -1,0 +1,23 @@
+"""Small files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write json to `path`; an interruption leaves what was there before."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(content, indent=1) + '\n')
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a json file, or None where there is no valid one."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,65 @@
+"""What mmengine logged of a run, over all its starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAP, MAP50 = 'coco/bbox_mAP', 'coco/bbox_mAP_50'
+# The student's own losses. Terms come on top; they are no part of the curve,
+# or runs with and without them could not be compared.
+OWN_LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
+
+
+@dataclass
+class History:
+    """A run's curves.
+
+    Args:
+        losses: By iteration, the detector's own loss.
+        metrics: By epoch, the validation metrics.
+        latest: Iteration that was logged last; 0 before the first.
+        iters_per_epoch: As far as is known; 0 before the first iteration.
+    """
+
+    losses: dict[int, float] = field(default_factory=dict)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    latest: int = 0
+    iters_per_epoch: float = 0.0
+
+
+def read_history(folder: Path) -> History:
+    """The history of the run in a work dir.
+
+    A run that was interrupted has a log for each of its starts; what was done
+    again counts as it was done last.
+
+    Args:
+        folder: The run's work dir.
+    """
+    history = History()
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        # The last line may still be in writing.
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            _add(history, entry)
+    return history
+
+
+def _add(history: History, entry: dict) -> None:
+    step = int(entry.get('step', 0))
+    if 'loss' in entry:
+        own = [entry[key] for key in OWN_LOSSES if key in entry]
+        history.losses[step] = sum(own) if own else entry['loss']
+        history.latest = step
+        history.iters_per_epoch = max(
+            history.iters_per_epoch, step / max(entry.get('epoch', 1), 1)
+        )
+    elif 'lr' not in entry and 'data_time' in entry:
+        # Without a single detection CocoMetric says nothing: that is zero.
+        known = {key: entry.get(key, 0.0) for key in (MAP, MAP50)}
+        history.metrics[step] = {k: max(float(v), 0.0) for k, v in known.items()}

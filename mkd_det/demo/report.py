@@ -1,0 +1,268 @@
+"""What the demo ends with: curves, detections side by side, and a page."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .history import MAP, History
+from .stages import Result
+
+# One colour for each model, everywhere; told apart without colour vision, too.
+COLOURS = {'teacher': '#555555', 'student': '#D55E00', 'mkd': '#0072B2'}
+SCALE = 3
+SHOWN = 4
+SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the table.
+
+    Args:
+        title: What people read.
+        params: Number of parameters of the model that is shipped.
+        result: Of its training.
+    """
+
+    title: str
+    params: int
+    result: Result
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, in the order of `HEADER`."""
+        return (
+            self.title,
+            f'{self.params / 1e6:.2f} M',
+            f'{self.result.box_map:.3f}',
+            f'{self.result.box_map_50:.3f}',
+            f'{self.result.seconds:.0f}',
+        )
+
+
+HEADER = ('model', 'parameters', 'box mAP', 'mAP50', 'seconds')
+
+
+def draw_curves(
+    histories: Mapping[str, History], titles: Mapping[str, str], path: Path
+) -> None:
+    """Validation mAP and the detector's own loss over epochs, to a PNG.
+
+    Args:
+        histories: By stage.
+        titles: By stage.
+        path: Of the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), dpi=130)
+    for name, history in histories.items():
+        style = {'color': COLOURS[name], 'label': titles[name], 'linewidth': 2}
+        if name == 'teacher':
+            style['linestyle'] = '--'
+        epochs = sorted(history.metrics)
+        values = [history.metrics[epoch][MAP] for epoch in epochs]
+        left.plot(epochs, values, marker='o', markersize=4, **style)
+        steps = sorted(history.losses)
+        right.plot(
+            np.array(steps) / max(history.iters_per_epoch, 1),
+            [history.losses[step] for step in steps],
+            **style,
+        )
+    left.set(title='box mAP on the validation images', xlabel='epoch', ylim=(0, None))
+    right.set(title="the detector's own loss, in training", xlabel='epoch')
+    right.set(ylim=(0, None))
+    for axes in (left, right):
+        axes.set_xlim(0, None)
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+    left.legend(frameon=False, loc='upper left')
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def draw_detections(
+    models: Mapping[str, Any], titles: Mapping[str, str], data: Path, path: Path
+) -> None:
+    """The truth and what each model finds, on the first validation images.
+
+    Args:
+        models: Detectors, as `mmdet.apis.init_detector` gives them.
+        titles: By the same names.
+        data: Root of the digits.
+        path: Of the PNG.
+    """
+    from mmdet.apis import inference_detector
+
+    content = json.loads((data / 'val.json').read_text())
+    classes = tuple(entry['name'] for entry in content['categories'])
+    draw = _drawer(classes)
+    rows = []
+    for entry in content['images'][:SHOWN]:
+        file = data / 'val' / entry['file_name']
+        image = np.asarray(Image.open(file).convert('RGB'))
+        boxes = [b for b in content['annotations'] if b['image_id'] == entry['id']]
+        row = [draw(image, _truth(boxes, image.shape[:2]), False)]
+        for model in models.values():
+            found = inference_detector(model, str(file))
+            row.append(draw(image, found, True))
+        rows.append(row)
+    columns = ['what is there', *(titles[name] for name in models)]
+    _contact_sheet(rows, columns).save(path)
+
+
+def _drawer(classes: Sequence[str]) -> Callable[[np.ndarray, Any, bool], np.ndarray]:
+    """A function that draws a data sample on an enlarged image."""
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer = DetLocalVisualizer(name='demo', line_width=2, alpha=0.9)
+    colours = [(230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48)]
+    colours += [(145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60)]
+    colours += [(250, 190, 212), (255, 225, 25)]
+    visualizer.dataset_meta = {'classes': tuple(classes), 'palette': colours}
+
+    def draw(image: np.ndarray, sample: Any, found: bool) -> np.ndarray:
+        sample = copy.deepcopy(sample)
+        instances = sample.pred_instances if found else sample.gt_instances
+        instances.bboxes = torch.as_tensor(instances.bboxes) * SCALE
+        large = Image.fromarray(image)
+        size = (image.shape[1] * SCALE, image.shape[0] * SCALE)
+        large = large.resize(size, Image.Resampling.BICUBIC)
+        visualizer.add_datasample(
+            'demo',
+            np.asarray(large),
+            sample,
+            draw_gt=not found,
+            draw_pred=found,
+            pred_score_thr=SCORE,
+        )
+        return visualizer.get_image()
+
+    return draw
+
+
+def _truth(boxes: Sequence[dict], size: Sequence[int]) -> Any:
+    """COCO annotations of an image as a data sample."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    corners = [
+        (x, y, x + width, y + height)
+        for x, y, width, height in (b['bbox'] for b in boxes)
+    ]
+    instances = InstanceData(
+        bboxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([b['category_id'] - 1 for b in boxes]).long(),
+    )
+    sample = DetDataSample(metainfo={'img_shape': tuple(size)})
+    sample.gt_instances = instances
+    return sample
+
+
+def _contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str], gap: int = 8
+) -> Image.Image:
+    """Images in a grid, with a title above each column."""
+    height, width = rows[0][0].shape[:2]
+    head = 44
+    size = (
+        len(columns) * (width + gap) + gap,
+        head + len(rows) * (height + gap),
+    )
+    sheet = Image.new('RGB', size, 'white')
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=24)
+    for i, title in enumerate(columns):
+        centre = gap + i * (width + gap) + width // 2
+        pen.text((centre, head // 2), title, fill='black', font=font, anchor='mm')
+    for j, row in enumerate(rows):
+        for i, image in enumerate(row):
+            spot = (gap + i * (width + gap), head + j * (height + gap))
+            sheet.paste(Image.fromarray(image), spot)
+    return sheet
+
+
+def write_page(
+    path: Path,
+    rows: Sequence[Row],
+    summary: str,
+    images: Mapping[str, str],
+    notes: Sequence[str],
+) -> None:
+    """A page with the table and the pictures beside it.
+
+    Args:
+        path: Of the html file.
+        rows: Of the table.
+        summary: One sentence above it.
+        images: File names beside `path`, with a caption each.
+        notes: Lines below, such as the commands.
+    """
+    cells = [HEADER, *(row.cells() for row in rows)]
+    table = ''.join(
+        '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in line) + '</tr>\n'
+        for tag, line in zip(['th'] + ['td'] * len(rows), cells, strict=True)
+    )
+    figures = ''.join(
+        f'<figure><a href="{name}"><img src="{name}" alt="{html.escape(caption)}">'
+        f'</a><figcaption>{html.escape(caption)}</figcaption></figure>\n'
+        for name, caption in images.items()
+    )
+    commands = '\n'.join(html.escape(note) for note in notes)
+    path.write_text(
+        _PAGE.format(
+            summary=html.escape(summary), table=table, figures=figures, notes=commands
+        ),
+        encoding='utf-8',
+    )
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>mkd_det: the demo</title>
+<style>
+body {{
+  max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  font: 1rem/1.5 system-ui, sans-serif; color: #222; background: #fff;
+}}
+h1 {{ font-size: 1.5rem; }}
+table {{ border-collapse: collapse; margin: 1.5rem 0; }}
+th, td {{ padding: 0.4rem 1rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+tr:last-child td {{ font-weight: bold; }}
+figure {{ margin: 2rem 0; }}
+img {{ max-width: 100%; height: auto; border: 1px solid #ddd; }}
+figcaption {{ color: #555; }}
+pre {{ overflow-x: auto; padding: 1rem; background: #f5f5f5; }}
+a {{ color: #0072B2; }}
+</style>
+</head>
+<body>
+<h1>A small detector learns from a big one</h1>
+<p>{summary}</p>
+<table>
+{table}</table>
+{figures}<h2>How it was made</h2>
+<p>Real handwritten digits on photographs, made on the spot, and three ordinary
+training runs, each of which this does again:</p>
+<pre>{notes}</pre>
+<p>All numbers: <a href="results.json">results.json</a>.</p>
+</body>
+</html>
+"""

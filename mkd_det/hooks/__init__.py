@@ -1,0 +1,17 @@
+"""Hooks for mmengine's runner, one a file."""
+
+from .attention_map_hook import AttentionMapHook
+from .distill_hook import DistillHook
+from .export_student_hook import ExportStudentHook
+from .resume_state_hook import ResumeStateHook
+from .safe_checkpoint_hook import SafeCheckpointHook
+from .teacher_check_hook import TeacherCheckHook
+
+__all__ = [
+    'AttentionMapHook',
+    'DistillHook',
+    'ExportStudentHook',
+    'ResumeStateHook',
+    'SafeCheckpointHook',
+    'TeacherCheckHook',
+]

@@ -1,0 +1,243 @@
+"""Draws where student and teachers look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.visualization import Visualizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..distiller import Distiller
+from ..errors import ConfigError, TapNotFoundError, nearest
+from ..runtime import distiller_of
+from ..structures import Levels
+from ..taps import Tap, capture, frozen_state, run_features
+from .random_state import preserved_random_state
+
+CAPTION = 18  # pixels above each tile
+
+
+@HOOKS.register_module()
+class AttentionMapHook(Hook):
+    """Attention maps of student and teachers beside the image, every few epochs.
+
+    The attention of a feature map is the sum of its squares over the channels
+    (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928). One picture per image
+    and tap: a row per level, in its columns the image, the student, and each
+    teacher. They go to the runner's visualizer as `attention_<tap>_<image>`:
+    PNG files with `LocalVisBackend`, in TensorBoard with
+    `TensorboardVisBackend`. The first is drawn before training.
+
+    Args:
+        taps: Names of taps in the config, or module paths: 'fpn',
+            ['backbone.layer4', 'neck']. None for all taps that the terms read
+            and that yield feature maps.
+        images: So many images of the validation set, evenly spread over it; or
+            their indices in it.
+        interval: Draw every so many epochs; in iteration-based training, every
+            so many validations.
+        height: Height of one drawn image, in pixels.
+
+    Raises:
+        ConfigError: No such tap or image, or no `val_dataloader` to take images
+            from.
+    """
+
+    def __init__(
+        self,
+        taps: str | Sequence[str] | None = None,
+        images: int | Sequence[int] = 4,
+        interval: int = 1,
+        height: int = 192,
+    ) -> None:
+        if interval < 1 or height < 16:
+            raise ConfigError(
+                'AttentionMapHook: interval must be at least 1, height at least 16',
+                actual=(interval, height),
+            )
+        self.taps = [taps] if isinstance(taps, str) else taps
+        self.images, self.interval, self.height = images, interval, height
+        self._validations = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Draw what both look like at the start."""
+        distiller = distiller_of(runner, 'AttentionMapHook')
+        distiller.teachers.load()
+        self._draw(runner, distiller, runner.epoch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw, in epoch-based training."""
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and self.every_n_epochs(runner, self.interval):
+            distiller = distiller_of(runner, 'AttentionMapHook')
+            self._draw(runner, distiller, runner.epoch + 1)
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Draw, in iteration-based training."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._validations += 1
+            if self._validations % self.interval == 0:
+                distiller = distiller_of(runner, 'AttentionMapHook')
+                self._draw(runner, distiller, runner.iter)
+
+    # -- reading -----------------------------------------------------------------
+
+    def _draw(self, runner: Runner, distiller: Distiller, step: int) -> None:
+        """One picture per image and tap. Training does not notice."""
+        taps = _taps(distiller, self.taps)
+        dataset, indices = self._chosen(runner)
+        if not is_main_process():
+            return
+        with preserved_random_state():
+            for number, index in enumerate(indices):
+                sample = dataset[index]
+                image = _to_picture(sample['inputs'])
+                batch = runner.val_dataloader.collate_fn([sample])
+                levels, size = _read(distiller, taps, batch)
+                for tap in taps['student']:
+                    columns = {
+                        owner: _maps(seen[tap], image, size)
+                        for owner, seen in levels.items()
+                        if tap in seen
+                    }
+                    if columns['student']:
+                        name = re.sub(r'[^\w.-]+', '_', f'attention_{tap}_{number}')
+                        picture = _arrange(image, columns, self.height)
+                        runner.visualizer.add_image(name, picture, step=step)
+
+    def _chosen(self, runner: Runner) -> tuple[Any, list[int]]:
+        """The validation set, and which of its images."""
+        if runner.val_loop is None:
+            raise ConfigError(
+                'AttentionMapHook draws images of the validation set',
+                expected='a val_dataloader',
+            )
+        dataset = runner.val_dataloader.dataset
+        total = len(dataset)
+        if isinstance(self.images, int):
+            count = min(self.images, total)
+            return dataset, [i * total // count for i in range(count)]
+        for index in self.images:
+            if not 0 <= index < total:
+                raise ConfigError(
+                    'AttentionMapHook: the validation set has no such image',
+                    expected=f'0 to {total - 1}',
+                    actual=index,
+                )
+        return dataset, list(self.images)
+
+
+def _taps(
+    distiller: Distiller, names: Sequence[str] | None
+) -> dict[str, dict[str, Tap]]:
+    """Taps by owner and name; each is in the student at least."""
+    known = distiller.plan.taps
+    if names is None:
+        return {'student': {}, **{owner: dict(taps) for owner, taps in known.items()}}
+    models: dict[str, nn.Module] = {'student': distiller.student}
+    models |= {name: teacher.model for name, teacher in distiller.teachers.items()}
+    found: dict[str, dict[str, Tap]] = {owner: {} for owner in models}
+    for owner, model in models.items():
+        for name in names:
+            tap = known.get(owner, {}).get(name) or Tap.parse(name)
+            try:
+                tap.resolve(model)
+            except TapNotFoundError:
+                if owner != 'student':
+                    continue  # a path that only the student has
+                modules = [n for n, _ in model.named_modules() if n.count('.') < 2]
+                raise ConfigError(
+                    'AttentionMapHook: no tap or module of the student has that name',
+                    actual=name,
+                    available=nearest(name, [*known.get('student', {}), *modules[1:]]),
+                ) from None
+            found[owner][name] = tap
+    return found
+
+
+def _read(
+    distiller: Distiller, taps: dict[str, dict[str, Tap]], batch: dict
+) -> tuple[dict[str, dict[str, Levels]], tuple[int, int]]:
+    """Levels by owner and tap for a batch of one; and its padded size."""
+    data = distiller.student.data_preprocessor(batch, False)
+    inputs, samples = data['inputs'], data.get('data_samples')
+    levels: dict[str, dict[str, Levels]] = {}
+    for owner, named in taps.items():
+        model, images = distiller.student, inputs
+        if owner != 'student':
+            model = distiller.teachers[owner].model
+            images = distiller.renormalizers[owner](inputs, samples)
+        with frozen_state(model), capture(model, named) as seen:
+            run_features(model, images)
+        levels[owner] = seen
+    return levels, (inputs.shape[-2], inputs.shape[-1])
+
+
+# -- drawing -----------------------------------------------------------------
+
+
+def _to_picture(inputs: Tensor) -> np.ndarray:
+    """RGB (H, W, 3) of what a pipeline packs: BGR (3, H, W)."""
+    picture = inputs.detach().cpu().float().clamp(0, 255).byte().permute(1, 2, 0)
+    return np.ascontiguousarray(picture.numpy()[..., ::-1])
+
+
+def _maps(
+    levels: Levels, image: np.ndarray, size: tuple[int, int]
+) -> list[tuple[str, np.ndarray]]:
+    """Caption and overlay for each level that is a feature map.
+
+    Args:
+        levels: Feature maps (1, C, H, W).
+        image: RGB, as large as the image before padding.
+        size: (H, W) after padding, which is what the maps cover.
+    """
+    drawn = []
+    for level in levels:
+        if not isinstance(level, Tensor) or level.dim() != 4:
+            continue
+        attention = level.float().square().sum(1, keepdim=True)
+        attention = functional.interpolate(attention, size, mode='bilinear')
+        attention = attention[0, :, : image.shape[0], : image.shape[1]]
+        overlay = Visualizer.draw_featmap(torch.nan_to_num(attention), image)
+        drawn.append((f'{level.shape[1]}x{level.shape[2]}x{level.shape[3]}', overlay))
+    return drawn
+
+
+def _arrange(
+    image: np.ndarray, columns: dict[str, list[tuple[str, np.ndarray]]], height: int
+) -> np.ndarray:
+    """The picture: a row per level, a column per owner, captions above."""
+    rows = []
+    blank = np.full_like(image, 255)
+    for level in zip_longest(*columns.values()):
+        tiles = [_tile(image, 'image', height)]
+        for owner, drawn in zip(columns, level, strict=True):
+            shape, overlay = drawn or ('', blank)
+            tiles.append(_tile(overlay, f'{owner} {shape}', height))
+        rows.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def _tile(picture: np.ndarray, caption: str, height: int) -> np.ndarray:
+    width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
+    tile = np.full((height + CAPTION, width + 4, 3), 255, np.uint8)
+    tile[CAPTION:, :width] = cv2.resize(picture, (width, height))
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    long = cv2.getTextSize(caption, font, 0.42, 1)[0][0]
+    scale = 0.42 * min(1, width / max(long, 1))
+    cv2.putText(tile, caption, (2, 13), font, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return tile

@@ -1,0 +1,143 @@
+"""Leaves the plain student in the work dir: config and weights."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process, master_only
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
+
+from ..errors import ConfigError
+from ..runtime import distiller_of, is_distill, student_config
+from .atomic import write_atomically
+
+
+@HOOKS.register_module()
+class ExportStudentHook(Hook):
+    """Writes what is shipped: the student, without a trace of distillation.
+
+    Into the work dir, when training ends and whenever `CheckpointHook` has
+    saved a new best checkpoint (its `save_best`): the student's own config and
+    its weights, for
+
+        mmdet.apis.init_detector('student_config.py', 'student_last.pth')
+
+    in an environment without mkd_det. With `EMAHook`, the averaged weights.
+
+    Args:
+        last: File name of the student at the end of training; None for none.
+        best: File name of the best student; None for none. With several best
+            metrics, each has its own: `student_best_<metric>.pth`.
+        config: File name of the student's config.
+
+    Raises:
+        CheckpointSaveError: A file could not be written.
+    """
+
+    # After CheckpointHook has saved the best and EMAHook has swapped back.
+    priority = 'LOWEST'
+
+    def __init__(
+        self,
+        last: str | None = 'student_last.pth',
+        best: str | None = 'student_best.pth',
+        config: str = 'student_config.py',
+    ) -> None:
+        for name in (last, best):
+            if name is not None and not name.endswith('.pth'):
+                raise ConfigError(
+                    'ExportStudentHook: weights go to a .pth file', actual=name
+                )
+        self.last, self.best, self.config = last, best, config
+        self._exported: dict[str, str] = {}
+        self._text: str | None = None
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Write the config: it is known from the start."""
+        distiller_of(runner, 'ExportStudentHook')
+        if not is_distill(runner.cfg):
+            runner.logger.warning(
+                'The runner was built without a config: weights of the student will'
+                f' be exported, but no {self.config}'
+            )
+            return
+        # Making it pretty takes a second: once is enough.
+        self._text = student_config(runner.cfg).pretty_text
+        write_atomically(Path(runner.work_dir, self.config), self._text.encode())
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Export the best student, if it is a new one."""
+        if self.best is None or not is_main_process():
+            return
+        for key, path in runner.message_hub.runtime_info.items():
+            if key != 'best_ckpt' and not key.startswith('best_ckpt_'):
+                continue
+            if self._exported.get(key) != path and Path(path).is_file():
+                self._export_best(runner, key.removeprefix('best_ckpt'), path)
+                self._exported[key] = path
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Export the student as it is at the end."""
+        if self.last is None:
+            return
+        model = runner.model
+        while is_model_wrapper(model):
+            model = model.module
+        content = dict(state_dict=weights_to_cpu(model.state_dict()))
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                # Puts the averaged weights in the place of the last ones.
+                hook.before_save_checkpoint(runner, content)
+        meta = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
+        data = runner.train_dataloader.dataset
+        if hasattr(data, 'metainfo'):
+            meta['dataset_meta'] = data.metainfo
+        self._write(runner, self.last, content['state_dict'], meta)
+
+    def _export_best(self, runner: Runner, suffix: str, path: str) -> None:
+        assert self.best is not None
+        stem = Path(self.best)
+        name = f'{stem.stem}{suffix.replace("/", "_")}{stem.suffix}'
+        content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        self._write(runner, name, content['state_dict'], content['meta'])
+
+    def _write(
+        self, runner: Runner, name: str, weights: Mapping[str, Any], meta: dict
+    ) -> None:
+        kept = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
+        content = dict(
+            meta={key: meta[key] for key in kept if key in meta},
+            state_dict=plain_weights(weights),
+        )
+        if self._text is not None:
+            content['meta']['cfg'] = self._text
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        path = Path(runner.work_dir, name)
+        write_atomically(path, buffer.getbuffer())
+        print_log(f'Plain student written to {path}', logger=runner.logger)
+
+
+def plain_weights(weights: Mapping[str, Any]) -> OrderedDict:
+    """A state dict of a distiller without the distillation state beside it."""
+    plain = OrderedDict(weights)
+    metadata = getattr(weights, '_metadata', None) or {}
+    plain._metadata = OrderedDict(  # type: ignore[attr-defined]
+        (path, {k: v for k, v in local.items() if k != 'distill'})
+        for path, local in metadata.items()
+    )
+    return plain

@@ -1,0 +1,9 @@
+"""Distillation losses: one method a file."""
+
+from .attention import AttentionKD
+from .base import PairLoss
+from .feature import FeatureKD
+from .relation import RelationKD
+from .soft_output import SoftOutputKD
+
+__all__ = ['AttentionKD', 'FeatureKD', 'PairLoss', 'RelationKD', 'SoftOutputKD']

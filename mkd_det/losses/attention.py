@@ -1,0 +1,56 @@
+"""Attention maps of hidden layers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..errors import ShapeMismatchError
+from ..functional import as_map, attention_map, pool_to, pool_to_smaller, unit
+from ..registry import LOSSES
+from .base import PairLoss
+
+
+@LOSSES.register_module()
+class AttentionKD(PairLoss):
+    r"""The student looks where the teacher looks.
+
+    .. math:: \frac{1}{N} \sum_n \left\| \frac{A^s_n}{\|A^s_n\|_2} -
+        \frac{A^t_n}{\|A^t_n\|_2} \right\|_2^2, \quad A = \sum_c F_c^2
+
+    Zagoruyko, Komodakis: "Paying More Attention to Attention: Improving the
+    Performance of Convolutional Neural Networks via Attention Transfer", ICLR 2017,
+    arXiv 1612.03928. Maps of different size are pooled to the smaller; channels need
+    not be equal. In [0, 2], whatever the batch, image size, channels and levels.
+
+    The paper sums the norms over the levels, with a weight beta / 2; its text has
+    the norm, its code the square, averaged over the positions too, which makes it
+    smaller the larger the map. Here: the square, summed over positions, averaged
+    over images and levels.
+
+    A mask multiplies both maps before they are normalised.
+
+    Shape:
+        - student: per level (N, C_s, H_s, W_s) or (N, L, C_s)
+        - teacher: per level (N, C_t, H_t, W_t) or (N, L, C_t)
+        - mask: per level (N, 1, H, W)
+        - output: ()
+    """
+
+    def pair(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of one level."""
+        if student.dim() == 2 or teacher.dim() == 2:
+            raise ShapeMismatchError(
+                'AttentionKD: a vector has no positions to attend to',
+                expected='(N, C, H, W)',
+                actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
+                hint="dict(type='FeatureKD', ...)",
+            )
+        maps = [attention_map(as_map(level)) for level in (student, teacher)]
+        maps = list(pool_to_smaller(*maps))
+        if mask is not None:
+            weights = pool_to(mask, (maps[0].shape[-2], maps[0].shape[-1]))
+            maps = [m * weights for m in maps]
+        at_s, at_t = (unit(m.flatten(1), dim=1) for m in maps)
+        return (at_s - at_t).square().sum(1).mean()

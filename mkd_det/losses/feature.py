@@ -1,0 +1,86 @@
+"""Features themselves, compared in three published ways."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..functional import (
+    as_map,
+    channel_kl,
+    channel_standardise,
+    pool_to,
+    pool_to_smaller,
+    weighted_mean,
+)
+from ..registry import LOSSES
+from .base import PairLoss
+
+Form = Literal['pearson', 'l2', 'channel']
+
+
+@LOSSES.register_module()
+class FeatureKD(PairLoss):
+    r"""The student's features resemble the teacher's.
+
+    Forms (`form`):
+
+    - 'pearson' (default). :math:`\frac{1}{2} \mathrm{mean} (\hat F^s - \hat F^t)^2`
+      with each channel standardised over images and positions: 1 minus the mean
+      Pearson correlation of the channels, free of their scale and offset. Cao et
+      al.: "PKD: General Distillation Framework for Object Detectors via Pearson
+      Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. The code resizes to
+      the larger map and sums over the levels, with weight 6; here the smaller map,
+      the mean over the levels.
+    - 'l2'. :math:`\mathrm{mean} (F^s - F^t)^2`. Romero et al.: "FitNets: Hints for
+      Thin Deep Nets", ICLR 2015, arXiv 1412.6550. The paper has half the sum of
+      squares; the mean does not grow with the map.
+    - 'channel'. :math:`\frac{\tau^2}{C} \sum_c \mathrm{KL}(\mathrm{softmax}_p(F^t_c /
+      \tau) \| \mathrm{softmax}_p(F^s_c / \tau))`, each channel a distribution over
+      positions. Shu et al.: "Channel-wise Knowledge Distillation for Dense
+      Prediction", ICCV 2021, arXiv 2011.13256.
+
+    Maps of different size are pooled to the smaller. Channels must be equal: read
+    the sides of an adapter where they are not.
+
+    Args:
+        form: One of the three above.
+        tau: Temperature of 'channel'; the other forms have none.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Shape:
+        - student: per level (N, C, H_s, W_s), (N, L, C) or (N, C)
+        - teacher: per level (N, C, H_t, W_t), (N, L, C) or (N, C)
+        - mask: per level (N, 1, H, W), how much each position counts
+        - output: ()
+    """
+
+    demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
+
+    def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
+        super().__init__(**base)
+        if form not in get_args(Form):
+            raise ConfigError(
+                'FeatureKD: unknown form', actual=form, available=get_args(Form)
+            )
+        if not tau > 0:
+            raise ConfigError('FeatureKD: tau must be above 0', actual=tau)
+        self.form = form
+        self.tau = tau
+
+    def pair(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of one level."""
+        student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
+        if mask is not None:
+            mask = pool_to(mask, (student.shape[-2], student.shape[-1]))
+        if self.form == 'channel':
+            return channel_kl(student, teacher, self.tau, mask).mean()
+        if self.form == 'l2':
+            return weighted_mean((student - teacher).square(), mask)
+        student = channel_standardise(student, mask)
+        teacher = channel_standardise(teacher, mask)
+        return weighted_mean((student - teacher).square(), mask) / 2

@@ -1,0 +1,147 @@
+"""Relations between layers, and between positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, ShapeMismatchError
+from ..functional import (
+    as_map,
+    fsp_matrix,
+    pool_to,
+    pool_to_smaller,
+    spatial_similarity,
+    unit,
+)
+from ..registry import LOSSES
+from ..structures import Level
+from .base import PairLoss
+
+Relation = Literal['channel', 'spatial']
+
+
+@LOSSES.register_module()
+class RelationKD(PairLoss):
+    r"""How the student gets from layer to layer resembles how the teacher does.
+
+    Relations (`relation`):
+
+    - 'channel' (default). For consecutive levels i, j the flow matrices
+      :math:`G = F_i F_j^T / HW`, (N, C_i, C_j), each divided by its Frobenius norm;
+      :math:`\frac{1}{N} \sum_n \| G^s_n - G^t_n \|_F^2`, in [0, 4]. Yim et al.: "A
+      Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
+      Transfer Learning", CVPR 2017. Needs two levels or more and equal channels.
+      The paper does not normalise (`normalize=False`), and so its size grows with
+      features and channels. Code in circulation averages over the entries of G
+      instead of summing them.
+    - 'spatial'. Per level the cosine similarity between positions, (N, HW, HW); the
+      mean squared difference, in [0, 4]. Free of channels. After Tung, Mori:
+      "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682,
+      per image instead of per batch. Maps are pooled to `max_side` first: the
+      matrix has (HW)^2 entries.
+
+    Maps of different size are pooled to the smaller. Published comparisons find FSP
+    alone below plain soft outputs: use it beside them, with a small weight.
+
+    Args:
+        relation: One of the two above.
+        normalize: Divide the flow matrices by their norms ('channel' only; the
+            cosine is normalised as it is).
+        max_side: Longest side of the maps that 'spatial' compares.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Shape:
+        - student: per level (N, C_s, H_s, W_s), (N, L, C_s) or, for 'channel',
+          (N, C_s)
+        - teacher: per level as the student, with C_t = C_s for 'channel'
+        - mask: per level (N, 1, H, W), how much each position counts
+        - output: ()
+    """
+
+    demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
+
+    def __init__(
+        self,
+        relation: Relation = 'channel',
+        normalize: bool = True,
+        max_side: int = 32,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if relation not in get_args(Relation):
+            raise ConfigError(
+                'RelationKD: unknown relation',
+                actual=relation,
+                available=get_args(Relation),
+            )
+        if max_side < 2:
+            raise ConfigError('RelationKD: max_side must be 2 or more', actual=max_side)
+        self.relation = relation
+        self.normalize = normalize
+        self.max_side = max_side
+        if relation == 'spatial':
+            # The plan reads it from the instance.
+            self.demands = frozenset()  # type: ignore[misc]
+
+    def over_levels(
+        self,
+        student: list[Level],
+        teacher: list[Level],
+        mask: Sequence[Tensor] | None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Mean over consecutive pairs of levels ('channel') or over levels."""
+        if self.relation == 'spatial':
+            return super().over_levels(student, teacher, mask)
+        if len(student) < 2 or len(student) != len(teacher):
+            raise ShapeMismatchError(
+                "RelationKD(relation='channel') relates consecutive levels",
+                expected='two levels or more, as many on both sides',
+                actual=f'student {len(student)}, teacher {len(teacher)}',
+                hint="relation='spatial'  # relates the positions of one level",
+            )
+        losses = [
+            self._flow_distance(
+                student[i : i + 2], teacher[i : i + 2], mask[i] if mask else None
+            )
+            for i in range(len(student) - 1)
+        ]
+        return torch.stack(losses).mean()
+
+    def _flow_distance(
+        self, student: list[Level], teacher: list[Level], mask: Tensor | None
+    ) -> Tensor:
+        flows = [
+            fsp_matrix(*(as_map(level) for level in levels), mask=mask)  # type: ignore
+            for levels in (student, teacher)
+        ]
+        if self.normalize:
+            flows = [unit(flow, dim=(1, 2)) for flow in flows]
+        return (flows[0] - flows[1]).square().sum((1, 2)).mean()
+
+    def pair(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of one level, for 'spatial'."""
+        if student.dim() == 2 or teacher.dim() == 2:
+            raise ShapeMismatchError(
+                "RelationKD(relation='spatial'): a vector has no positions",
+                expected='(N, C, H, W)',
+                actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
+                hint="dict(type='FeatureKD', ...)",
+            )
+        student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
+        height, width = (min(side, self.max_side) for side in student.shape[-2:])
+        similar = [
+            spatial_similarity(pool_to(level, (height, width)))
+            for level in (student, teacher)
+        ]
+        squared = (similar[0] - similar[1]).square()
+        if mask is None:
+            return squared.mean()
+        weights = pool_to(mask, (height, width)).flatten(1)
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
+        return torch.einsum('nij,ni,nj->n', squared, weights, weights).mean()

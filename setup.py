@@ -1,0 +1,121 @@
+"""Packaging of mkd_det. Everything else about the project is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import site
+from importlib.metadata import distributions
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+# The maintained forks of OpenMMLab's packages. They install the same modules
+# (mmcv, mmengine, mmdet) as the originals, so only one of each pair may stand
+# in an environment.
+FORKS = {
+    'mmcv': 'onedl-mmcv>=2.3.6',
+    'mmengine': 'onedl-mmengine>=0.10.12',
+    'mmdet': 'onedl-mmdetection>=3.5.1',
+}
+ORIGINALS = {
+    'mmcv': 'mmcv>=2.1',
+    'mmengine': 'mmengine>=0.10.7',
+    'mmdet': 'mmdet>=3.3',
+}
+
+
+def openmm_requirements() -> list[str]:
+    """The forks; but where an original is installed already, the original.
+
+    Otherwise pip would write a fork's files over it. Asks the interpreter's own
+    site-packages, because an isolated build does not have them on `sys.path`.
+    """
+    folders = site.getsitepackages() + [site.getusersitepackages()]
+    installed = {
+        dist.metadata['Name'].lower()
+        for dist in distributions(path=folders)
+        if dist.metadata['Name']
+    }
+    return [ORIGINALS[m] if m in installed else FORKS[m] for m in FORKS]
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs/ and tools/ into the package, as `mkd_det/.mim`.
+
+    mmengine looks there for 'mkd_det::coco/...py'. An editable install gets
+    links, so that the configs of the checkout are the ones that are used.
+    """
+
+    def run(self) -> None:
+        super().run()
+        editable = getattr(self, 'editable_mode', False)
+        package = ROOT if editable else Path(self.build_lib)
+        target = package / 'mkd_det' / '.mim'
+        if target.exists():
+            shutil.rmtree(target)
+        target.mkdir(parents=True)
+        for name in ('configs', 'tools', 'model-index.yml'):
+            if editable:
+                (target / name).symlink_to(os.path.join('..', '..', name))
+            elif (ROOT / name).is_dir():
+                ignore = shutil.ignore_patterns('__pycache__')
+                shutil.copytree(ROOT / name, target / name, ignore=ignore)
+            else:
+                shutil.copy2(ROOT / name, target / name)
+
+
+def version() -> str:
+    """The version, read without importing the package (which needs torch)."""
+    text = (ROOT / 'mkd_det' / 'version.py').read_text(encoding='utf-8')
+    found = re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE)
+    assert found, 'mkd_det/version.py must set __version__'
+    return found[1]
+
+
+DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
+DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6']
+
+setup(
+    name='mkd_det',
+    version=version(),
+    description='Knowledge distillation for MMDetection: a big detector into a '
+    'small one by a short config.',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
+    if (ROOT / 'README.md').exists()
+    else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mkd_det', 'mkd_det.*']),
+    cmdclass={'build_py': BuildWithConfigs},
+    install_requires=[
+        'torch>=2.6',
+        'torchvision>=0.21',
+        *openmm_requirements(),
+        'numpy>=1.22',
+        'opencv-python',
+        'packaging',
+        'pillow',
+        'pycocotools',
+        'rich',
+        'tqdm',
+    ],
+    extras_require={'demo': DEMO, 'dev': DEV, 'all': DEMO + DEV},
+    zip_safe=False,
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)

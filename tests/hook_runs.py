@@ -1,0 +1,98 @@
+"""Short real trainings for the tests of hooks. Plain functions, so that
+processes that a test starts and kills can import them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from yapf.yapflib import yapf_api
+
+
+class LossLog(Hook):
+    """Writes every loss of every step to a file, exactly."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        values = {k: float(v).hex() for k, v in sorted(outputs.items())}
+        with open(self.path, 'a') as file:
+            file.write(f'{runner.iter} {values}\n')
+
+
+def distill_cfg(
+    root: Path,
+    epochs: int = 1,
+    val: bool = True,
+    images: int = 6,
+    terms: dict[str, Any] | None = None,
+    teacher: dict[str, Any] | None = None,
+    **distiller: Any,
+) -> Config:
+    """A whole distillation, GFL to GFL, 64x96 images, with its own data and
+    teacher file under `root`."""
+    data = root / 'coco'
+    if not data.exists():
+        tiny.write_coco(data, images=images)
+    wide = tiny.gfl(base_channels=8, neck=16)
+    file = root / 'teacher.pth'
+    if not file.exists():
+        tiny.write_checkpoint(wide, file)
+    model = dict(
+        type='Distiller',
+        student=tiny.gfl(base_channels=4, neck=8),
+        teachers=dict(t=dict(cfg=wide, checkpoint=str(file), **(teacher or {}))),
+        taps=dict(fpn='neck', stages='backbone'),
+        probe_size=64,
+        terms=terms
+        or dict(
+            loss_attention=dict(type='AttentionKD', student='fpn', teacher='t.fpn')
+        ),
+        **distiller,
+    )
+    cfg = tiny.runner_cfg(model, data, root / 'run', epochs=epochs, val=val)
+    # A horizontal flip draws from numpy's generator in every step.
+    flip = dict(type='RandomFlip', prob=0.5)
+    cfg.train_dataloader.dataset.pipeline.insert(-1, flip)
+    return cfg
+
+
+def build(cfg: Config, name: str) -> Runner:
+    """A runner with a name of its own: mmengine keeps its globals by name."""
+    from mmdet.utils import register_all_modules
+
+    import mkd_det  # noqa: F401
+
+    torch.set_num_threads(1)
+    # Where mmengine spends nine tenths of so short a training: making the text
+    # of the config pretty, five times.
+    yapf_api.FormatCode = lambda text, **_: (text, True)
+    register_all_modules(init_default_scope=True)
+    cfg = cfg.copy()
+    cfg.experiment_name = name
+    return Runner.from_cfg(cfg)
+
+
+def logged(path: Path) -> dict[int, str]:
+    """What `LossLog` wrote, the last time each step was done."""
+    lines = path.read_text().splitlines()
+    return {int(line.split(' ', 1)[0]): line.split(' ', 1)[1] for line in lines}
+
+
+if __name__ == '__main__':
+    # python hook_runs.py CONFIG LOG: trains the config, logging losses.
+    config, log = sys.argv[1:]
+    runner = build(Config.fromfile(config), 'child')
+    runner.register_hook(LossLog(Path(log)))
+    runner.train()

@@ -1,0 +1,176 @@
+"""Dependencies run one way, and nothing undeclared is imported.
+
+errors <- structures <- taps <- teachers <- plan <- distiller <- hooks, tools
+registry <- functional <- losses, adapters, branches, probes
+classification, data: beside all that; they know nothing of distillation
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = 'mkd_det'
+
+# A module or package may import those that stand before it. A new one must be
+# put in its place here.
+ORDER = (
+    'errors',
+    'utils',
+    'version',
+    'structures',
+    'schedules',
+    'sampler',
+    'registry',
+    'functional',
+    'adapters',
+    'branches',
+    'losses',
+    'probes',
+    'checkpoint',
+    'renormalize',
+    'taps',
+    'outputs',
+    'teachers',
+    'plan',
+    'distiller',
+    'runtime',
+    'hooks',
+    'chain',
+    'cli',
+    'demo',
+)
+# Methods get tensors and shapes: no models, paths or teachers.
+METHODS = ('adapters', 'branches', 'losses', 'probes')
+METHODS_MAY_IMPORT = {'errors', 'structures', 'schedules', 'registry', 'functional'}
+# Of use without distillation.
+BESIDE = {'data': {'errors'}, 'classification': {'errors'}}
+# How what we import is called where it is installed from.
+DISTRIBUTIONS = {
+    'PIL': 'pillow',
+    'cv2': 'opencv-python',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmengine': 'onedl-mmengine',
+    'skimage': 'scikit-image',
+    'sklearn': 'scikit-learn',
+}
+
+
+def sources() -> list[Path]:
+    """Our own files, without the links that an editable install makes."""
+    files = sorted((ROOT / PACKAGE).rglob('*.py'))
+    return [f for f in files if '.mim' not in f.relative_to(ROOT).parts]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names of all that `file` imports, anywhere in it; relative imports
+    are resolved, and `from . import a` names `a`."""
+    package = file.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = '.'.join((*base, *([node.module] if node.module else [])))
+            if name == PACKAGE:
+                yield from (f'{name}.{alias.name}' for alias in node.names)
+            else:
+                yield name
+
+
+def room_of(name: str) -> str:
+    """The module or package of ours that a dotted name lies in."""
+    return (name.split('.') + [''])[1]
+
+
+def own_imports(file: Path) -> set[str]:
+    """Rooms of ours that `file` imports, but for its own."""
+    names = (n for n in imports(file) if n.split('.')[0] == PACKAGE)
+    return {room_of(name) for name in names} - {room_of_file(file)}
+
+
+def room_of_file(file: Path) -> str:
+    return file.relative_to(ROOT / PACKAGE).with_suffix('').parts[0]
+
+
+def named(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('file', sources(), ids=named)
+def test_arrows_run_one_way(file: Path) -> None:
+    room = room_of_file(file)
+    if room == '__init__':
+        return
+    if room in BESIDE:
+        allowed = BESIDE[room]
+    elif room in METHODS:
+        allowed = METHODS_MAY_IMPORT
+    else:
+        assert room in ORDER, f'{room}: give it a place in ORDER'
+        allowed = set(ORDER[: ORDER.index(room)])
+    assert own_imports(file) <= allowed
+
+
+@pytest.mark.parametrize('file', sources(), ids=named)
+def test_methods_are_built_through_the_registry(file: Path) -> None:
+    """Nobody names a concrete loss, adapter, branch or probe: contracts only."""
+    room = room_of_file(file)
+    if room in METHODS or room == '__init__':
+        return
+    for name in imports(file):
+        parts = name.split('.')
+        if parts[0] == PACKAGE and room_of(name) in METHODS:
+            assert parts[2:] == ['base'], f'{named(file)} imports {name}'
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    """The tests above are worth what `imports` finds."""
+    probe = ROOT / PACKAGE / 'hooks' / '__init__.py'
+    names = set(imports(probe))
+    assert any(name.startswith(f'{PACKAGE}.hooks.') for name in names)
+    everything = {room for file in sources() for room in own_imports(file)}
+    assert {'errors', 'structures', 'taps', 'plan', 'distiller'} <= everything
+
+
+def test_every_import_is_declared() -> None:
+    declared = {Requirement(r).name.lower() for r in requires(PACKAGE) or ()}
+    # Where OpenMMLab's originals are installed, setup.py asks for those.
+    aliases = {'mmcv', 'mmengine', 'mmdet'} & declared
+    files = sources() + sorted((ROOT / 'tools').glob('*.py'))
+    for file in files:
+        for name in imports(file):
+            top = name.split('.')[0]
+            if top in {PACKAGE, *sys.stdlib_module_names} or top in aliases:
+                continue
+            distribution = DISTRIBUTIONS.get(top, top)
+            assert distribution in declared, f'{named(file)} imports {top}'
+
+
+def test_a_function_fits_one_screen() -> None:
+    """At most 60 lines, its docstring not counted."""
+    too_long = []
+    for file in sources():
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            lines = length(node)
+            if lines > 60:
+                too_long.append(f'{named(file)}:{node.name} ({lines} lines)')
+    assert not too_long
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first = node.body[0]
+    docstring = ast.get_docstring(node) is not None
+    skipped = first.end_lineno - first.lineno + 1 if docstring else 0  # type: ignore
+    return node.end_lineno - node.lineno + 1 - skipped  # type: ignore[operator]

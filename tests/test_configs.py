@@ -1,0 +1,194 @@
+"""Promise 12: every shipped config builds and runs one CPU step; its name
+matches its contents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import DATASETS, METRICS
+from mmengine.config import Config
+from mmengine.hub import get_config, get_model
+from mmengine.registry import MODELS
+
+import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(
+    file
+    for file in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in file.relative_to(ROOT).parts
+)
+DISTILL = [file for file in CONFIGS if '_mkd_' in file.name]
+DETECTORS = {'gfl': 'GFL', 'retinanet': 'RetinaNet', 'fcos': 'FCOS', 'atss': 'ATSS'}
+# r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64.
+BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?$')
+
+
+def named(file: Path) -> str:
+    return f'{file.parent.name}/{file.stem}'
+
+
+def read(file: Path) -> Config:
+    """The config as a user reads it, with nothing to download: no pre-trained
+    backbones, and random weights instead of the teacher's file."""
+    cfg = Config.fromfile(file)
+    if cfg.model.type == 'Distiller':
+        cfg.model.student.backbone.pop('init_cfg', None)
+        for teacher in cfg.model.teachers.values():
+            teacher.checkpoint = None
+    else:
+        cfg.model.backbone.pop('init_cfg', None)
+    return cfg
+
+
+def teacher_model(cfg: Config) -> Config:
+    """Config of the model of the only teacher."""
+    (teacher,) = cfg.model.teachers.values()
+    return get_config(teacher.cfg).model
+
+
+def backbones(file: Path) -> list[tuple[int, int]]:
+    """(depth, base channels) of each backbone that the name speaks of."""
+    found = [BACKBONE.match(part) for part in file.stem.split('_')]
+    return [(int(m[1]), int(m[2] or 64)) for m in found if m]
+
+
+def backbone(model: dict[str, Any]) -> tuple[int, int]:
+    return model['backbone']['depth'], model['backbone'].get('base_channels', 64)
+
+
+def test_there_is_something_to_test() -> None:
+    kinds = {file.name.split('_')[0] for file in DISTILL}
+    assert kinds == set(DETECTORS)
+    assert {'bccd', 'coco', 'voc', 'demo'} <= {file.parent.name for file in DISTILL}
+
+
+@pytest.mark.parametrize('file', CONFIGS, ids=named)
+def test_config_builds_and_runs_one_step(file: Path) -> None:
+    model_cfg = read(file).model
+    student = model_cfg.get('student', model_cfg)
+    model = MODELS.build(model_cfg).train()
+    batch = tiny.batch(num_classes=student.bbox_head.num_classes)
+    losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    if model_cfg.type != 'Distiller':
+        return
+    for term in model_cfg.terms:
+        parts = [value for key, value in log.items() if key.startswith(term)]
+        assert parts and any(value > 0 for value in parts), f'{term} is silent'
+    silent = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    # A head's scale of a level without positives has no gradient in mmdet.
+    assert not [name for name in silent if not name.startswith('student.bbox_head')]
+
+
+@pytest.mark.parametrize('file', CONFIGS, ids=named)
+def test_name_matches_contents(file: Path) -> None:
+    cfg = read(file)
+    detector = DETECTORS[file.stem.split('_')[0]]
+    if '_mkd_' in file.name:
+        teacher, student = teacher_model(cfg), cfg.model.student
+        assert backbones(file) == [backbone(teacher), backbone(student)]
+        assert [teacher.type, student.type] == [detector, detector]
+        assert teacher.bbox_head.num_classes == student.bbox_head.num_classes
+        assert 'recipe' not in cfg, "take the recipe with _base_.pop('recipe')"
+    else:
+        assert backbones(file) == [backbone(cfg.model)]
+        assert cfg.model.type == detector
+
+
+@pytest.mark.parametrize('file', CONFIGS, ids=named)
+def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
+    cfg = read(file)
+    evaluators = cfg.val_evaluator
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    kinds = {METRICS.get(evaluator.type).__name__ for evaluator in evaluators}
+    dataset = cfg.val_dataloader.dataset
+    folder = file.parent.name
+    expected = {
+        'coco': ({'CocoMetric'}, 80),
+        'voc': ({'VOCMetric'}, 20),
+        'bccd': ({'CocoMetric', 'VOCMetric'}, 3),
+        'demo': ({'CocoMetric'}, 10),
+    }
+    metrics, classes = expected[folder]
+    assert kinds == metrics
+    student = cfg.model.get('student', cfg.model)
+    names = dataset.get('metainfo', DATASETS.get(dataset.type).METAINFO)['classes']
+    assert student.bbox_head.num_classes == len(names) == classes
+
+
+@pytest.mark.parametrize('file', DISTILL, ids=named)
+def test_comment_says_what_to_download(file: Path) -> None:
+    """The teacher's file is named with where it comes from: an address that
+    ends in its name, or the config that trains it."""
+    text = file.read_text(encoding='utf-8')
+    docstring = text.split('"""')[1]
+    (teacher,) = Config.fromfile(file).model.teachers.values()
+    weights = Path(teacher.checkpoint)
+    own = teacher.cfg.startswith('mkd_det::')
+    if own:
+        assert 'train' in docstring
+    else:
+        assert re.search(rf'https://\S+/{re.escape(weights.name)}\s', docstring)
+
+
+@pytest.mark.parametrize('file', DISTILL, ids=named)
+def test_each_term_can_be_overridden_alone(file: Path, tmp_path: Path) -> None:
+    """A config that inherits changes one weight in one line."""
+    child = tmp_path / 'mine.py'
+    child.write_text(
+        f'_base_ = [{str(file)!r}]\n'
+        'model = dict(terms=dict(loss_soft=dict(weight=0.125)))\n'
+    )
+    before, after = Config.fromfile(file).model, Config.fromfile(child).model
+    assert after.terms.loss_soft.weight == 0.125
+    after.terms.loss_soft.weight = before.terms.loss_soft.weight
+    assert after == before
+
+
+@pytest.mark.parametrize('file', DISTILL[::4], ids=named)
+def test_dumped_config_reads_back_the_same(file: Path, tmp_path: Path) -> None:
+    """mmengine dumps a config into the work dir; resuming starts from there."""
+    cfg = Config.fromfile(file)
+    cfg.dump(tmp_path / 'dumped.py')
+    again = Config.fromfile(tmp_path / 'dumped.py')
+    assert again.to_dict() == cfg.to_dict()
+
+
+def test_packaged_config_names_resolve() -> None:
+    name = 'bccd/gfl_r18-w16_bccd.py'
+    cfg = get_config(f'mkd_det::{name}')
+    assert Path(cfg.filename).samefile(ROOT / 'configs' / name)
+    assert type(get_model(f'mkd_det::{name}')).__name__ == 'GFL'
+
+
+def test_packaged_configs_are_bases_for_a_users_own(tmp_path: Path) -> None:
+    """What comes from a `mkd_det::` base is built in our scope: mmdet's models
+    and data sets must be found from there, and so must a recipe's parts."""
+    mine = tmp_path / 'mine.py'
+    mine.write_text(
+        "_base_ = ['mkd_det::bccd/gfl_r18-w16_bccd.py',\n"
+        "          'mkd_det::_base_/recipes/mkd_dense.py']\n"
+        "model = dict(_delete_=True, type='Distiller',\n"
+        '    student={{_base_.model}},\n'
+        "    teachers=dict(t=dict(cfg='mkd_det::bccd/gfl_r18-w64_bccd.py',\n"
+        '                         checkpoint=None)),\n'
+        "    **_base_.pop('recipe'))\n"
+    )
+    cfg = Config.fromfile(mine)
+    assert cfg.model.student['_scope_'] == 'mkd_det'
+    model = MODELS.build(cfg.model).train()
+    data = model.data_preprocessor(tiny.batch(), training=True)
+    assert torch.isfinite(model.parse_losses(model(**data, mode='loss'))[0])
+    with DATASETS.switch_scope_and_registry('mkd_det') as registry:
+        assert registry.get('XMLDataset').__name__ == 'XMLDataset'

@@ -1,0 +1,629 @@
+"""The tools do what they say, and say what is wrong with their input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tool(name: str) -> ModuleType:
+    """A tool as a module: starting a process for each costs seconds."""
+    path = ROOT / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def student() -> dict[str, Any]:
+    """A student that finds something, however little it has learned."""
+    cfg = tiny.gfl()
+    cfg['test_cfg']['score_thr'] = 0.0
+    return cfg
+
+
+def distiller(checkpoint: Path | str | None, **parts: Any) -> dict[str, Any]:
+    """A distiller that learns the head and, through a guide, the neck."""
+    cfg: dict[str, Any] = dict(
+        type='Distiller',
+        student=student(),
+        teachers=dict(
+            t=dict(
+                cfg=tiny.gfl(base_channels=16, neck=24),
+                checkpoint=None if checkpoint is None else str(checkpoint),
+            )
+        ),
+        taps=dict(fpn='neck', head='bbox_head'),
+        adapters=dict(guide=dict(type='GuidanceLayer', student='fpn', teacher='t.fpn')),
+        terms=dict(
+            loss_soft=dict(type='SoftOutputKD', student='head', teacher='t.head'),
+            loss_feature=dict(
+                type='FeatureKD', student='guide.student', teacher='guide.teacher'
+            ),
+        ),
+        probe_size=64,
+    )
+    return {**cfg, **parts}
+
+
+def write_config(
+    path: Path, model: dict[str, Any], data: Path, work_dir: Path, **changes: Any
+) -> str:
+    """Write a whole training as a config file."""
+    cfg = tiny.runner_cfg(deepcopy(model), data, work_dir)
+    cfg.custom_imports = dict(imports=['mkd_det'])
+    # A random teacher is as good as chance, and that is right here.
+    cfg.default_hooks.teacher_check = None
+    cfg.merge_from_dict(changes)
+    cfg.dump(path)
+    return str(path)
+
+
+@pytest.fixture
+def write(coco_root: Path, tmp_path: Path) -> Any:
+    """Write a model as a config; the work dir is `tmp_path/run`."""
+
+    def write(model: dict[str, Any], **changes: Any) -> str:
+        path = tmp_path / 'config.py'
+        return write_config(path, model, coco_root, tmp_path / 'run', **changes)
+
+    return write
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of one epoch, its config, and no teacher."""
+    root = tmp_path_factory.mktemp('trained')
+    data = tiny.write_coco(root / 'coco')
+    teacher = tiny.write_checkpoint(tiny.gfl(16, 24), root / 'teacher.pth')
+    config = write_config(root / 'config.py', distiller(teacher), data, root / 'run')
+    assert tool('train').main([config]) == 0
+    teacher.rename(root / 'teacher_elsewhere.pth')
+    return root
+
+
+def fails(
+    capsys: pytest.CaptureFixture, name: str, argv: list[str], *words: str
+) -> str:
+    """The tool ends with code 2 and a message that holds `words`."""
+    module = tool(name)
+    start = time.perf_counter()
+    assert module.main(argv) == 2
+    assert time.perf_counter() - start < 5
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert 'Traceback' not in message
+    return message
+
+
+# -- train, test, resume, export ----------------------------------------------
+
+
+def test_train_leaves_a_checkpoint_that_fits_the_plain_student(trained: Path) -> None:
+    content = torch.load(trained / 'run/epoch_1.pth', weights_only=False)
+    student = tiny.build(tiny.gfl())
+    student.load_state_dict(content['state_dict'], strict=True)
+
+
+def test_test_evaluates_the_student_without_the_teacher_file(
+    trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'predictions.pkl'
+    argv = [str(trained / 'config.py'), str(trained / 'run/epoch_1.pth')]
+    argv += ['--work-dir', str(tmp_path / 'test'), '--out', str(out)]
+    assert tool('test').main(argv) == 0
+    assert len(pickle.loads(out.read_bytes())) == 8
+    metrics = next((tmp_path / 'test').glob('*/*.json'))
+    assert 'coco/bbox_mAP' in json.loads(metrics.read_text())
+
+
+def test_test_takes_flips_and_plain_configs(trained: Path, tmp_path: Path) -> None:
+    plain = write_config(
+        tmp_path / 'plain.py', student(), trained / 'coco', tmp_path / 'test'
+    )
+    argv = [plain, str(trained / 'run/epoch_1.pth'), '--tta']
+    assert tool('test').main(argv) == 0
+    assert list((tmp_path / 'test').glob('*/*.json'))
+
+
+def test_test_refuses_a_checkpoint_of_another_model(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = tiny.write_checkpoint(tiny.gfl(base_channels=16), tmp_path / 'other.pth')
+    argv = [str(trained / 'config.py'), str(other)]
+    fails(capsys, 'test', argv, 'CheckpointError', 'of another shape', 'backbone.conv1')
+
+
+def test_resume_goes_on_where_the_run_ended(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = trained / 'config.py'
+    options = ['--cfg-options', 'train_cfg.max_epochs=2']
+    options += [f'model.teachers.t.checkpoint={trained / "teacher_elsewhere.pth"}']
+    argv = [str(source), '--work-dir', str(tmp_path / 'run')]
+    argv += ['--resume', str(trained / 'run/epoch_1.pth'), *options]
+    assert tool('train').main(argv) == 0
+    last = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
+    assert (last['meta']['epoch'], last['meta']['iter']) == (2, 8)
+    # And `auto` finds nothing left to do, in the work dir that it looks into.
+    argv = [str(source), '--work-dir', str(tmp_path / 'run'), '--resume', *options]
+    assert tool('train').main(argv) == 0
+
+
+def test_export_writes_a_student_that_stock_mmdet_loads(
+    trained: Path, tmp_path: Path
+) -> None:
+    from mmdet.apis import inference_detector, init_detector
+
+    out = tmp_path / 'out'
+    source = trained / 'run/epoch_1.pth'
+    assert (
+        tool('export_student').main([str(trained / 'config.py'), str(source), str(out)])
+        == 0
+    )
+    text = (out / 'student_config.py').read_text()
+    assert 'mkd_det' not in text and 'Distiller' not in text
+    content = torch.load(out / 'student.pth', weights_only=True)
+    before = torch.load(source, weights_only=False)['state_dict']
+    assert content['state_dict'].keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in content['state_dict'].items())
+    assert 'distill' not in str(content['state_dict']._metadata)
+    assert (out / 'student.pth').stat().st_size < source.stat().st_size
+    model = init_detector(
+        str(out / 'student_config.py'), str(out / 'student.pth'), device='cpu'
+    )
+    assert model.dataset_meta['classes'] == tiny.CLASSES
+    picture = next((trained / 'coco/images').glob('*.png'))
+    assert inference_detector(model, str(picture)).pred_instances is not None
+
+
+def test_export_of_a_wrong_checkpoint_writes_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = tiny.write_checkpoint(tiny.fcos(), tmp_path / 'other.pth')
+    argv = [str(trained / 'config.py'), str(other), str(tmp_path / 'out')]
+    fails(capsys, 'export_student', argv, 'does not fit', 'keys missing')
+    assert not (tmp_path / 'out').exists()
+
+
+# -- bad input ----------------------------------------------------------------
+
+
+def soft(**changes: Any) -> dict[str, Any]:
+    """Terms with soft outputs alone, with `changes` of its config."""
+    term = dict(type='SoftOutputKD', student='head', teacher='t.head')
+    return dict(loss_soft={**term, **changes})
+
+
+def feature(**changes: Any) -> dict[str, Any]:
+    """Terms with features alone, with `changes` of its config."""
+    term = dict(type='FeatureKD', student='guide.student', teacher='guide.teacher')
+    return dict(loss_feature={**term, **changes})
+
+
+GUIDE = "dict(type='GuidanceLayer', student='fpn', teacher='t.fpn')"
+BAD_PLANS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    'tap path': (
+        dict(taps=dict(fpn='nek', head='bbox_head')),
+        ('TapNotFoundError', "'nek'", 'available: neck'),
+    ),
+    'container tap': (
+        dict(taps=dict(fpn='neck.fpn_convs', head='bbox_head')),
+        ('TapSilentError', 'container', "write:     'neck.fpn_convs.*'"),
+    ),
+    'tap name': (
+        dict(terms=soft(student='heat')),
+        ('ConfigError', "'heat'", 'available: head'),
+    ),
+    'adapter name': (
+        dict(terms=feature(student='guid.student')),
+        ('ConfigError', "'guid.student'", 'available: guide.student'),
+    ),
+    'adapter type': (
+        dict(adapters=dict(guide=dict(type='GuidanceLayr', student='fpn'))),
+        ('ConfigError', "'GuidanceLayr'", 'available: GuidanceLayer'),
+    ),
+    'term type': (
+        dict(terms=soft(type='SoftOutputsKD')),
+        ('ConfigError', "'SoftOutputsKD'", 'available: SoftOutputKD'),
+    ),
+    'term key': (
+        dict(terms=soft(weigth=2)),
+        ('ConfigError', "'weigth'", 'available: weight'),
+    ),
+    'channels': (
+        dict(terms=feature(student='fpn', teacher='t.fpn')),
+        ('ShapeMismatchError', '16 channels', '24 channels', f'guide={GUIDE}'),
+    ),
+    'head kind': (
+        dict(terms=soft(classes='softmax')),
+        ('HeadKindError', 'softmax', 'sigmoid'),
+    ),
+}
+
+
+@pytest.mark.parametrize('case', BAD_PLANS)
+def test_a_plan_that_does_not_fit_is_refused_by_name(
+    case: str, write: Any, capsys: pytest.CaptureFixture
+) -> None:
+    parts, words = BAD_PLANS[case]
+    fails(capsys, 'plan', [write(distiller(None, **parts))], *words)
+
+
+def _truncated(path: Path) -> None:
+    tiny.write_checkpoint(tiny.gfl(16, 24), path)
+    path.write_bytes(path.read_bytes()[:20000])
+
+
+def _prefixed(path: Path) -> None:
+    tiny.write_checkpoint(tiny.gfl(16, 24), path)
+    content = torch.load(path)
+    content['state_dict'] = {
+        f'student.{k}': v for k, v in content['state_dict'].items()
+    }
+    torch.save(content, path)
+
+
+class Hostile:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.marker),))
+
+
+def _hostile(path: Path) -> None:
+    torch.save(dict(state_dict=Hostile(path.with_suffix('.marker'))), path)
+
+
+BAD_TEACHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    'missing': (lambda path: None, ('TeacherFileError', 'does not exist')),
+    'truncated': (_truncated, ('TeacherFileError', 'truncated', 'bytes')),
+    'another model': (
+        lambda path: tiny.write_checkpoint(tiny.fcos(16, 24), path),
+        ('TeacherKeysError', 'of another model', 'write:'),
+    ),
+    'another class count': (
+        lambda path: tiny.write_checkpoint(tiny.gfl(16, 24, num_classes=5), path),
+        ('TeacherClassesError', 'number of classes'),
+    ),
+    'a prefix': (_prefixed, ('TeacherKeysError', "prefix='student.'")),
+    'hostile': (_hostile, ('UntrustedCheckpointError', 'trust_checkpoint=True')),
+}
+
+
+@pytest.mark.parametrize('case', BAD_TEACHERS)
+def test_a_teacher_file_that_does_not_fit_stops_training_before_it_starts(
+    case: str, write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make, words = BAD_TEACHERS[case]
+    path = tmp_path / 'bad.pth'
+    make(path)
+    fails(capsys, 'train', [write(distiller(path))], str(path), *words)
+    assert not (tmp_path / 'run').exists()
+    assert not path.with_suffix('.marker').exists()
+
+
+BAD_DATA: dict[str, tuple[Any, tuple[str, ...]]] = {
+    'missing': (
+        lambda root: (root / 'annotations.json').unlink(),
+        ('AnnotationError',),
+    ),
+    'empty': (
+        lambda root: (root / 'annotations.json').write_text(''),
+        ('AnnotationError', 'empty'),
+    ),
+    'image': (
+        lambda root: (root / 'images/003.png').write_bytes(b'no picture'),
+        ('ImageError', '003.png'),
+    ),
+    'flat box': (
+        lambda root: _flatten_a_box(root / 'annotations.json'),
+        ('AnnotationError', 'without width or height', 'bbox_min_size'),
+    ),
+}
+
+
+def _flatten_a_box(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content['annotations'][0]['bbox'][2] = 0
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize('case', BAD_DATA)
+def test_bad_data_stops_training_before_anything_is_written(
+    case: str,
+    write: Any,
+    coco_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    spoil, words = BAD_DATA[case]
+    config = write(distiller(None))
+    spoil(coco_root)
+    fails(capsys, 'train', [config], *words)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_resume_from_what_cannot_be_resumed_is_refused(
+    trained: Path, write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = trained / 'teacher_elsewhere.pth'
+    config = write(distiller(teacher))
+    epoch = trained / 'run/epoch_1.pth'
+    argv = [config, '--resume', str(epoch.with_name('epoch_2.pth'))]
+    fails(capsys, 'train', argv, 'ResumeError', 'does not exist', str(epoch))
+
+    argv = [config, '--resume', str(trained / 'run/student_last.pth')]
+    fails(capsys, 'train', argv, 'ResumeError', 'load_from')
+
+    terms = {'loss_soft': distiller(None)['terms']['loss_soft']}
+    config = write(distiller(teacher, terms=terms))
+    argv = [config, '--resume', str(epoch)]
+    fails(capsys, 'train', argv, 'ResumeError', 'loss_feature')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_arguments_that_the_machine_or_config_cannot_follow_are_refused(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = write(distiller(None))
+    if not torch.cuda.is_available():
+        fails(capsys, 'train', [config, '--amp'], 'ConfigError', 'needs a GPU')
+    fails(capsys, 'train', [config, '--auto-scale-lr'], 'base_batch_size=16')
+    near = str(tmp_path / 'confg.py')
+    fails(capsys, 'train', [near], 'no such config file', f'available: {config}')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_debug_shows_the_traceback(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mkd_det.errors import TapNotFoundError
+
+    config = write(distiller(None, taps=dict(fpn='nek', head='bbox_head')))
+    with pytest.raises(TapNotFoundError):
+        tool('plan').main([config, '--debug'])
+    monkeypatch.setenv('MKD_DEBUG', '1')
+    with pytest.raises(TapNotFoundError):
+        tool('plan').main([config])
+
+
+def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools/train.py'), str(tmp_path / 'gone.py')]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert 'ConfigError: there is no such config file' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- plan, inspect, benchmark -------------------------------------------------
+
+
+def test_plan_needs_no_teacher_file_but_verifies_one(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / 'teacher.pth'
+    config = write(distiller(path))
+    assert tool('plan').main([config]) == 0
+    shown = capsys.readouterr().out
+    assert 'loss_soft' in shown and 'GuidanceLayer' in shown
+    assert 'is not there yet' in shown.replace('\n', ' ')
+
+    tiny.write_checkpoint(tiny.gfl(16, 24), path)
+    assert tool('plan').main([config]) == 0
+    assert '3 classes' in capsys.readouterr().out
+
+    tiny.write_checkpoint(tiny.gfl(16, 16), path)
+    fails(capsys, 'plan', [config], 'TeacherKeysError', 'of another shape')
+    fails(capsys, 'plan', [write(tiny.gfl())], 'no distill config')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_inspect_lists_what_can_be_tapped_and_why_not() -> None:
+    inspect = tool('inspect_model')
+    cfg = tiny.gfl()
+    cfg['backbone']['frozen_stages'] = 1
+    model = tiny.build(cfg)
+    before = deepcopy(model.state_dict())
+    rows = {row.path: row for row in inspect.survey(model, (64, 96))}
+
+    neck = rows['neck']
+    assert (neck.channels, neck.strides) == ((16,) * 5, (8, 16, 32, 64, 128))
+    assert neck.shapes[0] == (16, 8, 12) and not neck.note
+    head_conv = rows['bbox_head.gfl_reg']
+    assert head_conv.calls == 5 and head_conv.channels == (68,) * 5
+    assert rows['bbox_head'].channels == (3,) * 5
+    assert rows['neck.fpn_convs'].note == 'container, tap neck.fpn_convs.*'
+    assert rows['bbox_head.loss_cls'].note == 'never called'
+    assert rows['backbone.layer1'].note.startswith('frozen')
+    assert rows['backbone.layer2'].note == ''
+    assert rows['backbone.layer2.0.bn2'].note.startswith('changed in place')
+    assert model.training and all(
+        torch.equal(v, before[k]) for k, v in model.state_dict().items()
+    )
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize('path', ['neck', 'neck.fpn_convs.2.conv', 'bbox_head.gfl_cls'])
+def test_what_inspect_calls_usable_is_usable_as_a_tap(path: str) -> None:
+    from mkd_det.taps import Tap, capture, run_features
+
+    model = tiny.build(tiny.gfl())
+    row = next(
+        r for r in tool('inspect_model').survey(model, (64, 64)) if r.path == path
+    )
+    with capture(model, {'tap': Tap.parse(path)}, need_grad=True) as seen:
+        run_features(model, torch.randn(1, 3, 64, 64))
+    assert not row.note
+    assert [tuple(t.shape[1:]) for t in seen['tap']] == row.shapes
+
+
+def test_inspect_pairs_by_path_and_else_by_stride() -> None:
+    inspect = tool('inspect_model')
+    student = inspect.survey(tiny.build(tiny.gfl()), (64, 64))
+    teacher = inspect.survey(tiny.build(tiny.retinanet(16, 24)), (64, 64))
+    pairs = {
+        row.path: (other, why) for row, other, why in inspect.pair(student, teacher)
+    }
+    other, why = pairs['neck']
+    assert (other.path, other.channels, why) == ('neck', (24,) * 5, 'path')
+    other, why = pairs['bbox_head.gfl_cls']
+    assert why == 'stride' and other.strides == (8, 16, 32, 64, 128)
+    assert other.path.startswith('bbox_head')
+    assert 'neck.fpn_convs' not in pairs
+
+
+def test_inspect_prints_filters_and_pairs(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = write(distiller(None))
+    argv = [config, '--input-size', '64', '96', '--filter', 'neck*']
+    assert tool('inspect_model').main(argv) == 0
+    shown = capsys.readouterr().out
+    assert 'neck.fpn_convs.0' in shown and 'backbone' not in shown
+    argv = [config, '--input-size', '64', '--depth', '1', '--teacher', 't']
+    assert tool('inspect_model').main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        'neck' in line and '24/8' in line and 'adapter' in line for line in lines
+    )
+    assert any('bbox_head' in line and 'match' in line for line in lines)
+    argv = [config, '--input-size', '64', '--filter', 'nekc']
+    fails(capsys, 'inspect_model', argv, 'TapNotFoundError', 'available: neck')
+
+
+def test_benchmark_measures_the_three_side_by_side(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / 'cost.json'
+    config = write(distiller(tmp_path / 'absent.pth'))
+    argv = [config, '--iters', '3', '--warmup', '1', '--batches', '2']
+    argv += ['--batch-size', '2', '--profile', '3', '--json', str(out)]
+    assert tool('benchmark_step').main(argv) == 0
+    shown = capsys.readouterr().out
+    assert 'K / (S + T)' in shown and 'loss_feature' in shown
+
+    result = json.loads(out.read_text())
+    phases = result['phases']
+    assert [len(phases[name]['samples_s']) for name in 'STK'] == [3, 3, 3]
+    s, t, k = (phases[name]['median_s'] for name in 'STK')
+    assert result['ratio'] == pytest.approx(k / (s + t))
+    assert result['image_sizes'] == [[64, 96]] and result['batch_size'] == 2
+    assert result['teachers'] == dict(run=['t'], random_weights=['t'])
+    assert phases['K']['peak_bytes'] > phases['S']['peak_bytes'] > 0
+    # SGD with momentum keeps a number a weight; nobody else's are counted.
+    student = sum(p.numel() for p in tiny.build(tiny.gfl()).parameters())
+    assert phases['S']['resident_bytes'] == pytest.approx(8 * student, rel=0.05)
+    fails(capsys, 'benchmark_step', [write(tiny.gfl())], 'no distill config')
+
+
+def test_benchmark_compares_equal_students_and_runs_no_teacher_loss(write: Any) -> None:
+    bench = tool('benchmark_step')
+    pair = bench.Bench(Config.fromfile(write(distiller(None))), 'cpu')
+    ours, plain = pair.distiller.state_dict(), pair.student.state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in plain.items())
+    assert pair.classes == 3
+    teacher = pair.distiller.teachers['t'].model
+    teacher.bbox_head.loss = teacher.bbox_head.predict = None
+    for name, phase in pair.phases().items():
+        phase(pair.prepare(name, tiny.batch()))
+
+
+def test_peak_memory_counts_what_is_held_at_once() -> None:
+    bench = tool('benchmark_step')
+
+    def phase(batch: dict) -> None:
+        for _ in range(3):
+            kept = torch.empty(1 << 20, dtype=torch.uint8)
+            del kept
+
+    assert bench.peak_memory(phase, {}, 'cpu') == pytest.approx(1 << 20, rel=0.01)
+
+
+def test_image_size_is_the_last_and_largest_the_pipeline_names() -> None:
+    size = tool('benchmark_step').image_size
+    assert size([dict(type='Resize', scale=(320, 240))]) == (240, 320)
+    choice = dict(type='RandomChoiceResize', scales=[(1333, 640), (1333, 800)])
+    assert size([dict(type='LoadImageFromFile'), choice]) == (800, 1333)
+    crop = dict(type='RandomCrop', crop_size=(384, 600))
+    assert size([choice, crop]) == (384, 600)
+    assert size([]) == (640, 640)
+
+
+# -- launchers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'script, given, expected',
+    [
+        (
+            'dist_train.sh',
+            ['c.py', '2', '--work-dir', 'a b'],
+            ['--nproc_per_node=2', 'train.py', 'c.py', '--launcher', 'pytorch', 'a b'],
+        ),
+        (
+            'dist_test.sh',
+            ['c.py', 'e.pth', '4', '--tta'],
+            ['--nproc_per_node=4', 'test.py', 'c.py', 'e.pth', 'pytorch', '--tta'],
+        ),
+        (
+            'slurm_train.sh',
+            ['gpu', 'job', 'c.py', 'a b', '--amp'],
+            [
+                '-p',
+                'gpu',
+                '--job-name=job',
+                'train.py',
+                'c.py',
+                '--work-dir=a b',
+                '--amp',
+            ],
+        ),
+    ],
+)
+def test_launchers_hand_their_arguments_on(
+    script: str, given: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    for name in ('python', 'srun'):
+        fake = tmp_path / name
+        fake.write_text('#!/bin/sh\nfor part in "$@"; do echo "$part"; done\n')
+        fake.chmod(0o755)
+    done = subprocess.run(
+        ['bash', str(ROOT / 'tools' / script), *given],
+        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [Path(x).name if x.endswith('.py') else x for x in done.stdout.splitlines()]
+    positions = [lines.index(part) for part in expected]
+    assert positions == sorted(positions)

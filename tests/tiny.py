@@ -1,0 +1,422 @@
+"""The smallest real things that tests need: detectors, batches, data, files.
+
+Plain functions, so that spawned processes can import them; `conftest.py` offers
+them as fixtures. Importing this sets nothing up and changes no state.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+CLASSES = ('red', 'green', 'blue')
+COLOURS = ((40, 40, 220), (40, 200, 40), (220, 40, 40))  # BGR, as cv2 writes
+
+
+def gfl(
+    base_channels: int = 8, neck: int = 16, convs: int = 1, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny GFL: ResNet-18, FPN of five levels (strides 8 to 128)."""
+    return dict(
+        type='GFL',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+            pad_size_divisor=32,
+        ),
+        backbone=_resnet18(base_channels),
+        neck=_fpn(base_channels, neck),
+        bbox_head=dict(
+            type='GFLHead',
+            num_classes=num_classes,
+            in_channels=neck,
+            stacked_convs=convs,
+            feat_channels=neck,
+            # GroupNorm's stock 32 groups do not divide a tiny head's channels.
+            norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+            anchor_generator=_square_anchors(),
+            loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
+            loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0.25),
+            reg_max=16,
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        train_cfg=_atss_train_cfg(),
+        test_cfg=_test_cfg(),
+    )
+
+
+def atss(
+    base_channels: int = 8, neck: int = 16, convs: int = 1, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny ATSS: plain boxes beside centerness."""
+    return {
+        **gfl(base_channels, neck, convs, num_classes),
+        'type': 'ATSS',
+        'bbox_head': dict(
+            type='ATSSHead',
+            num_classes=num_classes,
+            in_channels=neck,
+            stacked_convs=convs,
+            feat_channels=neck,
+            norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+            anchor_generator=_square_anchors(),
+            bbox_coder=dict(
+                type='DeltaXYWHBBoxCoder',
+                target_means=[0.0, 0.0, 0.0, 0.0],
+                target_stds=[0.1, 0.1, 0.2, 0.2],
+            ),
+            loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+            loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True),
+        ),
+    }
+
+
+def retinanet(
+    base_channels: int = 8, neck: int = 16, convs: int = 1, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny RetinaNet: nine anchors a place, box deltas."""
+    return {
+        **gfl(base_channels, neck, convs, num_classes),
+        'type': 'RetinaNet',
+        'bbox_head': dict(
+            type='RetinaHead',
+            num_classes=num_classes,
+            in_channels=neck,
+            stacked_convs=convs,
+            feat_channels=neck,
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                octave_base_scale=4,
+                scales_per_octave=3,
+                ratios=[0.5, 1.0, 2.0],
+                strides=[8, 16, 32, 64, 128],
+            ),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+            loss_bbox=dict(type='L1Loss'),
+        ),
+        'train_cfg': dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.4,
+                min_pos_iou=0,
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(type='PseudoSampler'),
+            allowed_border=-1,
+            pos_weight=-1,
+            debug=False,
+        ),
+    }
+
+
+def fcos(
+    base_channels: int = 8, neck: int = 16, convs: int = 1, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny FCOS: no anchors, distances to the four sides."""
+    return {
+        **gfl(base_channels, neck, convs, num_classes),
+        'type': 'FCOS',
+        'bbox_head': dict(
+            type='FCOSHead',
+            num_classes=num_classes,
+            in_channels=neck,
+            stacked_convs=convs,
+            feat_channels=neck,
+            norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+            strides=[8, 16, 32, 64, 128],
+            loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+            loss_bbox=dict(type='IoULoss'),
+            loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True),
+        ),
+        'train_cfg': None,
+    }
+
+
+def _resnet18(base_channels: int) -> dict[str, Any]:
+    return dict(
+        type='ResNet',
+        depth=18,
+        base_channels=base_channels,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=-1,
+        norm_cfg=dict(type='BN', requires_grad=True),
+        norm_eval=False,
+        style='pytorch',
+    )
+
+
+def _fpn(base_channels: int, out_channels: int) -> dict[str, Any]:
+    return dict(
+        type='FPN',
+        in_channels=[base_channels * 2**i for i in range(4)],
+        out_channels=out_channels,
+        start_level=1,
+        add_extra_convs='on_output',
+        num_outs=5,
+    )
+
+
+def _square_anchors() -> dict[str, Any]:
+    return dict(
+        type='AnchorGenerator',
+        ratios=[1.0],
+        octave_base_scale=8,
+        scales_per_octave=1,
+        strides=[8, 16, 32, 64, 128],
+    )
+
+
+def _atss_train_cfg() -> dict[str, Any]:
+    return dict(
+        assigner=dict(type='ATSSAssigner', topk=9),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    )
+
+
+def _test_cfg() -> dict[str, Any]:
+    return dict(
+        nms_pre=100,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.6),
+        max_per_img=20,
+    )
+
+
+def distiller(
+    student: dict[str, Any],
+    teacher: dict[str, Any],
+    checkpoint: Path | str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Config of a Distiller, teacher `t`, with one part of every kind.
+
+    Args:
+        student, teacher: Configs of two detectors with FPN.
+        checkpoint: The teacher's weights; None keeps it random.
+        changes: What to have instead: `terms`, `branches`, ...
+    """
+    parts: dict[str, Any] = dict(
+        taps=dict(stages='backbone', fpn='neck', head='bbox_head'),
+        adapters=dict(
+            guide=dict(type='GuidanceLayer', student='stages', teacher='t.stages')
+        ),
+        branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
+        terms=dict(
+            loss_soft=dict(type='SoftOutputKD', student='head', teacher='t.head'),
+            loss_relation=dict(
+                type='RelationKD', student='guide.student', teacher='guide.teacher'
+            ),
+            loss_attention=dict(
+                type='AttentionKD', student='stages', teacher='t.stages'
+            ),
+        ),
+        probe_size=64,
+    )
+    file = None if checkpoint is None else str(checkpoint)
+    return dict(
+        type='Distiller',
+        student=student,
+        teachers=dict(t=dict(cfg=teacher, checkpoint=file)),
+        **{**parts, **changes},
+    )
+
+
+def build(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
+    """The model of `cfg` with its own initial weights, the same for a seed."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    torch.manual_seed(seed)
+    model = MODELS.build(Config(dict(model=cfg)).copy().model)
+    model.init_weights()
+    return model
+
+
+def batch(
+    images: int = 2,
+    size: tuple[int, int] = (64, 64),
+    num_classes: int = 3,
+    boxes: int = 2,
+    seed: int = 0,
+) -> dict[str, list]:
+    """What a dataloader yields: {'inputs': uint8 (3, H, W), 'data_samples'}."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    rng = np.random.default_rng(seed)
+    inputs, samples = [], []
+    for index in range(images):
+        inputs.append(torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)))
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=index,
+                img_path=f'{index}.png',
+                img_shape=size,
+                ori_shape=size,
+                pad_shape=size,
+                batch_input_shape=size,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=_random_boxes(rng, boxes, size),
+            labels=torch.from_numpy(rng.integers(0, num_classes, boxes)),
+        )
+        # mmdet's heads ask for it even where nothing is ignored.
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+        )
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def _random_boxes(
+    rng: np.random.Generator, count: int, size: tuple[int, int]
+) -> Tensor:
+    """(count, 4) boxes x1, y1, x2, y2 inside (H, W), sides at least 8 pixels."""
+    height, width = size
+    sides = np.stack(
+        [rng.uniform(8, width / 2, count), rng.uniform(8, height / 2, count)], 1
+    )
+    corner = rng.uniform(0, 1, (count, 2)) * (np.array([width, height]) - sides)
+    return torch.from_numpy(np.concatenate([corner, corner + sides], 1)).float()
+
+
+def write_checkpoint(
+    cfg: dict[str, Any],
+    path: Path,
+    seed: int = 1,
+    classes: tuple[str, ...] | None = CLASSES,
+) -> Path:
+    """Save a randomly initialised model of `cfg` as mmengine would."""
+    meta = {'dataset_meta': {'classes': classes}} if classes else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'state_dict': build(cfg, seed).state_dict(), 'meta': meta}, path)
+    return path
+
+
+def write_coco(
+    root: Path, images: int = 8, size: tuple[int, int] = (64, 96), seed: int = 0
+) -> Path:
+    """A COCO data set: filled rectangles, one colour a class, on grey noise.
+
+    Writes `root/images/*.png` and `root/annotations.json`; returns `root`.
+    """
+    rng = np.random.default_rng(seed)
+    (root / 'images').mkdir(parents=True, exist_ok=True)
+    records: list[dict] = []
+    annotations: list[dict] = []
+    for index in range(images):
+        name = f'{index:03d}.png'
+        picture = rng.integers(90, 130, (*size, 3), dtype=np.uint8)
+        for box in _random_boxes(rng, int(rng.integers(1, 4)), size).int().tolist():
+            label = int(rng.integers(len(CLASSES)))
+            x1, y1, x2, y2 = box
+            picture[y1:y2, x1:x2] = COLOURS[label]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index,
+                    category_id=label + 1,
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=(x2 - x1) * (y2 - y1),
+                    iscrowd=0,
+                )
+            )
+        cv2.imwrite(str(root / 'images' / name), picture)
+        records.append(dict(id=index, file_name=name, height=size[0], width=size[1]))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    content = dict(images=records, annotations=annotations, categories=categories)
+    (root / 'annotations.json').write_text(json.dumps(content))
+    return root
+
+
+def runner_cfg(
+    model: dict[str, Any],
+    data: Path,
+    work_dir: Path,
+    epochs: int = 1,
+    batch_size: int = 2,
+    val: bool = True,
+) -> Config:
+    """A whole training on the data of `write_coco`: SGD, no workers, seed 0."""
+    dataset = dict(
+        type='CocoDataset',
+        metainfo=dict(classes=CLASSES),
+        data_root=str(data),
+        ann_file='annotations.json',
+        data_prefix=dict(img='images/'),
+    )
+    load = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(96, 64), keep_ratio=True),
+    ]
+    meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+    def loader(pipeline: list[dict], train: bool) -> dict[str, Any]:
+        return dict(
+            batch_size=batch_size,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=train),
+            dataset=dict(**dataset, test_mode=not train, pipeline=pipeline),
+        )
+
+    cfg = dict(
+        default_scope='mmdet',
+        model=model,
+        train_dataloader=loader([*load, dict(type='PackDetInputs')], train=True),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)
+        ),
+        param_scheduler=[],
+        default_hooks=dict(
+            timer=dict(type='IterTimerHook'),
+            logger=dict(type='LoggerHook', interval=1),
+            param_scheduler=dict(type='ParamSchedulerHook'),
+            checkpoint=dict(type='CheckpointHook', interval=1),
+            sampler_seed=dict(type='DistSamplerSeedHook'),
+        ),
+        visualizer=dict(
+            type='DetLocalVisualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+            name='visualizer',
+        ),
+        log_level='WARNING',
+        randomness=dict(seed=0, deterministic=False),
+        work_dir=str(work_dir),
+    )
+    if val:
+        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
+        evaluator = dict(
+            type='CocoMetric',
+            ann_file=str(data / 'annotations.json'),
+            metric='bbox',
+        )
+        cfg |= dict(
+            val_dataloader=loader([*load, pack], train=False),
+            test_dataloader=loader([*load, pack], train=False),
+            val_cfg=dict(type='ValLoop'),
+            test_cfg=dict(type='TestLoop'),
+            val_evaluator=evaluator,
+            test_evaluator=evaluator,
+        )
+    return Config(cfg)

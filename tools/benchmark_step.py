@@ -1,0 +1,571 @@
+#!/usr/bin/env python
+"""Measures what distillation costs, in one run.
+
+    python tools/benchmark_step.py CONFIG --iters 30 --json out.json
+
+Three things take turns, in an order that rotates, on the same batches:
+
+    S  training step of the plain student: preprocessing, forward, loss,
+       backward, optimizer (built from the config's student alone)
+    T  forward of the needed part of the teachers, on preprocessed images
+    K  training step of the distiller
+
+K / (S + T) tells the overhead: 1.0 would be adapters and terms for nothing.
+
+Peak memory is what a step needs above what stays between steps. On a GPU it
+is CUDA's allocator that knows. On a CPU it is torch's own record of every
+allocation and release during one more step, summed up over time: exact for
+tensors, and free of what the other two have left behind in the process, as
+the peak of the resident set would not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from mkd_det.cli import (
+    build_model,
+    check_amp,
+    config_parser,
+    console,
+    load_config,
+    main_guard,
+    quiet_libraries,
+)
+from mkd_det.distiller import Distiller
+from mkd_det.errors import ConfigError
+from mkd_det.runtime import is_distill
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+Batch = dict[str, Any]
+Phase = Callable[[Batch], Any]
+NAMES = {
+    'S': 'plain student, training step',
+    'T': 'teachers, needed forward',
+    'K': 'distiller, training step',
+}
+
+
+# -- data ---------------------------------------------------------------------
+
+
+def image_size(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(H, W) of the images that a pipeline yields: the last size it names, and
+    of several (multi-scale training) the largest."""
+    found = (640, 640)
+    for step in pipeline:
+        for key in ('scale', 'scales', 'img_scale', 'crop_size', 'size'):
+            sizes = _sizes(step.get(key))
+            if sizes:
+                width, height = max(sizes, key=lambda wh: wh[0] * wh[1])
+                # mmcv writes scales as (W, H), crops as (H, W).
+                found = (width, height) if key == 'crop_size' else (height, width)
+    return found
+
+
+def _sizes(value: Any) -> list[tuple[int, int]]:
+    if not isinstance(value, (tuple, list)) or not value:
+        return []
+    if all(isinstance(v, int) for v in value) and len(value) == 2:
+        return [(value[0], value[1])]
+    return [size for part in value for size in _sizes(part)]
+
+
+def random_batch(
+    size: tuple[int, int], images: int, boxes: int, classes: int, seed: int = 0
+) -> Batch:
+    """A batch as a dataloader yields it: noise, with boxes of all sizes.
+
+    Args:
+        size: (H, W) of the images, in pixels.
+        images: Number of images.
+        boxes: Boxes on each.
+        classes: Labels are below this.
+        seed: Seed of the noise.
+    """
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    draw = torch.Generator().manual_seed(seed)
+    whole = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
+    inputs, samples = [], []
+    for index in range(images):
+        inputs.append(torch.randint(256, (3, *size), generator=draw, dtype=torch.uint8))
+        # Sides between 1/16 and 1/2 of the image's.
+        sides = torch.rand(boxes, 2, generator=draw) * (7 / 16) + 1 / 16
+        corner = torch.rand(boxes, 2, generator=draw) * (1 - sides)
+        labels = torch.randint(classes, (boxes,), generator=draw)
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=index,
+                img_path='',
+                img_shape=size,
+                ori_shape=size,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + sides], 1) * whole, labels=labels
+        )
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+        )
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def batches_of(cfg: Config, args: argparse.Namespace, classes: int) -> list[Batch]:
+    """Some batches: of the config's own training data, or random ones."""
+    if args.batch_size:
+        cfg.train_dataloader.batch_size = args.batch_size
+    if args.data:
+        from mmengine.runner import Runner
+
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        return list(islice(loader, args.batches))
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset and 'pipeline' not in dataset:
+        dataset = dataset.dataset
+    size = tuple(args.image_size or image_size(dataset.get('pipeline', ())))
+    images = cfg.train_dataloader.batch_size
+    return [
+        random_batch((size[0], size[-1]), images, args.boxes, classes, seed)
+        for seed in range(args.batches)
+    ]
+
+
+# -- models -------------------------------------------------------------------
+
+
+class Bench:
+    """The plain student and the distiller, from equal weights, side by side.
+
+    Args:
+        cfg: A distill config.
+        device: Where to run.
+    """
+
+    def __init__(self, cfg: Config, device: str) -> None:
+        from mmengine.optim import build_optim_wrapper
+
+        cfg = deepcopy(cfg)
+        cfg.model = _without_downloads(cfg.model)
+        self.random = _use_random_teachers(cfg)
+        torch.manual_seed(0)
+        self.student: Any = build_model(cfg, _plain_student(cfg))
+        self.student.init_weights()
+        self.distiller: Any = build_model(cfg)
+        self.distiller.init_weights()
+        self.distiller.load_state_dict(self.student.state_dict())
+        self.device = device
+        for model in (self.student, self.distiller):
+            model.to(device).train()
+        self.optim_s = build_optim_wrapper(self.student, deepcopy(cfg.optim_wrapper))
+        self.optim_k = build_optim_wrapper(self.distiller, deepcopy(cfg.optim_wrapper))
+        self.sources = self._sources()
+
+    def _sources(self) -> list[str]:
+        plan = self.distiller.plan
+        read = {plan.teacher_of(link) for link in plan.terms.values()}
+        # Outside of a run it is iteration 0, for the sampler too.
+        return sorted(read & self.distiller.sampler.pick(0))
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the student (an RPN says 1)."""
+        found = [getattr(m, 'num_classes', 0) for m in self.student.modules()]
+        return max([n for n in found if isinstance(n, int)] + [1])
+
+    def phases(self) -> dict[str, Phase]:
+        """What is measured, by name. Each takes a batch of its own."""
+        return {
+            'S': lambda batch: self.student.train_step(batch, self.optim_s),
+            'T': self._teachers,
+            'K': lambda batch: self.distiller.train_step(batch, self.optim_k),
+        }
+
+    def prepare(self, name: str, batch: Batch) -> Batch:
+        """A copy of the batch; for the teachers, as they want it."""
+        batch = deepcopy(batch)
+        if name != 'T':
+            return batch
+        batch = self.student.data_preprocessor(batch, True)
+        renormalizers = self.distiller.renormalizers
+        inputs, samples = batch['inputs'], batch['data_samples']
+        return {n: renormalizers[n](inputs, samples) for n in self.sources}
+
+    def _teachers(self, batch: Batch) -> None:
+        taps = self.distiller.plan.taps
+        for name, inputs in batch.items():
+            self.distiller.teachers.run(name, inputs, taps[name])
+
+    def resident(self, name: str) -> int:
+        """Bytes that stay between steps: weights, buffers, optimizer state."""
+        teachers = [t.model for t in self.distiller.teachers.values()]
+        if name == 'T':
+            return sum(_bytes(m.state_dict()) for m in teachers)
+        model, optim = {
+            'S': (self.student, self.optim_s),
+            'K': (self.distiller, self.optim_k),
+        }[name]
+        states = getattr(optim, 'optimizer', optim).state_dict()
+        own = _bytes(list(model.parameters()) + list(model.buffers()))
+        return own + _bytes(states) + (self.resident('T') if name == 'K' else 0)
+
+
+def _plain_student(cfg: Config) -> dict:
+    student = cfg.model.student
+    if cfg.model.get('data_preprocessor'):
+        student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
+    return student
+
+
+def _without_downloads(cfg: Any) -> Any:
+    """Weights do not change the time: start without pre-trained ones."""
+    if isinstance(cfg, dict):
+        for key, value in cfg.items():
+            kind = value.get('type') if isinstance(value, dict) else None
+            cfg[key] = None if kind == 'Pretrained' else _without_downloads(value)
+    elif isinstance(cfg, (list, tuple)):
+        return type(cfg)(_without_downloads(value) for value in cfg)
+    return cfg
+
+
+def _use_random_teachers(cfg: Config) -> list[str]:
+    """Teachers whose file is not there keep random weights; their names."""
+    absent = []
+    for name, teacher in (cfg.model.get('teachers') or {}).items():
+        path = teacher.get('checkpoint')
+        if path is not None and not Path(path).is_file():
+            teacher.checkpoint = None
+        if teacher.get('checkpoint', '') is None:
+            absent.append(name)
+    return absent
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return _bytes(list(value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+# -- measuring ----------------------------------------------------------------
+
+
+def measure(
+    bench: Bench, batches: Sequence[Batch], iters: int, warmup: int
+) -> dict[str, list[float]]:
+    """Seconds of each phase in each round.
+
+    Args:
+        bench: What to run.
+        batches: They take turns; a round has one for all phases.
+        iters: Rounds that count.
+        warmup: Rounds before them, that do not.
+    """
+    phases = bench.phases()
+    seconds: dict[str, list[float]] = {name: [] for name in phases}
+    supply = cycle(batches)
+    for turn in tqdm(range(-warmup, iters), desc='rounds of S, T, K', disable=None):
+        batch = next(supply)
+        names = list(phases)
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            own = bench.prepare(name, batch)
+            _wait(bench.device)
+            start = time.perf_counter()
+            phases[name](own)
+            _wait(bench.device)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+
+
+def peak_memory(phase: Phase, batch: Batch, device: str) -> int:
+    """Most bytes that one step held at once, beyond what it found."""
+    if device.startswith('cuda'):
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        phase(batch)
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        phase(batch)
+    events = [
+        e for e in record.profiler.kineto_results.events() if e.name() == '[memory]'
+    ]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def summary(
+    bench: Bench, seconds: Mapping[str, list[float]], peaks: Mapping[str, int]
+) -> dict[str, Any]:
+    """Medians, quartiles, memory, and the ratio K / (S + T)."""
+    phases = {}
+    for name, samples in seconds.items():
+        low, middle, high = _quartiles(samples)
+        phases[name] = dict(
+            what=NAMES[name],
+            median_s=middle,
+            q1_s=low,
+            q3_s=high,
+            peak_bytes=peaks[name],
+            resident_bytes=bench.resident(name),
+            samples_s=samples,
+        )
+    by_round = [
+        k / (s + t) for s, t, k in zip(*(seconds[n] for n in 'STK'), strict=True)
+    ]
+    s, t, k = (median(seconds[n]) for n in 'STK')
+    low, _, high = _quartiles(by_round)
+    return dict(
+        ratio=k / (s + t),
+        ratio_by_round=dict(q1=low, median=median(by_round), q3=high),
+        phases=phases,
+    )
+
+
+def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    if len(samples) == 1:
+        return (samples[0],) * 3
+    low, middle, high = quantiles(samples, n=4, method='inclusive')
+    return low, middle, high
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the table."""
+    out = Table(title=result['title'], title_justify='left')
+    for name in ('', 'what', 'median ms', 'quartiles', 'stays MB', 'step adds MB'):
+        out.add_column(name, justify='left' if name in ('', 'what') else 'right')
+    for name, phase in result['phases'].items():
+        out.add_row(
+            name,
+            phase['what'],
+            f'{phase["median_s"] * 1e3:.1f}',
+            f'{phase["q1_s"] * 1e3:.1f} .. {phase["q3_s"] * 1e3:.1f}',
+            f'{phase["resident_bytes"] / 2**20:.1f}',
+            f'{phase["peak_bytes"] / 2**20:.1f}',
+        )
+    rounds = result['ratio_by_round']
+    console().print(out)
+    console().print(
+        f'K / (S + T) = {result["ratio"]:.3f}   (by round: median'
+        f' {rounds["median"]:.3f}, quartiles {rounds["q1"]:.3f} .. {rounds["q3"]:.3f})'
+    )
+
+
+# -- where the time goes ------------------------------------------------------
+
+
+@contextmanager
+def forward_times(distiller: Distiller) -> Iterator[dict[str, float]]:
+    """Seconds that each adapter and term spends in its forward, summed up."""
+    spent: dict[str, float] = defaultdict(float)
+    started: dict[str, float] = {}
+    handles = []
+    for modules in (distiller.adapters, distiller.losses):
+        for name, module in modules.items():
+
+            def before(*_: Any, name: str = name) -> None:
+                started[name] = time.perf_counter()
+
+            def after(*_: Any, name: str = name) -> None:
+                spent[name] += time.perf_counter() - started[name]
+
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(after))
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def print_profile(
+    bench: Bench, batches: Sequence[Batch], rows: int, steps: int = 3
+) -> None:
+    """Print the forward of each part, and which operators K adds to S and T."""
+    supply = list(islice(cycle(batches), steps))
+    with forward_times(bench.distiller) as spent:
+        for batch in supply:
+            bench.phases()['K'](bench.prepare('K', batch))
+    parts = Table(title='Forward of adapters and terms in K', title_justify='left')
+    parts.add_column('part')
+    parts.add_column('ms a step', justify='right')
+    for name, total in sorted(spent.items(), key=lambda item: -item[1]):
+        parts.add_row(name, f'{total / steps * 1e3:.2f}')
+    console().print(parts)
+
+    times = {name: _operator_times(bench, name, supply) for name in NAMES}
+    added = {
+        name: value - times['S'].get(name, 0) - times['T'].get(name, 0)
+        for name, value in times['K'].items()
+    }
+    table = Table(title='Operators, own ms a step', title_justify='left')
+    table.add_column('operator')
+    for name in ('S', 'T', 'K', 'K - (S + T)'):
+        table.add_column(name, justify='right')
+    for name in sorted(added, key=lambda key: -added[key])[:rows]:
+        row = [times[phase].get(name, 0) for phase in 'STK'] + [added[name]]
+        table.add_row(name, *(f'{ms:.2f}' for ms in row))
+    row = [sum(times[phase].values()) for phase in 'STK'] + [sum(added.values())]
+    table.add_row('all', *(f'{ms:.2f}' for ms in row), style='bold')
+    console().print(table)
+
+
+def _operator_times(
+    bench: Bench, name: str, batches: Sequence[Batch]
+) -> dict[str, float]:
+    """Milliseconds a step that each operator takes itself, by its name."""
+    supply = [bench.prepare(name, batch) for batch in batches]
+    phase = bench.phases()[name]
+    with profile() as record:
+        for batch in supply:
+            phase(batch)
+    cuda = bench.device.startswith('cuda')
+    return {
+        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total)
+        / (1e3 * len(supply))
+        for event in record.key_averages()
+        if event.key != '[memory]'
+    }
+
+
+# -- the tool -----------------------------------------------------------------
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The config, and how to measure."""
+    parser = config_parser(__doc__)
+    parser.add_argument('--iters', type=int, default=20, help='rounds that count')
+    parser.add_argument('--warmup', type=int, default=3, help='rounds before them')
+    parser.add_argument('--batch-size', type=int, help="default: the config's")
+    parser.add_argument(
+        '--image-size', type=int, nargs='+', help="H W; default: the config's"
+    )
+    parser.add_argument('--boxes', type=int, default=12, help='boxes on a random image')
+    parser.add_argument('--batches', type=int, default=4, help='that take turns')
+    parser.add_argument(
+        '--data', action='store_true', help="the config's training data, not random"
+    )
+    parser.add_argument('--device', help='default: cuda if there is one')
+    parser.add_argument('--threads', type=int, help="CPU threads; default: torch's")
+    parser.add_argument('--json', type=Path, help='write everything there too')
+    parser.add_argument(
+        '--profile',
+        type=int,
+        metavar='N',
+        help='print what K spends beyond S and T: its N costliest operators',
+    )
+    args = parser.parse_args(argv)
+    for name in ('iters', 'batches'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} must be at least 1')
+    return args
+
+
+def _machine(device: str) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        models = [
+            x for x in info.read_text().splitlines() if x.startswith('model name')
+        ]
+        name = models[0].partition(':')[2].strip() if models else name
+    gpu = torch.cuda.get_device_name() if device.startswith('cuda') else None
+    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
+    return dict(
+        cpu=name,
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=gpu,
+        torch=torch.__version__,
+        load_average=load,
+    )
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, measure, print."""
+    from mmengine.device import get_device
+
+    args = parse_args(argv)
+    quiet_libraries()
+    # torch's profiler tells about itself on stderr.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '5')
+    cfg = load_config(args.config, args.cfg_options)
+    if not is_distill(cfg):
+        raise ConfigError(
+            'this is no distill config: there is nothing to compare',
+            expected="model=dict(type='Distiller', ...)",
+            actual=f'model=dict(type={cfg.model.get("type")!r}, ...)',
+        )
+    check_amp(cfg)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = args.device or get_device()
+    machine = _machine(device)
+    bench = Bench(cfg, device)
+    batches = batches_of(cfg, args, bench.classes)
+    seconds = measure(bench, batches, args.iters, args.warmup)
+    peaks = {
+        name: peak_memory(phase, bench.prepare(name, batches[0]), device)
+        for name, phase in bench.phases().items()
+    }
+    shapes = sorted({tuple(image.shape[-2:]) for b in batches for image in b['inputs']})
+    result = dict(
+        title=f'{args.config}: {len(batches[0]["inputs"])} images of '
+        + ', '.join(f'{h}x{w}' for h, w in shapes)
+        + f' on {device}, {args.iters} rounds',
+        config=args.config,
+        cfg_options=args.cfg_options,
+        data='config' if args.data else f'random, {args.boxes} boxes an image',
+        batch_size=len(batches[0]['inputs']),
+        image_sizes=shapes,
+        warmup=args.warmup,
+        iters=args.iters,
+        machine=machine,
+        teachers=dict(run=bench.sources, random_weights=bench.random),
+        **summary(bench, seconds, peaks),
+    )
+    show(result)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + '\n')
+    if args.profile:
+        print_profile(bench, batches, args.profile)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,294 @@
+#!/usr/bin/env python
+"""Watch a small detector learn from a big one, with nothing to download.
+
+    python tools/demo.py
+
+Makes a data set of handwritten digits in photographs, then trains three
+detectors on it: a big one (the teacher), a small one alone (the student), and
+the same small one taught by the big one (M-KD). Ends with a table, learning
+curves and detections, on a page: work_dirs/demo/index.html. Under 12 minutes
+on two cores. Interrupted and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from rich.table import Table
+
+from mkd_det.cli import console, main_guard
+from mkd_det.data.digits import Recipe, make_digits
+from mkd_det.demo import report
+from mkd_det.demo.files import write_json
+from mkd_det.demo.history import read_history
+from mkd_det.demo.progress import Display, display
+from mkd_det.demo.stages import ROOT, Result, Stage, StageError, run_stage
+
+CONFIGS = {
+    'teacher': 'configs/demo/gfl_r18-w48_digits.py',
+    'student': 'configs/demo/gfl_r18-w8_digits.py',
+    'mkd': 'configs/demo/gfl_mkd_r18-w48_r18-w8_digits.py',
+}
+TITLES = {
+    'teacher': 'teacher',
+    'student': 'student alone',
+    'mkd': 'student with M-KD',
+}
+# Of an image; the configs say the same.
+SIDE = 160
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done.
+
+    Args:
+        train: Images to train on.
+        val: Images to validate on.
+        epochs: None for those of the configs.
+    """
+
+    train: int = 480
+    val: int = 120
+    epochs: int | None = None
+
+
+QUICK = Size(train=24, val=8, epochs=3)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The few options there are."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='folder for everything (default: work_dirs/demo, work_dirs/demo-quick)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='default: 0')
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='a few images and epochs: shows that everything runs, learns nothing',
+    )
+    parser.add_argument(
+        '--debug', action='store_true', help='show the traceback of typed errors'
+    )
+    args = parser.parse_args(argv)
+    if args.work_dir is None:
+        args.work_dir = Path('work_dirs', 'demo-quick' if args.quick else 'demo')
+    return args
+
+
+def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
+    """The three trainings, in their order."""
+    # The teacher's config says how long all three train: same schedule.
+    cfg = Config.fromfile(ROOT / CONFIGS['teacher'])
+    epochs = size.epochs or cfg.train_cfg.max_epochs
+    total = epochs * math.ceil(size.train / cfg.train_dataloader.batch_size)
+    stages: dict[str, Stage] = {}
+    for name, config in CONFIGS.items():
+        options: dict[str, Any] = {'randomness.seed': seed}
+        if size.epochs:
+            options.update(_shortened(size.epochs, name))
+        after = [json.dumps(asdict(Recipe(size.train, size.val, SIDE, seed)))]
+        if name == 'mkd':
+            teacher = stages['teacher']
+            options['model.teachers.t.checkpoint'] = teacher.checkpoint
+            after.append(teacher.fingerprint)
+        stages[name] = Stage(
+            name=name,
+            title=TITLES[name],
+            config=config,
+            folder=work_dir / name,
+            epochs=epochs,
+            total=total,
+            options={key: str(value) for key, value in options.items()},
+            after=tuple(after),
+        )
+    return list(stages.values())
+
+
+def _shortened(epochs: int, name: str) -> dict[str, Any]:
+    """Options for a run that is too short to learn anything."""
+    student = 'model.student' if name == 'mkd' else 'model'
+    options: dict[str, Any] = {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': 1,
+        'param_scheduler.0.end': 2,
+        'param_scheduler.1.T_max': epochs,
+        'param_scheduler.1.end': epochs,
+        'default_hooks.logger.interval': 1,
+        # So that there is something to evaluate.
+        f'{student}.test_cfg.score_thr': 0.001,
+    }
+    if name == 'mkd':
+        # It would say, rightly, that this teacher knows nothing.
+        options['default_hooks.teacher_check'] = None
+    return options
+
+
+@contextmanager
+def alone(work_dir: Path) -> Iterator[None]:
+    """Keep a second demo out of the folder.
+
+    Raises:
+        StageError: There is one already.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with open(work_dir / '.lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StageError(
+                f'another demo is running in {work_dir}',
+                hint='--work-dir with another folder, or wait',
+            ) from None
+        yield
+
+
+def make_data(root: Path, size: Size, seed: int, show: Display) -> None:
+    """The stage that makes the digits."""
+    total = size.train + size.val
+    show.start('digits', total, 'images')
+    make_digits(
+        root,
+        size.train,
+        size.val,
+        SIDE,
+        seed,
+        progress=lambda done, _: show.update(done),
+    )
+    show.finish(f'{total} images in {root}')
+
+
+def make_report(
+    work_dir: Path, stages: Sequence[Stage], results: Sequence[Result], show: Display
+) -> list[report.Row]:
+    """The stage that shows what came out: table, figures, page."""
+    show.start('report', 4, 'parts')
+    models = _load_models(stages)
+    show.update(1)
+    report.draw_curves(
+        {stage.name: read_history(stage.folder) for stage in stages},
+        TITLES,
+        work_dir / 'curves.png',
+    )
+    show.update(2)
+    report.draw_detections(
+        models, TITLES, work_dir / 'digits', work_dir / 'detections.png'
+    )
+    show.update(3)
+    rows = [
+        report.Row(TITLES[result.name], _parameters(models[result.name]), result)
+        for result in results
+    ]
+    report.write_page(
+        work_dir / 'index.html',
+        rows,
+        summary(rows),
+        {
+            'detections.png': 'Detections on the first validation images, with a '
+            f'score of at least {report.SCORE}.',
+            'curves.png': 'Learning curves. The terms of M-KD are not part of the '
+            'loss shown.',
+        },
+        [row.result.command for row in rows],
+    )
+    show.finish(str(work_dir / 'index.html'))
+    return rows
+
+
+def _load_models(stages: Sequence[Stage]) -> dict[str, Any]:
+    """The three detectors, by stock mmdet. What M-KD has trained is a plain
+    student: the plain student's config loads it."""
+    from mmdet.apis import init_detector
+    from mmengine.device import get_device
+
+    models = {}
+    for stage in stages:
+        config = CONFIGS['student' if stage.name == 'mkd' else stage.name]
+        models[stage.name] = init_detector(
+            str(ROOT / config), str(stage.checkpoint), device=get_device()
+        )
+    return models
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def summary(rows: Sequence[report.Row]) -> str:
+    """What the table says, in a sentence."""
+    maps = {row.result.name: row.result.box_map for row in rows}
+    gain = 100 * (maps['mkd'] - maps['student'])
+    gap = 100 * (maps['teacher'] - maps['student'])
+    more = 'more' if gain >= 0 else 'less'
+    return (
+        f'Taught by the teacher, the student reaches {maps["mkd"]:.3f} box mAP: '
+        f'{abs(gain):.1f} points {more} than alone. The teacher is {gap:.1f} points '
+        'above the student alone.'
+    )
+
+
+def write_results(
+    path: Path, rows: Sequence[report.Row], size: Size, seed: int
+) -> None:
+    """All numbers, one entry a run."""
+    runs = [{**asdict(row.result), 'seed': seed, 'params': row.params} for row in rows]
+    write_json(path, {'data': asdict(size), 'runs': runs})
+
+
+def show_table(rows: Sequence[report.Row]) -> None:
+    """The table, on the terminal."""
+    table = Table(*report.HEADER)
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for row in rows:
+        table.add_row(*row.cells())
+    console().print(table)
+
+
+def run_all(args: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """All stages, then the table."""
+    size = QUICK if args.quick else Size()
+    work_dir = args.work_dir
+    stages = plan_stages(work_dir, size, args.seed)
+    with display(len(stages) + 2) as show:
+        show.say(__doc__.split('\n\n')[2])
+        make_data(work_dir / 'digits', size, args.seed, show)
+        results = [run_stage(stage, environment, show) for stage in stages]
+        rows = make_report(work_dir, stages, results, show)
+        write_results(work_dir / 'results.json', rows, size, args.seed)
+    show_table(rows)
+    print(summary(rows))
+    print(f'All of it on one page: {(work_dir / "index.html").resolve()}')
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the demo; Ctrl-C leaves it ready to go on."""
+    args = parse_args(argv)
+    environment = {'DIGITS_ROOT': str(args.work_dir / 'digits')}
+    os.environ.update(environment)
+    try:
+        with alone(args.work_dir):
+            run_all(args, environment)
+    except KeyboardInterrupt:
+        print('\nStopped. The same command goes on from here.')
+        raise SystemExit(130) from None
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,117 @@
+#!/usr/bin/env python
+"""Writes the plain student of a distill run, for stock mmdet to load.
+
+    python tools/export_student.py CONFIG CHECKPOINT OUT
+
+OUT is a folder (for student.pth and student_config.py), or the .pth file to
+write (student_config.py comes beside it). Optimizer and distillation state are
+left out. What was written is read once more and loaded strictly into the model
+that the written config describes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from rich.table import Table
+
+from mkd_det.checkpoint import read_checkpoint
+from mkd_det.cli import (
+    config_parser,
+    console,
+    load_config,
+    load_strict,
+    main_guard,
+    quiet_libraries,
+)
+from mkd_det.hooks.atomic import write_atomically
+from mkd_det.runtime import student_config
+
+META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
+
+
+def export(cfg: Config, checkpoint: str, weights: Path, config: Path) -> None:
+    """Write the plain student's weights and config, and check them.
+
+    Args:
+        cfg: The distill config (or any other: its model is taken as it is).
+        checkpoint: A checkpoint that was trained with it.
+        weights: The .pth file to write.
+        config: The .py file to write.
+
+    Raises:
+        MkdError: The checkpoint does not fit the student completely (nothing is
+            written then), or a file could not be written.
+    """
+    plain = student_config(cfg)
+    model = MODELS.build(plain.model)
+    content = load_strict(model, checkpoint, 'the student of the config')
+    meta = content.get('meta') or {}
+    kept: dict[str, Any] = {key: meta[key] for key in META if key in meta}
+    # init_detector reads the classes from `dataset_meta`.
+    kept['cfg'] = plain.pretty_text
+    buffer = io.BytesIO()
+    torch.save(dict(meta=kept, state_dict=model.state_dict()), buffer)
+    write_atomically(config, plain.pretty_text.encode())
+    write_atomically(weights, buffer.getbuffer())
+    verify(config, weights)
+
+
+def verify(config: Path, weights: Path) -> None:
+    """Load the written weights strictly with the written config alone.
+
+    Raises:
+        MkdError: They do not fit together.
+    """
+    model = MODELS.build(Config.fromfile(config).model)
+    content = read_checkpoint(str(weights))
+    model.load_state_dict(content['state_dict'], strict=True)
+
+
+def table(checkpoint: str, weights: Path, config: Path) -> Table:
+    """What was written, and what it weighs."""
+    state = read_checkpoint(str(weights))['state_dict']
+    out = Table(title='Plain student', title_justify='left')
+    for name in ('file', 'holds', 'MB'):
+        out.add_column(
+            name, overflow='fold', justify='right' if name == 'MB' else 'left'
+        )
+    size = sum(value.numel() for value in state.values())
+    rows = (
+        (checkpoint, 'what was trained', ''),
+        (str(weights), f'{len(state)} tensors, {size / 1e6:.2f} M numbers', 'green'),
+        (str(config), 'config of the plain student', 'green'),
+    )
+    for path, holds, style in rows:
+        megabytes = Path(path).stat().st_size / 1e6 if Path(path).is_file() else 0
+        out.add_row(path, holds, f'{megabytes:.2f}', style=style)
+    return out
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export, check, print."""
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint', help='of a run with CONFIG')
+    parser.add_argument('out', type=Path, help='folder, or .pth file')
+    args = parser.parse_args(argv)
+    quiet_libraries()
+    to_file = args.out.suffix == '.pth'
+    weights = args.out if to_file else args.out / 'student.pth'
+    config = weights.with_name('student_config.py')
+
+    cfg = load_config(args.config, args.cfg_options)
+    export(cfg, args.checkpoint, weights, config)
+    console().print(table(args.checkpoint, weights, config))
+    print('Loads strictly into stock mmdet:')
+    print(f"    mmdet.apis.init_detector('{config}', '{weights}')")
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

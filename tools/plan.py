@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Prints the checked plan of a distill config and stops.
+
+    python tools/plan.py configs/bccd/mkd_gfl_r18-w64_r18-w16_bccd.py
+
+No data is read and nothing is trained. The teachers' files need not be there
+yet; those that are there are verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from mkd_det.cli import (
+    build_model,
+    config_parser,
+    console,
+    load_config,
+    main_guard,
+    quiet_libraries,
+)
+from mkd_det.distiller import Distiller
+from mkd_det.errors import ConfigError
+from mkd_det.runtime import is_distill
+from mkd_det.teachers import Teacher
+
+
+def parameters(model: nn.Module) -> str:
+    """Number of parameters, for people."""
+    return f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M'
+
+
+def verify(teacher: Teacher) -> str:
+    """Load the teacher's file if it is there, and say what came of it.
+
+    Raises:
+        TeacherError: The file is there and does not fit.
+    """
+    path = teacher.checkpoint
+    if path is None:
+        return '[yellow]no checkpoint: random weights[/]'
+    if '://' in path:
+        return f'{path}: is fetched and verified when training starts'
+    if not Path(path).is_file():
+        return f'[yellow]{path} is not there yet[/]'
+    teacher.load()
+    classes = f', {len(teacher.classes)} classes' if teacher.classes else ''
+    return f'[green]{path} fits completely{classes}[/]'
+
+
+def models_table(distiller: Distiller) -> Table:
+    """The student and the teachers."""
+    out = Table(title='Models', title_justify='left')
+    for name in ('name', 'type', 'parameters', 'images', 'checkpoint'):
+        out.add_column(name, overflow='fold')
+    student = distiller.student
+    out.add_row('student', type(student).__name__, parameters(student), '', '')
+    for name, teacher in distiller.teachers.items():
+        out.add_row(
+            name,
+            type(teacher.model).__name__,
+            parameters(teacher.model),
+            str(distiller.renormalizers[name]),
+            verify(teacher),
+        )
+    return out
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, print, stop."""
+    args = config_parser(__doc__).parse_args(argv)
+    quiet_libraries()
+    cfg = load_config(args.config, args.cfg_options)
+    if not is_distill(cfg):
+        raise ConfigError(
+            'this is no distill config',
+            expected="model=dict(type='Distiller', ...)",
+            actual=f'model=dict(type={cfg.model.get("type")!r}, ...)',
+        )
+    distiller: Any = build_model(cfg)
+    out = console()
+    out.print(distiller.plan.table(out.width), end='')
+    out.print(models_table(distiller))
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
