@@ -28,8 +28,15 @@ def _statistic(owner: Any, name: str) -> Any:
 def _plain_types() -> list[Any]:
     """Tensors aside, what mmengine's checkpoints hold: logged numbers."""
     core = np._core if hasattr(np, '_core') else np.core
-    types: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, 'builtins.getattr')]
-    types += [type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'bool')]
+    types: list[Any] = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        (_statistic, 'builtins.getattr'),
+    ]
+    types += [
+        type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'bool')
+    ]
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         # numpy 2 renamed numpy.core; files of both kinds are about.
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
@@ -76,11 +83,15 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
 def _refused(path: str, error: UnpicklingError) -> UntrustedCheckpointError:
     text = str(error)
     what = next(
-        (line.strip() for line in text.splitlines() if 'GLOBAL' in line or 'getattr' in line),
+        (
+            line.strip()
+            for line in text.splitlines()
+            if 'GLOBAL' in line or 'getattr' in line
+        ),
         text.splitlines()[-1][:200],
     )
     return UntrustedCheckpointError(
-        f'checkpoint {path} holds pickled objects that could run code; it was not loaded',
+        f'checkpoint {path} holds objects that could run code; it was not loaded',
         expected='tensors, numbers, strings and containers of them',
         actual=what,
         hint='trust_checkpoint=True beside `checkpoint`, if you trust its source',

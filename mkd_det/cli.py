@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,24 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def join_processes(cfg: Config) -> None:
+    """Let several processes of one launcher find each other without a GPU.
+
+    mmengine's own way there selects a GPU first. Where there is one, this does
+    nothing and mmengine does it all.
+    """
+    from mmengine.device import get_device
+    from torch import distributed
+
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    # As mmengine would wrap it, but for the GPU that it would name.
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    cfg.setdefault('model_wrapper_cfg', dict(**wrapper, device_ids=None))
+
+
 def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config file, or a packaged one (`mmdet::...`), with overrides.
 
@@ -171,7 +190,7 @@ def check_amp(cfg: Config) -> None:
         )
 
 
-def build_model(cfg: Config, model: dict | None = None) -> nn.Module:
+def build_model(cfg: Config, model: dict | None = None) -> Any:
     """Build the config's model (or `model`) as a runner would.
 
     Raises:
@@ -179,7 +198,8 @@ def build_model(cfg: Config, model: dict | None = None) -> nn.Module:
     """
     from mmengine.registry import MODELS
 
-    model = (cfg.model if model is None else model).copy()
+    # mmdet's models write into the config that they are built from.
+    model = deepcopy(cfg.model if model is None else model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return MODELS.build(model)

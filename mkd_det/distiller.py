@@ -11,8 +11,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .errors import ConfigError, check_keys
-from .plan import Link, Plan, Planner, Ref
+from .errors import check_keys
+from .plan import SIDES, Link, Planner, Ref
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
@@ -20,6 +20,18 @@ from .structures import Knowledge, Levels
 from .taps import capture, strides_of
 from .teachers import TeacherBank
 
+_KEYS = (
+    'student',
+    'teachers',
+    'taps',
+    'adapters',
+    'branches',
+    'terms',
+    'sampling',
+    'probe_size',
+    'data_preprocessor',
+    'init_cfg',
+)
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed')
 
 
@@ -70,7 +82,9 @@ class Distiller(BaseModel):
         probe_size: int | Sequence[int] = 256,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
+        **unknown: Any,
     ) -> None:
+        check_keys(unknown, _KEYS, 'Distiller')
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -98,7 +112,9 @@ class Distiller(BaseModel):
         self.sampler = SourceSampler(tuple(self.teachers), **(sampling or {}))
         self.renormalizers = {
             name: Renormalizer(
-                model.data_preprocessor, teacher.model.data_preprocessor, name
+                model.data_preprocessor,
+                teacher.model.get_submodule('data_preprocessor'),
+                name,
             )
             for name, teacher in self.teachers.items()
         }
@@ -159,7 +175,7 @@ class Distiller(BaseModel):
                 losses[f'loss_{name}_{key}'] = value
         terms: dict[str, Tensor] = {}
         for name, link in active.items():
-            value = link.module(*self._sides(link, known))
+            value = self.losses[name](*self._sides(link, known))
             parts = value if isinstance(value, dict) else {'': value}
             for key, part in parts.items():
                 terms[f'{name}_{key}' if key else name] = weights[name] * part
@@ -188,7 +204,7 @@ class Distiller(BaseModel):
         """What a term compares; the output of heads is read first."""
         sides: list[Any] = []
         for ref, reader in zip((link.student, link.teacher), link.readers, strict=True):
-            levels = _at(known, ref)
+            levels: Any = _at(known, ref)
             if reader is not None:
                 ours = ref.owner == 'student'
                 model = self.student if ours else self.teachers[ref.owner].model
@@ -198,9 +214,13 @@ class Distiller(BaseModel):
         return sides
 
     def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
-        """Zero, with a gradient of zero for every module that sat out: DDP then
-        needs no `find_unused_parameters`."""
-        used = {*active, *self._read_by(active)}
+        """Zero, with a gradient of zero for every module that sat out, if only
+        with one side: DDP then needs no `find_unused_parameters`."""
+        read = {
+            (r.owner, r.key) for t in active.values() for r in (t.student, t.teacher)
+        }
+        used = {n for n in self.adapters if {(n, side) for side in SIDES} <= read}
+        used |= set(active)
         parameters = [
             parameter
             for modules in (self.adapters, self.losses)
@@ -212,7 +232,9 @@ class Distiller(BaseModel):
             return {}
         return {'loss_idle': torch.stack([p.sum() for p in parameters]).sum() * 0.0}
 
-    def _notify_knowledge(self, known: dict[str, dict[str, Levels]], inputs: Tensor) -> None:
+    def _notify_knowledge(
+        self, known: dict[str, dict[str, Levels]], inputs: Tensor
+    ) -> None:
         if not self.observers:
             return
         size = inputs.shape[-2:]
@@ -299,19 +321,42 @@ def _from_plain(
     module: Distiller, state: dict, prefix: str, local_metadata: dict, *_: Any
 ) -> None:
     """Load hook: the reverse, for plain students and for our own checkpoints.
-    Without distillation state the adapters stay as they are."""
+    Without distillation state the adapters stay as they are, and branches start
+    anew beside the weights."""
     plain = {
         key.removeprefix(prefix): state.pop(key)
         for key in [k for k in state if k.startswith(prefix)]
     }
     distill = local_metadata.get('distill', {})
     same_plan = distill.get('plan') == module.plan.describe()
+    branches = distill['branches'] if same_plan else {}
+    apart = _stands_apart(module, branches, plain)
     for branch in module.branches.values():
         branch.unfold(plain)
-    if same_plan:
-        plain.update(distill['branches'])
+    if apart:
+        plain.update(branches)
     state.update({f'{prefix}student.{key}': value for key, value in plain.items()})
     for name in ('adapters', 'losses'):
         own = getattr(module, name).state_dict()
         saved = distill[name] if same_plan else own
         state.update({f'{prefix}{name}.{key}': value for key, value in saved.items()})
+
+
+def _stands_apart(
+    module: Distiller, branches: Mapping[str, Tensor], plain: Mapping[str, Tensor]
+) -> bool:
+    """Whether the saved branches are to be loaded beside the weights.
+
+    Not if the weights are others than those the branches were folded into (an
+    averaged student's, say). And not into an averaged copy, where nothing is
+    trained: it stays folded, so that what averages its state dict averages it.
+    """
+    if not any(p.requires_grad for p in module.student.parameters()):
+        return False
+    folded = dict(branches)
+    for branch in module.branches.values():
+        branch.fold(folded)
+    return all(
+        key in plain and torch.equal(value.to(plain[key]), plain[key])
+        for key, value in folded.items()
+    )

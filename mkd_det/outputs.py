@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.structures.bbox import distance2bbox
 from torch import Tensor, nn
 
 from .errors import HeadKindError
-from .structures import DenseOutput, Level
+from .structures import DenseOutput, Level, full_precision
 
 # TOOD's "scores" are probabilities already: no logits to compare.
 _NO_LOGITS = ('TOODHead',)
@@ -20,12 +21,12 @@ def is_dense_head(module: nn.Module) -> bool:
     return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
 
 
-def head_kind(head: nn.Module) -> str:
+def head_kind(head: Any) -> str:
     """'sigmoid' or 'softmax': how the head's class logits are meant."""
     return 'sigmoid' if getattr(head, 'use_sigmoid_cls', False) else 'softmax'
 
 
-def reads_bins(head: nn.Module) -> int:
+def reads_bins(head: Any) -> int:
     """Number of bins of each box side; 0 for heads without distributions."""
     return int(head.reg_max) + 1 if hasattr(head, 'integral') else 0
 
@@ -40,7 +41,7 @@ class DenseReader:
         HeadKindError: The head yields no class logits.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         if type(head).__name__ in _NO_LOGITS:
             raise HeadKindError(
                 f'{type(head).__name__} yields probabilities, not class logits',
@@ -52,7 +53,7 @@ class DenseReader:
         self._classes = head.cls_out_channels
         self._priors: tuple[object, list[Tensor]] = (None, [])
 
-    def __call__(self, head: nn.Module, levels: Sequence[Level]) -> DenseOutput:
+    def __call__(self, head: Any, levels: Sequence[Level]) -> DenseOutput:
         """Read one forward's levels.
 
         Args:
@@ -63,14 +64,12 @@ class DenseReader:
         Returns:
             DenseOutput: In float32, with P the sum of A*H*W over levels.
         """
-        scores = [_rows(level[0].float(), self._classes) for level in levels]
+        scores = [_rows(full_precision(level[0]), self._classes) for level in levels]
         priors = self._grid(head, levels)
         boxes, bins = [], []
-        for level, prior, stride in zip(
-            levels, priors, _strides(head), strict=True
-        ):
+        for level, prior, stride in zip(levels, priors, _strides(head), strict=True):
             width = 4 * max(self.bins, 1)
-            predicted = _rows(level[1].float(), width)
+            predicted = _rows(full_precision(level[1]), width)
             if self.bins:
                 sides = predicted.unflatten(-1, (4, self.bins))
                 bins.append(sides)
@@ -86,7 +85,7 @@ class DenseReader:
             torch.cat(bins, 1) if bins else None,
         )
 
-    def _grid(self, head: nn.Module, levels: Sequence[Level]) -> list[Tensor]:
+    def _grid(self, head: Any, levels: Sequence[Level]) -> list[Tensor]:
         """Priors of every level, kept as long as the maps have the same size."""
         sizes = [level[0].shape[-2:] for level in levels]
         device = levels[0][0].device
@@ -102,7 +101,7 @@ def _rows(tensor: Tensor, width: int) -> Tensor:
     return tensor.permute(0, 2, 3, 1).reshape(n, -1, width)
 
 
-def _strides(head: nn.Module) -> list[int]:
+def _strides(head: Any) -> list[int]:
     return [s[0] if isinstance(s, tuple) else s for s in head.prior_generator.strides]
 
 
@@ -113,14 +112,16 @@ def _expected_bin(sides: Tensor) -> Tensor:
 
 
 def _decode(
-    head: nn.Module, priors: Tensor, predicted: Tensor, distances: bool
+    head: Any, priors: Tensor, predicted: Tensor, distances: bool
 ) -> Tensor | None:
     """Boxes (N, P, 4) of one level, or None where the head has no coder."""
     n = predicted.shape[0]
     coder = getattr(head, 'bbox_coder', None)
     name = type(coder).__name__
     if distances or name == 'DistancePointBBoxCoder':
-        points = (priors[:, :2] + priors[:, 2:4]) / 2 if priors.shape[1] == 4 else priors
+        points = (
+            (priors[:, :2] + priors[:, 2:4]) / 2 if priors.shape[1] == 4 else priors
+        )
         return distance2bbox(points.expand(n, -1, -1), predicted)
     if coder is None or priors.shape[1] != 4:
         return None

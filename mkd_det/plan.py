@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from .adapters.base import Adapter
 from .branches.base import Branch
 from .errors import (
     ConfigError,
@@ -69,7 +68,7 @@ class Link:
     name: str
     student: Ref
     teacher: Ref
-    module: Adapter | PairLoss
+    module: Any  # Adapter or PairLoss; torch types its calls loosely
     readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
 
 
@@ -96,7 +95,9 @@ class Plan:
     def teacher_of(self, link: Link) -> str:
         """Name of the teacher that a term or adapter learns from."""
         owner = link.teacher.owner
-        return self.teacher_of(self.adapters[owner]) if owner in self.adapters else owner
+        return (
+            self.teacher_of(self.adapters[owner]) if owner in self.adapters else owner
+        )
 
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights
@@ -130,7 +131,9 @@ class Plan:
             for name, tap in taps.items():
                 specs = self.specs[owner, name]
                 frozen = '' if all(s.grad for s in specs) else ' (some frozen)'
-                shape = ' '.join(map(str, specs)) + (frozen if owner == 'student' else '')
+                shape = ' '.join(map(str, specs)) + (
+                    frozen if owner == 'student' else ''
+                )
                 table.add_row(f'tap {Ref(owner, name)}', str(tap), shape, '', '')
         for kind, links in (('adapter', self.adapters), ('term', self.terms)):
             for name, link in links.items():
@@ -142,7 +145,9 @@ class Plan:
                 table.add_row(f'{kind} {name}', what, shape, weight, f'{count:,}')
         for name, branch in self.branches.items():
             keys = ', '.join(f'{name}.{key}' for key in branch.taps())
-            table.add_row(f'branch {name}', f'{type(branch).__name__}: {keys}', '', '', '')
+            table.add_row(
+                f'branch {name}', f'{type(branch).__name__}: {keys}', '', '', ''
+            )
         for name in self.off:
             table.add_row(name, 'off', '', '', '')
         console = Console(file=io.StringIO(), width=width)
@@ -190,7 +195,9 @@ class Planner:
         """Parse, probe, check and build everything."""
         live = self._live_terms()
         needed = self._adapters_read_by(live)
-        self.plan.off += [f'adapter {n}' for n in self.cfgs['adapter'] if n not in needed]
+        self.plan.off += [
+            f'adapter {n}' for n in self.cfgs['adapter'] if n not in needed
+        ]
         if live:
             self._build_branches()
         else:
@@ -248,7 +255,9 @@ class Planner:
         adapters = self.cfgs['adapter']
         for name, cfg in adapters.items():
             find_class(ADAPTERS, dict(cfg), f'adapter {name!r}')
-        read = {str(c.get(side)).split('.')[0] for c in terms.values() for side in SIDES}
+        read = {
+            str(c.get(side)).split('.')[0] for c in terms.values() for side in SIDES
+        }
         return {name: cfg for name, cfg in adapters.items() if name in read}
 
     def _ref(self, cfg: Mapping[str, Any], side: str, where: str) -> Ref:
@@ -292,7 +301,7 @@ class Planner:
             self.plan.taps.setdefault('student', {})[str(ref)] = Tap.parse(paths)
             return
         own = self.teachers[ref.owner].taps if ref.owner != 'student' else {}
-        text = own.get(ref.key, self.tap_texts.get(ref.key))
+        text = {**self.tap_texts, **own}[ref.key]
         self.plan.taps.setdefault(ref.owner, {})[ref.key] = Tap.parse(text)
 
     # -- probing -------------------------------------------------------------
@@ -364,21 +373,19 @@ class Planner:
 
     def _build_term(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'term {name!r}'
-        cls = find_class(LOSSES, dict(cfg), where)
+        cls: Any = find_class(LOSSES, dict(cfg), where)
         refs = [self._ref(cfg, side, f'term {name}') for side in SIDES]
         sides = [self.levels[ref.owner, ref.key] for ref in refs]
         rest = {k: v for k, v in cfg.items() if k not in SIDES}
-        readers: list[DenseReader | None] = [None, None]
+        readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
         if cls.reads == 'outputs':
-            readers = [self._reader(ref) for ref in refs]
+            readers = (self._reader(refs[0]), self._reader(refs[1]))
             rest.update(_check_outputs(where, refs, readers))
-        link = Link(name, refs[0], refs[1], build(LOSSES, rest, where), tuple(readers))
+        link = Link(name, refs[0], refs[1], build(LOSSES, rest, where), readers)
         if readers[0] and readers[1]:
-            outputs = [
-                (r(self._module(ref), levels),)
-                for r, ref, levels in zip(readers, refs, sides, strict=True)
-            ]
-            _check_dense(where, outputs[0][0], outputs[1][0])
+            student = readers[0](self._module(refs[0]), sides[0])
+            teacher = readers[1](self._module(refs[1]), sides[1])
+            _check_dense(where, student, teacher)
         else:
             for ref, levels in zip(refs, sides, strict=True):
                 _check_features(where, ref, levels)
@@ -387,7 +394,9 @@ class Planner:
         self.plan.terms[name] = link
 
     def _module(self, ref: Ref) -> nn.Module:
-        model = self.student if ref.owner == 'student' else self.teachers[ref.owner].model
+        model = (
+            self.student if ref.owner == 'student' else self.teachers[ref.owner].model
+        )
         return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
 
     def _reader(self, ref: Ref) -> DenseReader | None:
@@ -479,5 +488,5 @@ def _check_demands(
                 f' {index} differs',
                 expected=f'{t.size} (stride {t.stride})',
                 actual=f'{s.size} (stride {s.stride})',
-                hint='taps of equal stride; tools/inspect_model.py --teacher pairs them',
+                hint='taps of equal stride: see tools/inspect_model.py --teacher',
             )

@@ -10,6 +10,9 @@ Users add their own with a decorator, in a module named by `custom_imports`:
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 from mmengine.registry import Registry
@@ -43,7 +46,9 @@ def find_class(registry: Registry, cfg: dict, where: str) -> type:
 def build(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
     """Build `cfg` (a dict with `type`), turning bad arguments into ConfigError."""
     cls = find_class(registry, cfg, where)
-    kwargs = {**defaults, **{k: v for k, v in cfg.items() if k != 'type'}}
+    # mmengine adds `_scope_` to what a config takes from a `package::` base.
+    own = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
+    kwargs = {**defaults, **own}
     _check_arguments(cls, kwargs, where)
     return cls(**kwargs)
 
@@ -58,7 +63,11 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
         if init is None or base.__module__.startswith('torch.'):
             continue
         parameters = list(inspect.signature(init).parameters.values())[1:]
-        known += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        known += [
+            p.name
+            for p in parameters
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     for key in kwargs:
@@ -79,3 +88,14 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
                 available=known,
                 hint=f'dict(type={cls.__name__!r}, {name}=...)',
             )
+
+
+def import_files(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that a new file is found by itself.
+
+    Args:
+        package: The package's `__name__`.
+        path: Its `__path__`.
+    """
+    for module in pkgutil.iter_modules(path):
+        import_module(f'{package}.{module.name}')

@@ -81,3 +81,8 @@ def channels_of(level: Level) -> int:
     """Channels of (N, C, H, W) and (N, C); last dimension of (N, L, C)."""
     tensor = first_tensor(level)
     return tensor.shape[-1] if tensor.dim() == 3 else tensor.shape[1]
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half precision as float32; what is wider stays as it is."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()

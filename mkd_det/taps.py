@@ -8,7 +8,7 @@ paths is one tap with a level for each: `neck.fpn_convs.*.conv`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +190,7 @@ def _silent(name: str, path: str, module: nn.Module) -> TapSilentError:
     why = (
         f'{type(module).__name__} is a container that is never called itself'
         if container
-        else 'it is not used in this forward, or the model calls its `.forward` directly'
+        else 'it is not used in this forward, or is called by `.forward` directly'
     )
     return TapSilentError(
         f'tap {name!r}: {path} never fired: {why}',
@@ -269,10 +269,8 @@ def capture(
             handles += recorder.attach(model)
         if stop_after is not None:
             handles += _stop_hooks(model, recorders, stop_after)
-        try:
+        with suppress(StopForward):
             yield seen
-        except StopForward:
-            pass
         for name, recorder in recorders.items():
             seen[name] = recorder.levels(model)
             seen.calls[name] = recorder.calls
@@ -297,7 +295,7 @@ def _stop_hooks(
     return [module.register_forward_hook(stop) for module in modules.values()]
 
 
-def run_features(model: nn.Module, inputs: Tensor) -> None:
+def run_features(model: Any, inputs: Tensor) -> None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
     Detectors: `extract_feat`, then the dense heads through `__call__`
@@ -325,7 +323,9 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
     buffers and random states are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = (
+        list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    )
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         model.eval()
         try:
@@ -338,7 +338,7 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
-def strides_of(levels: Levels, size: tuple[int, int]) -> tuple[int | None, ...]:
+def strides_of(levels: Levels, size: Sequence[int]) -> tuple[int | None, ...]:
     """Input pixels per cell of each level, for inputs of `size` (H, W)."""
     return tuple(
         round(size[-1] / t.shape[-1]) if t.dim() == 4 else None

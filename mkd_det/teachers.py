@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
@@ -42,16 +44,29 @@ def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]
             actual=cfg,
             hint="cfg='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'",
         )
-    try:
-        whole = Config.fromfile(cfg)
-    except (FileNotFoundError, OSError) as error:
-        raise TeacherFileError(
-            f'teacher config {cfg} does not exist', actual=str(error)
-        ) from None
+    whole = _read_config(cfg)
     model = whole.get('model')
     if model is None:
         raise TeacherFileError(f'teacher config {cfg} has no `model`')
     return dict(model.student if model.get('type') == 'Distiller' else model), whole
+
+
+def _read_config(name: str) -> Config:
+    package = name.partition('::')[0] if '::' in name else ''
+    try:
+        if not package:
+            return Config.fromfile(name)
+        # `Config.fromfile` knows `package::` names in `_base_` only, and
+        # `get_config` would install a package that is not there.
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f'package {package!r} is not installed')
+        return get_config(name)
+    except (OSError, ImportError, ValueError) as error:
+        raise TeacherFileError(
+            f'teacher config {name} does not exist',
+            expected="a file, or 'package::folder/name.py'",
+            actual=str(error),
+        ) from None
 
 
 @dataclass
@@ -113,7 +128,9 @@ class Teacher:
         weights = weights_of(content, self.checkpoint)
         if self.prefix:
             cut = len(self.prefix)
-            weights = {k[cut:]: v for k, v in weights.items() if k.startswith(self.prefix)}
+            weights = {
+                k[cut:]: v for k, v in weights.items() if k.startswith(self.prefix)
+            }
         _check_fit(self, weights)
         self.model.load_state_dict(weights, strict=False)
         meta = content.get('meta')
@@ -165,13 +182,15 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
             hint='the `cfg` that this checkpoint was trained with',
         )
     if shapes:
-        heads = [s for s in shapes if 'cls' in s.split(':')[0] or 'fc' in s.split(':')[0]]
+        heads = [
+            s for s in shapes if 'cls' in s.split(':')[0] or 'fc' in s.split(':')[0]
+        ]
         kind = TeacherClassesError if len(heads) == len(shapes) else TeacherKeysError
         count = ' (another number of classes?)' if kind is TeacherClassesError else ''
         raise kind(
             f'{where} has {len(shapes)} tensors of another shape{count}',
             actual='; '.join(shapes[:4]),
-            hint='the `cfg` that this checkpoint was trained with, num_classes included',
+            hint='the `cfg` that it was trained with, num_classes included',
         )
 
 

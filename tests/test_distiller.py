@@ -56,6 +56,17 @@ def losses_of(model: Distiller) -> dict[str, Any]:
     return model(**data, mode='loss')
 
 
+def backward(model: Distiller) -> None:
+    """Gradients of one step, which an optimizer would drop."""
+    total, _ = model.parse_losses(losses_of(model))
+    total.backward()
+
+
+def without_gradient(model: nn.Module) -> list[str]:
+    named = model.named_parameters()
+    return [name for name, p in named if p.requires_grad and p.grad is None]
+
+
 def hooks_in(*models: nn.Module) -> int:
     """Number of forward hooks on all modules of the models."""
     modules = (module for model in models for module in model.modules())
@@ -488,17 +499,13 @@ def test_a_deep_copy_in_the_midst_of_training_stands_alone(model: Distiller) -> 
     # The copy's branch is in the copy's student.
     explore = twin.student.neck.fpn_convs[0].conv.explore.weight
     assert explore.abs().sum() > 0
-    assert not torch.equal(
-        explore, model.student.neck.fpn_convs[0].conv.explore.weight
-    )
+    assert not torch.equal(explore, model.student.neck.fpn_convs[0].conv.explore.weight)
 
 
 # -- a training step -------------------------------------------------------------
 
 
-def test_a_step_adds_the_terms_to_the_students_own_losses(
-    model: Distiller, student_cfg: dict
-) -> None:
+def test_a_step_adds_the_terms_to_the_students_own_losses(model: Distiller) -> None:
     logged = train(model, 1)[0]
     added = {
         'loss_guide_reconstruction',
@@ -515,10 +522,17 @@ def test_a_step_adds_the_terms_to_the_students_own_losses(
     # Attention and relation may start near zero, but not at it.
     for name in added - {'loss_explore_decorrelation'}:
         assert logged[name] > 0
-    # Own losses are the plain student's own.
+
+
+def test_the_students_own_losses_are_those_of_the_student_alone(
+    model: Distiller, student_cfg: dict
+) -> None:
     plain = tiny.build(student_cfg)
+    plain.load_state_dict(model.state_dict())
     alone = plain(**plain.data_preprocessor(tiny.batch(), True), mode='loss')
-    assert torch.equal(torch.stack(alone['loss_cls']).sum(), logged['loss_cls'])
+    ours = losses_of(model)
+    for name, levels in alone.items():
+        assert all(map(torch.equal, levels, ours[name])), name
 
 
 def test_the_weight_multiplies_the_term(cfg: dict[str, Any]) -> None:
@@ -566,9 +580,10 @@ def test_a_term_that_has_stopped_is_not_computed_nor_its_teacher_run(
         term['schedule'] = dict(stop_epoch=0)
     model = tiny.build(cfg)
     model.teachers['t'].model.register_forward_hook(lambda *_: pytest.fail('ran'))
-    logged = train(model, 1)[0]
+    logged = losses_of(model)
     assert not {'loss_soft_cls', 'loss_relation', 'loss_attention'} & set(logged)
     assert logged['loss_idle'] == 0
+    logged['loss_idle'].backward()
     # What waits has a gradient of zero, so that DDP does not wait for it.
     for parameter in model.adapters.parameters():
         assert parameter.grad is not None and not parameter.grad.any()
@@ -577,28 +592,28 @@ def test_a_term_that_has_stopped_is_not_computed_nor_its_teacher_run(
 def test_every_trained_parameter_gets_a_gradient_from_all_terms(
     model: Distiller,
 ) -> None:
-    train(model, 1)
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not lost
+    backward(model)
+    assert not without_gradient(model)
 
 
 def test_an_adapter_of_which_one_side_is_read_leaves_no_parameter_without_gradient(
     cfg: dict[str, Any],
 ) -> None:
     cfg['terms'] = dict(
-        loss_attention=dict(type='AttentionKD', student='stages', teacher='guide.teacher')
+        loss_attention=dict(
+            type='AttentionKD', student='stages', teacher='guide.teacher'
+        )
     )
     model = tiny.build(cfg)
-    train(model, 1)
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not lost
+    backward(model)
+    assert not without_gradient(model)
 
 
 def test_gradients_reach_the_student_from_every_term(model: Distiller) -> None:
     for name in ('loss_soft_cls', 'loss_soft_box', 'loss_relation', 'loss_attention'):
         model.zero_grad()
         losses_of(model)[name].backward()
-        reached = model.student.backbone.layer1[0].conv1.weight.grad
+        reached = model.student.backbone.conv1.weight.grad
         assert reached is not None and reached.any(), name
 
 
@@ -618,7 +633,9 @@ def test_observers_see_knowledge_and_terms_and_may_add_statistics(
     assert watch.teachers['t']['stages'].channels == (16, 32, 64, 128)
     assert watch.teachers['t']['head'].owner == 't'
     assert all(level.requires_grad for level in stages.levels)
-    assert not any(level.requires_grad for level in watch.teachers['t']['stages'].levels)
+    assert not any(
+        level.requires_grad for level in watch.teachers['t']['stages'].levels
+    )
 
 
 def test_hooks_of_mmdet_find_the_students_parts(model: Distiller) -> None:
@@ -701,11 +718,12 @@ def test_soft_outputs_alone_draw_the_student_to_its_teacher() -> None:
     cfg = tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16), adapters={}, branches={})
     cfg['terms'] = dict(loss_soft=cfg['terms']['loss_soft'])
     model = tiny.build(cfg)
-    wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=3e-3))
+    wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=0.01))
     values = [
-        model.train_step(tiny.batch(), wrapper)['loss_soft_cls'].item() for _ in range(8)
+        model.train_step(tiny.batch(), wrapper)['loss_soft_cls'].item()
+        for _ in range(8)
     ]
-    assert values[-1] < 0.8 * values[0]
+    assert values[-1] < 0.5 * values[0]
 
 
 class Classifier(BaseModel):
@@ -755,7 +773,9 @@ def _classifier_is_known() -> Iterator[None]:
 @pytest.mark.usefixtures('_classifier_is_known')
 def test_any_base_model_is_distilled_through_module_taps() -> None:
     cfg = classifiers(
-        loss_soft=dict(type='SoftOutputKD', student='logits', teacher='t.logits', tau=4),
+        loss_soft=dict(
+            type='SoftOutputKD', student='logits', teacher='t.logits', tau=4
+        ),
         loss_feature=dict(
             type='FeatureKD', student='guide.student', teacher='guide.teacher'
         ),
@@ -765,12 +785,13 @@ def test_any_base_model_is_distilled_through_module_taps() -> None:
     )
     model = MODELS.build(Config(dict(model=cfg)).model)
     teacher = frozen(model.teachers['t'].model)
-    wrapper = optimizer(model, lr=0.05)
-    torch.manual_seed(1)
+    wrapper = optimizer(model)
     data = dict(inputs=torch.randn(4, 3, 32, 32), data_samples=torch.arange(4))
     logged = [model.train_step(data, wrapper) for _ in range(10)]
     assert all(torch.isfinite(v) for step in logged for v in step.values())
-    assert logged[-1]['loss_soft'] < logged[0]['loss_soft']
+    for name in ('loss', 'loss_feature', 'loss_relation'):
+        assert logged[-1][name] < logged[0][name]
+    assert logged[0]['loss_soft'] > 0
     assert_same(frozen(model.teachers['t'].model), teacher)
     plain = Classifier(8)
     plain.load_state_dict(model.state_dict(), strict=True)

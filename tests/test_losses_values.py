@@ -98,17 +98,28 @@ def test_without_objects_the_divisor_is_one_an_image() -> None:
     assert loss.item() == pytest.approx(0.24 * bce / 1.0, rel=1e-5)
 
 
+def test_without_objects_the_divisor_grows_with_the_images() -> None:
+    student, teacher = dense([[0.25]]), dense([[0.01]])
+    loss = SoftOutputKD()([student], [teacher])['cls']
+    pairs = [[DenseOutput(torch.cat([side.scores] * 3))] for side in (student, teacher)]
+    assert SoftOutputKD()(*pairs)['cls'].item() == pytest.approx(loss.item())
+
+
 def test_softmax_dense_head_leaves_the_background_out_of_the_confidence() -> None:
-    teacher = DenseOutput(torch.tensor([[[ln(2), ln(1), ln(1)], [0.0, 0.0, 0.0]]]))
-    student = DenseOutput(torch.zeros(1, 2, 3))
+    # One place of three is an object (1/2), two are background (1/2 against 1/4).
+    object_, empty = [ln(2), 0.0, 0.0], [0.0, 0.0, ln(2)]
+    teacher = DenseOutput(torch.tensor([[object_, empty, empty]]))
+    student = DenseOutput(torch.zeros(1, 3, 3))
     kl = 0.5 * ln(1.5) + 2 * 0.25 * ln(0.75)
-    # Foreground (all but the last): 1/2 and 1/3, below one per image.
-    loss = SoftOutputKD(kind='softmax')([student], [teacher])['cls']
-    assert loss.item() == pytest.approx(kl, rel=1e-5)
-    # Four such places: 5/3 are above one.
-    many = [DenseOutput(torch.cat([d.scores] * 2, 1)) for d in (student, teacher)]
-    loss = SoftOutputKD(kind='softmax')(many[:1], many[1:])['cls']
-    assert loss.item() == pytest.approx(2 * kl / (5 / 3), rel=1e-5)
+    # Confidence of foreground, which is all but the last: 1/2 + 1/4 + 1/4 = 1; twice
+    # as many places: 2, for twice the loss.
+    for times, divisor in ((1, 1.0), (2, 2.0)):
+        given = [
+            [DenseOutput(torch.cat([side.scores] * times, 1))]
+            for side in (student, teacher)
+        ]
+        loss = SoftOutputKD(kind='softmax')(*given)['cls']
+        assert loss.item() == pytest.approx(3 * times * kl / divisor, rel=1e-5)
 
 
 def test_box_distributions() -> None:
@@ -274,18 +285,31 @@ def test_relation_of_positions() -> None:
     assert loss(student, teacher, mask).item() == pytest.approx(2 * 3 / 16)
 
 
-def test_relation_of_positions_has_bounded_memory() -> None:
-    student, teacher = torch.randn(1, 2, 70, 9), torch.randn(1, 2, 70, 9)
-    small = RelationKD(relation='spatial', max_side=4)([student], [teacher])
-    pooled = [MF.pool_to(x, (4, 4)) for x in (student, teacher)]
-    wanted = RelationKD(relation='spatial')(pooled[:1], pooled[1:])
-    assert small.item() == pytest.approx(wanted.item())
+@pytest.mark.parametrize('masked', [False, True])
+def test_relation_of_positions_is_that_of_the_whole_matrices(masked: bool) -> None:
+    student, teacher = torch.randn(3, 2, 4, 5), torch.randn(3, 7, 4, 5)
+    mask = torch.rand(3, 1, 4, 5) if masked else torch.ones(3, 1, 4, 5)
+    cosines = [
+        torch.cosine_similarity(x.flatten(2)[..., None], x.flatten(2)[..., None, :], 1)
+        for x in (student, teacher)
+    ]
+    weights = mask.flatten(1) / mask.flatten(1).sum(1, keepdim=True)
+    squared = (cosines[0] - cosines[1]).square()
+    wanted = torch.einsum('nij,ni,nj->n', squared, weights, weights).mean()
+    loss = RelationKD(relation='spatial')
+    value = loss([student], [teacher], [mask] if masked else None)
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize('bad', [dict(relation='layer'), dict(max_side=1)])
-def test_impossible_arguments_of_relation(bad: dict) -> None:
-    with pytest.raises(ConfigError):
-        RelationKD(**bad)
+def test_relation_of_positions_works_on_large_maps() -> None:
+    # The matrices would have 4 * 10^9 entries.
+    student, teacher = torch.randn(1, 2, 200, 300), torch.randn(1, 2, 200, 300)
+    assert RelationKD(relation='spatial')([student], [teacher]).isfinite()
+
+
+def test_an_unknown_relation_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match='channel, spatial'):
+        RelationKD(relation='layer')
 
 
 # ------------------------------------------------------------------- attention

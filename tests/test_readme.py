@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hook_runs
 import pytest
-import tiny
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS, MODELS
 
+import hook_runs
 import mkd_det.hooks
+import tiny
 from mkd_det import cli, errors, runtime, schedules, teachers
 from mkd_det.distiller import Distiller
 from mkd_det.registry import LOSSES
@@ -175,7 +175,7 @@ def test_commands_have_the_options_that_are_shown() -> None:
             seen += 1
     assert seen >= 5
     tools = ''.join(file.read_text() for file in (ROOT / 'tools').glob('*.py'))
-    for option in set(re.findall(r'(?<![\w-])--[a-z-]+', README)):
+    for option in set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', README)):
         assert f"'{option}'" in tools + common, option
 
 

@@ -6,9 +6,11 @@ import importlib.util
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +80,16 @@ def write_config(
     return str(path)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _plain_dumps() -> Iterator[None]:
+    """Configs are dumped as they are: yapf takes longer than the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, False)
+        )
+        yield
+
+
 @pytest.fixture
 def write(coco_root: Path, tmp_path: Path) -> Any:
     """Write a model as a config; the work dir is `tmp_path/run`."""
@@ -106,9 +118,9 @@ def fails(
 ) -> str:
     """The tool ends with code 2 and a message that holds `words`."""
     module = tool(name)
-    start = time.perf_counter()
+    start = time.process_time()
     assert module.main(argv) == 2
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     message = capsys.readouterr().err
     for word in words:
         assert word in message
@@ -454,11 +466,11 @@ def test_inspect_lists_what_can_be_tapped_and_why_not() -> None:
     cfg['backbone']['frozen_stages'] = 1
     model = tiny.build(cfg)
     before = deepcopy(model.state_dict())
-    rows = {row.path: row for row in inspect.survey(model, (64, 96))}
+    rows = {row.path: row for row in inspect.survey(model, (128, 256))}
 
     neck = rows['neck']
     assert (neck.channels, neck.strides) == ((16,) * 5, (8, 16, 32, 64, 128))
-    assert neck.shapes[0] == (16, 8, 12) and not neck.note
+    assert neck.shapes[0] == (16, 16, 32) and not neck.note
     head_conv = rows['bbox_head.gfl_reg']
     assert head_conv.calls == 5 and head_conv.channels == (68,) * 5
     assert rows['bbox_head'].channels == (3,) * 5
@@ -489,8 +501,8 @@ def test_what_inspect_calls_usable_is_usable_as_a_tap(path: str) -> None:
 
 def test_inspect_pairs_by_path_and_else_by_stride() -> None:
     inspect = tool('inspect_model')
-    student = inspect.survey(tiny.build(tiny.gfl()), (64, 64))
-    teacher = inspect.survey(tiny.build(tiny.retinanet(16, 24)), (64, 64))
+    student = inspect.survey(tiny.build(tiny.gfl()), (128, 128))
+    teacher = inspect.survey(tiny.build(tiny.retinanet(16, 24)), (128, 128))
     pairs = {
         row.path: (other, why) for row, other, why in inspect.pair(student, teacher)
     }
@@ -627,3 +639,23 @@ def test_launchers_hand_their_arguments_on(
     lines = [Path(x).name if x.endswith('.py') else x for x in done.stdout.splitlines()]
     positions = [lines.index(part) for part in expected]
     assert positions == sorted(positions)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='mmengine does it with a GPU')
+def test_a_launcher_works_without_a_gpu(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    place = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_PORT=port)
+    for name, value in {**place, 'MASTER_ADDR': '127.0.0.1'}.items():
+        monkeypatch.setenv(name, str(value))
+    config = write(distiller(None))
+    try:
+        assert tool('train').main([config, '--launcher', 'pytorch']) == 0
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    weights = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)['state_dict']
+    tiny.build(tiny.gfl()).load_state_dict(weights, strict=True)

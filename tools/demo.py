@@ -55,15 +55,17 @@ class Size:
     Args:
         train: Images to train on.
         val: Images to validate on.
-        epochs: None for those of the configs.
+        epochs: All three train so long; None for what the configs say.
+        batch: Images in an iteration; None for what the configs say.
     """
 
     train: int = 480
     val: int = 120
     epochs: int | None = None
+    batch: int | None = None
 
 
-QUICK = Size(train=24, val=8, epochs=3)
+QUICK = Size(train=12, val=6, epochs=2, batch=4)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -96,12 +98,13 @@ def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
     # The teacher's config says how long all three train: same schedule.
     cfg = Config.fromfile(ROOT / CONFIGS['teacher'])
     epochs = size.epochs or cfg.train_cfg.max_epochs
-    total = epochs * math.ceil(size.train / cfg.train_dataloader.batch_size)
+    batch = size.batch or cfg.train_dataloader.batch_size
+    total = epochs * math.ceil(size.train / batch)
     stages: dict[str, Stage] = {}
     for name, config in CONFIGS.items():
         options: dict[str, Any] = {'randomness.seed': seed}
         if size.epochs:
-            options.update(_shortened(size.epochs, name))
+            options.update(_shortened(epochs, batch, name))
         after = [json.dumps(asdict(Recipe(size.train, size.val, SIDE, seed)))]
         if name == 'mkd':
             teacher = stages['teacher']
@@ -120,18 +123,20 @@ def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
     return list(stages.values())
 
 
-def _shortened(epochs: int, name: str) -> dict[str, Any]:
+def _shortened(epochs: int, batch: int, name: str) -> dict[str, Any]:
     """Options for a run that is too short to learn anything."""
     student = 'model.student' if name == 'mkd' else 'model'
     options: dict[str, Any] = {
         'train_cfg.max_epochs': epochs,
         'train_cfg.val_interval': 1,
+        'train_dataloader.batch_size': batch,
         'param_scheduler.0.end': 2,
         'param_scheduler.1.T_max': epochs,
         'param_scheduler.1.end': epochs,
         'default_hooks.logger.interval': 1,
         # So that there is something to evaluate.
         f'{student}.test_cfg.score_thr': 0.001,
+        f'{student}.test_cfg.nms_pre': 100,
     }
     if name == 'mkd':
         # It would say, rightly, that this teacher knows nothing.

@@ -19,6 +19,7 @@ from mkd_det.cli import (
     add_launcher,
     config_parser,
     fill_strict,
+    join_processes,
     load_config,
     main_guard,
     set_work_dir,
@@ -58,7 +59,6 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
 
     cfg.launcher = args.launcher
     cfg.resume, cfg.load_from = False, None
-    set_work_dir(cfg, args.config, args.work_dir)
     if args.show or args.show_dir:
         if 'visualization' not in (cfg.get('default_hooks') or {}):
             raise ConfigError(
@@ -123,10 +123,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mkd_det.runtime import student_config
 
     setup_cache_size_limit_of_dynamo()
+    set_work_dir(cfg, args.config, args.work_dir)
+    work_dir = cfg.work_dir
     cfg = student_config(cfg)
+    cfg.work_dir = work_dir
     apply_args(cfg, args)
     content = read_checkpoint(args.checkpoint)
     check_data(cfg, splits=('test',))
+    join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     load_weights(runner, content, args.checkpoint)
     if args.out:

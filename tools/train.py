@@ -20,6 +20,7 @@ from mkd_det.cli import (
     build_model,
     check_amp,
     config_parser,
+    join_processes,
     load_config,
     main_guard,
     set_work_dir,
@@ -172,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup_cache_size_limit_of_dynamo()
     cfg = prepare(cfg)
     check_before_start(cfg)
+    join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, ShapeMismatchError
 from ..functional import as_map
 from ..registry import ADAPTERS
-from ..structures import LevelSpec
+from ..structures import LevelSpec, full_precision
 from .base import Adapter, AdapterOutput
 
 
@@ -153,9 +153,7 @@ def student_side(channels: int, width: int, out_channels: int) -> nn.Sequential:
 
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
     """Squared error in relation to the target's square, in float32."""
-    output, target = (
-        x if x.dtype.itemsize >= 4 else x.float() for x in (output, target)
-    )
+    output, target = full_precision(output), full_precision(target)
     return (output - target).square().sum() / target.square().sum().clamp_min(1e-6)
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import skip_init
 from ..errors import ConfigError, TapNotFoundError, nearest
 from ..functional import decorrelation
 from ..registry import BRANCHES
-from ..structures import Levels
+from ..structures import Levels, full_precision
 from .base import Branch
 
 
@@ -141,7 +141,7 @@ class ExplorationBranch(Branch):
         if self.decorrelation == 0:
             return {}
         parts = [
-            decorrelation(_float(inherit.detach()), _float(explore))  # type: ignore
+            decorrelation(full_precision(inherit.detach()), full_precision(explore))  # type: ignore
             for inherit, explore in zip(
                 levels['inherit'], levels['explore'], strict=True
             )
@@ -149,7 +149,12 @@ class ExplorationBranch(Branch):
         return {'decorrelation': self.decorrelation * torch.stack(parts).mean()}
 
     def fold(self, state: dict[str, Tensor]) -> None:
-        """Sum both weights, in place, into the plain student's layer."""
+        """Sum both weights, in place, into the plain student's layer.
+
+        Where nothing was explored the sum is the layer's own weight, the very
+        same tensor: mmengine's averaged models write into what a state dict gave
+        them once, before training.
+        """
         renamed: dict[str, Tensor] = {}
         explored = {f'{path}.explore.weight' for path in self._all_paths()}
         prefixes = {f'{path}.inherit.': f'{path}.' for path in self._all_paths()}
@@ -159,7 +164,7 @@ class ExplorationBranch(Branch):
                 continue
             plain = prefixes.get(f'{owner}.')
             other = state.get(f'{plain}explore.weight') if plain else None
-            if name == 'weight' and other is not None:
+            if name == 'weight' and other is not None and other.any():
                 value = value + other
             renamed[f'{plain}{name}' if plain else key] = value
         _refill(state, renamed)
@@ -268,7 +273,3 @@ def _refill(state: dict[str, Tensor], renamed: dict[str, Tensor]) -> None:
     # In place, because a state dict carries its `_metadata` as an attribute.
     state.clear()
     state.update(renamed)
-
-
-def _float(level: Tensor) -> Tensor:
-    return level if level.dtype == torch.float64 else level.float()

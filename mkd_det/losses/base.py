@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_keys
 from ..schedules import Progress, WeightSchedule
-from ..structures import Level
+from ..structures import Level, first_tensor, full_precision
 
 
 class PairLoss(nn.Module):
@@ -42,6 +43,8 @@ class PairLoss(nn.Module):
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
         self.weight = float(weight)
+        known = [field.name for field in fields(WeightSchedule)]
+        check_keys(schedule or {}, known, f'{type(self).__name__}: schedule')
         self.schedule = WeightSchedule(**(schedule or {}))
 
     def weight_at(self, progress: Progress) -> float:
@@ -64,7 +67,7 @@ class PairLoss(nn.Module):
         Returns:
             A scalar, or a dict of scalars for losses with parts.
         """
-        device = _first(student[0]).device.type
+        device = first_tensor(student[0]).device.type
         with torch.autocast(device, enabled=False):
             return self.over_levels(
                 [_float(level) for level in student],
@@ -74,33 +77,28 @@ class PairLoss(nn.Module):
 
     def over_levels(
         self,
-        student: list[Level],
-        teacher: list[Level],
+        student: list[Any],
+        teacher: list[Any],
         mask: Sequence[Tensor] | None,
     ) -> Tensor | dict[str, Tensor]:
         """Mean of `pair` over the levels. Losses that relate levels to each
         other override this instead of `pair`."""
         masks: Sequence[Tensor | None] = mask or [None] * len(student)
         losses = [
-            self.pair(s, t, m)
-            for s, t, m in zip(student, teacher, masks, strict=True)
+            self.pair(s, t, m) for s, t, m in zip(student, teacher, masks, strict=True)
         ]
         return torch.stack(losses).mean()
 
-    def pair(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    def pair(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """The loss of one level, a scalar."""
         raise TypeError(f'{type(self).__name__} must define pair() or over_levels()')
 
 
-def _first(level: Level) -> Tensor:
-    return level[0] if isinstance(level, tuple) else level
-
-
-def _float(level: Level, detach: bool = False) -> Level:
+def _float(level: Any, detach: bool = False) -> Any:
     if isinstance(level, tuple):
         # Keeps named tuples (DenseOutput) what they are.
-        parts = [_float(part, detach) if part is not None else None for part in level]
+        parts: Any = [None if p is None else _float(p, detach) for p in level]
         return type(level)(*parts) if hasattr(level, '_fields') else tuple(parts)
-    level = level.detach() if detach else level
-    # Double stays double (gradcheck); half precision becomes float32.
-    return level if level.dtype == torch.float64 else level.float()
+    return full_precision(level.detach() if detach else level)

@@ -12,9 +12,8 @@ from ..errors import ConfigError, ShapeMismatchError
 from ..functional import (
     as_map,
     fsp_matrix,
-    pool_to,
     pool_to_smaller,
-    spatial_similarity,
+    spatial_distance,
     unit,
 )
 from ..registry import LOSSES
@@ -41,8 +40,7 @@ class RelationKD(PairLoss):
     - 'spatial'. Per level the cosine similarity between positions, (N, HW, HW); the
       mean squared difference, in [0, 4]. Free of channels. After Tung, Mori:
       "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682,
-      per image instead of per batch. Maps are pooled to `max_side` first: the
-      matrix has (HW)^2 entries.
+      per image instead of per batch.
 
     Maps of different size are pooled to the smaller. Published comparisons find FSP
     alone below plain soft outputs: use it beside them, with a small weight.
@@ -51,7 +49,6 @@ class RelationKD(PairLoss):
         relation: One of the two above.
         normalize: Divide the flow matrices by their norms ('channel' only; the
             cosine is normalised as it is).
-        max_side: Longest side of the maps that 'spatial' compares.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -68,7 +65,6 @@ class RelationKD(PairLoss):
         self,
         relation: Relation = 'channel',
         normalize: bool = True,
-        max_side: int = 32,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -78,11 +74,8 @@ class RelationKD(PairLoss):
                 actual=relation,
                 available=get_args(Relation),
             )
-        if max_side < 2:
-            raise ConfigError('RelationKD: max_side must be 2 or more', actual=max_side)
         self.relation = relation
         self.normalize = normalize
-        self.max_side = max_side
         if relation == 'spatial':
             # The plan reads it from the instance.
             self.demands = frozenset()  # type: ignore[misc]
@@ -134,14 +127,4 @@ class RelationKD(PairLoss):
                 hint="dict(type='FeatureKD', ...)",
             )
         student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
-        height, width = (min(side, self.max_side) for side in student.shape[-2:])
-        similar = [
-            spatial_similarity(pool_to(level, (height, width)))
-            for level in (student, teacher)
-        ]
-        squared = (similar[0] - similar[1]).square()
-        if mask is None:
-            return squared.mean()
-        weights = pool_to(mask, (height, width)).flatten(1)
-        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
-        return torch.einsum('nij,ni,nj->n', squared, weights, weights).mean()
+        return spatial_distance(student, teacher, mask).mean()

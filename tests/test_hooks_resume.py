@@ -1,0 +1,154 @@
+"""Resume after a kill continues with the same losses as without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hook_runs
+import pytest
+import tiny
+import torch
+from mkd_det.errors import ResumeError
+
+STEPS = 3  # an epoch: 6 images, 2 a batch
+
+
+def _cfg(root: Path, epochs: int = 3, **kwargs: Any) -> Any:
+    cfg = hook_runs.distill_cfg(root, epochs=epochs, **kwargs)
+    cfg.default_hooks.resume_state = dict(type='ResumeStateHook')
+    cfg.default_hooks.checkpoint.type = 'SafeCheckpointHook'
+    cfg.custom_hooks = [dict(type='DiceHook')]
+    return cfg
+
+
+def _train(cfg: Any, log: Path, resume: bool = False) -> dict[int, str]:
+    cfg = cfg.copy()
+    cfg.resume = resume
+    runner = hook_runs.build(cfg, log.stem)
+    runner.register_hook(hook_runs.LossLog(log))
+    runner.train()
+    return hook_runs.logged(log)
+
+
+def _train_and_kill(cfg: Any, log: Path, after: int) -> dict[int, str]:
+    """Train in a process of its own; kill -9 when step `after` is done."""
+    file = Path(cfg.work_dir).parent / 'killed.py'
+    cfg.dump(file)
+    script = Path(hook_runs.__file__)
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(file), str(log)],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    end = time.time() + 240
+    try:
+        while not log.exists() or len(log.read_text().splitlines()) <= after:
+            if child.poll() is not None:
+                raise AssertionError(child.stderr.read().decode()[-3000:])
+            assert time.time() < end, 'the child does not get on'
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    return hook_runs.logged(log)
+
+
+def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path) -> None:
+    whole = _cfg(tmp_path)
+    whole.work_dir = str(tmp_path / 'whole')
+    expected = _train(whole, tmp_path / 'whole.log')
+    cfg = _cfg(tmp_path)
+    before = _train_and_kill(cfg, tmp_path / 'killed.log', after=STEPS + 1)
+    after = _train(cfg, tmp_path / 'resumed.log', resume=True)
+    assert min(after) in (STEPS, 2 * STEPS), 'it has started from the beginning'
+    assert len(expected) == 3 * STEPS
+    assert {**before, **after} == expected
+
+
+@pytest.mark.parametrize('kind', ['workers without a seed', 'iterations'])
+def test_resumed_steps_are_the_killed_runs_own(tmp_path: Path, kind: str) -> None:
+    cfg = _cfg(tmp_path)
+    if kind == 'workers without a seed':
+        cfg.train_dataloader.num_workers = 2
+        cfg.train_dataloader.persistent_workers = False
+        cfg.randomness = dict(seed=None)
+    else:
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=2)
+        cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
+    # The last step before the kill lies in the middle of an epoch, behind a
+    # checkpoint and a validation.
+    before = _train_and_kill(cfg, tmp_path / 'killed.log', after=STEPS + 2)
+    pointer = Path(cfg.work_dir, 'last_checkpoint')
+    first = next(Path(cfg.work_dir).glob('*_[14].pth'))
+    pointer.write_text(str(first))
+    after = _train(cfg, tmp_path / 'resumed.log', resume=True)
+    both = sorted(set(before) & set(after))
+    assert len(both) >= 2
+    assert {i: before[i] for i in both} == {i: after[i] for i in both}
+
+
+def test_the_hook_changes_nothing_in_a_run_that_is_not_resumed(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, epochs=2)
+    with_it = _train(cfg, tmp_path / 'with.log')
+    del cfg.default_hooks.resume_state
+    assert _train(cfg, tmp_path / 'without.log') == with_it
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    cfg = _cfg(tmp_path, epochs=1, val=False, images=2)
+    _train(cfg, tmp_path / 'first.log')
+    return Path(cfg.work_dir, 'epoch_1.pth')
+
+
+def test_a_checkpoint_holds_nothing_that_needs_unpickling(checkpoint: Path) -> None:
+    from mkd_det.checkpoint import read_checkpoint
+
+    content = read_checkpoint(str(checkpoint))
+    assert len(content['distill_resume']['ranks']) == 1
+
+
+def test_resuming_under_another_plan_says_what_differs(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    terms = dict(loss_attention=dict(type='AttentionKD', student='stages', teacher='t.stages'))
+    cfg = _cfg(tmp_path, epochs=2, val=False, terms=terms)
+    with pytest.raises(ResumeError, match='another distillation plan') as error:
+        _train(cfg, tmp_path / 'other.log', resume=True)
+    assert 'fpn <- t.fpn' in str(error.value)
+    assert 'stages <- t.stages' in str(error.value)
+
+
+def test_a_new_weight_is_no_other_plan(checkpoint: Path, tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, epochs=2, val=False)
+    cfg.model.terms.loss_attention.weight = 3.0
+    assert list(_train(cfg, tmp_path / 'weight.log', resume=True)) == [1]
+
+
+def test_resuming_a_plain_student_says_load_from(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, val=False)
+    file = tiny.write_checkpoint(cfg.model.student, tmp_path / 'student.pth')
+    cfg.load_from = str(file)
+    with pytest.raises(ResumeError, match='plain student') as error:
+        _train(cfg, tmp_path / 'plain.log', resume=True)
+    assert 'load_from' in error.value.hint
+
+
+def test_resuming_a_checkpoint_without_optimizer_is_an_error(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=False)
+    del content['optimizer']
+    torch.save(content, tmp_path / 'best.pth')
+    cfg = _cfg(tmp_path, val=False)
+    cfg.load_from = str(tmp_path / 'best.pth')
+    with pytest.raises(ResumeError, match='no optimizer'):
+        _train(cfg, tmp_path / 'best.log', resume=True)
