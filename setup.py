@@ -41,7 +41,12 @@ def openmm_requirements() -> list[str]:
         for dist in distributions(path=folders)
         if dist.metadata['Name']
     }
-    return [ORIGINALS[m] if m in installed else FORKS[m] for m in FORKS]
+    return [
+        ORIGINALS[module]
+        if module in installed and fork.split('>=')[0] not in installed
+        else fork
+        for module, fork in FORKS.items()
+    ]
 
 
 class BuildWithConfigs(build_py):

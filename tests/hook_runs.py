@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny
 import torch
 from mmengine.config import Config
-from mkd_det import DistillHook
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
+
+import tiny
+from mkd_det import DistillHook
 
 
 class LossLog(Hook):
@@ -28,7 +29,11 @@ class LossLog(Hook):
         self.path = path
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         values = {k: float(v).hex() for k, v in sorted(outputs.items())}
         with open(self.path, 'a') as file:

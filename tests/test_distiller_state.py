@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from mkd_det.checkpoint import read_checkpoint
-from mkd_det.distiller import Distiller
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
+
+import tiny
+from mkd_det.checkpoint import read_checkpoint
+from mkd_det.distiller import Distiller
 
 SMALL, BIG = tiny.gfl(4, 8), tiny.gfl(8, 16)
 CONV = 'neck.fpn_convs.0.conv.weight'

@@ -8,13 +8,14 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import hook_runs
 import pytest
+from mmengine.registry import HOOKS
+
+import hook_runs
 import tiny
 from mkd_det import DistillHook
 from mkd_det.errors import ConfigError
 from mkd_det.structures import Knowledge
-from mmengine.registry import HOOKS
 
 
 @HOOKS.register_module()

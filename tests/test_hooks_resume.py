@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import hook_runs
 import pytest
-import tiny
 import torch
+
+import hook_runs
+import tiny
 from mkd_det.errors import ResumeError
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
@@ -119,7 +120,9 @@ def test_a_checkpoint_holds_nothing_that_needs_unpickling(checkpoint: Path) -> N
 def test_resuming_under_another_plan_says_what_differs(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    terms = dict(loss_attention=dict(type='AttentionKD', student='stages', teacher='t.stages'))
+    terms = dict(
+        loss_attention=dict(type='AttentionKD', student='stages', teacher='t.stages')
+    )
     cfg = _cfg(tmp_path, epochs=2, val=False, terms=terms)
     with pytest.raises(ResumeError, match='another distillation plan') as error:
         _train(cfg, tmp_path / 'other.log', resume=True)

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hook_runs
 import pytest
 import torch
-from mkd_det.errors import CheckpointSaveError
-from mkd_det.hooks.atomic import write_atomically
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from mmengine.runner import find_latest_checkpoint
+
+import hook_runs
+from mkd_det.errors import CheckpointSaveError
+from mkd_det.hooks.atomic import write_atomically
 
 
 @METRICS.register_module()
@@ -91,7 +92,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     assert find_latest_checkpoint(cfg.work_dir) == str(
         Path(cfg.work_dir, 'epoch_1.pth').resolve()
     )
-    assert torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=False)['optimizer']
+    assert torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=False)[
+        'optimizer'
+    ]
 
 
 @pytest.mark.usefixtures('_restored_disk')

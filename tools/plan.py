@@ -30,9 +30,12 @@ from mkd_det.runtime import is_distill
 from mkd_det.teachers import Teacher
 
 
-def parameters(model: nn.Module) -> str:
-    """Number of parameters, for people."""
-    return f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M'
+def millions(model: nn.Module) -> str:
+    """Number of parameters, for people; of a distiller, of its plain student."""
+    buffers = {name.removeprefix('student.') for name, _ in model.named_buffers()}
+    state = model.state_dict()
+    count = sum(value.numel() for key, value in state.items() if key not in buffers)
+    return f'{count / 1e6:.2f} M'
 
 
 def verify(teacher: Teacher) -> str:
@@ -59,12 +62,12 @@ def models_table(distiller: Distiller) -> Table:
     for name in ('name', 'type', 'parameters', 'images', 'checkpoint'):
         out.add_column(name, overflow='fold')
     student = distiller.student
-    out.add_row('student', type(student).__name__, parameters(student), '', '')
+    out.add_row('student', type(student).__name__, millions(distiller), '', '')
     for name, teacher in distiller.teachers.items():
         out.add_row(
             name,
             type(teacher.model).__name__,
-            parameters(teacher.model),
+            millions(teacher.model),
             str(distiller.renormalizers[name]),
             verify(teacher),
         )

@@ -121,7 +121,10 @@ class Environment:
             now = time.monotonic()
             if now - told >= (1 if terminal else 30):
                 told = now
-                say(f'      {minutes(now - begun)} {self._compiled(start)}', terminal)
+                say(
+                    f'      {minutes(now - begun)} {self._compiled(start)}'.rstrip(),
+                    terminal,
+                )
         if terminal:
             print('\r\033[K', end='', flush=True)
 

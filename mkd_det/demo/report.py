@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
 from .history import MAP, History
@@ -19,7 +19,12 @@ from .stages import Result
 
 # One colour for each model, everywhere; told apart without colour vision, too.
 COLOURS = {'teacher': '#555555', 'student': '#D55E00', 'mkd': '#0072B2'}
-SCALE = 3
+# Of the digits' boxes: dark enough for white letters.
+PALETTE = (
+    '#5a5a5a', '#c81e28', '#1e6eb4', '#1e8228', '#be5a00',
+    '#8c3caa', '#82503c', '#be328c', '#6e6e00', '#00828c',
+)  # fmt: skip
+SCALE = 2
 SHOWN = 4
 SCORE = 0.3
 
@@ -115,61 +120,62 @@ def draw_detections(
         file = data / 'val' / entry['file_name']
         image = np.asarray(Image.open(file).convert('RGB'))
         boxes = [b for b in content['annotations'] if b['image_id'] == entry['id']]
-        row = [draw(image, _truth(boxes, image.shape[:2]), False)]
+        row = [draw(image, _truth(boxes))]
         for model in models.values():
-            found = inference_detector(model, str(file))
-            row.append(draw(image, found, True))
+            found = inference_detector(model, str(file)).pred_instances
+            row.append(draw(image, found[found.scores >= SCORE]))
         rows.append(row)
     columns = ['what is there', *(titles[name] for name in models)]
     _contact_sheet(rows, columns).save(path)
 
 
-def _drawer(classes: Sequence[str]) -> Callable[[np.ndarray, Any, bool], np.ndarray]:
-    """A function that draws a data sample on an enlarged image."""
+def _drawer(
+    classes: Sequence[str],
+) -> Callable[[np.ndarray, InstanceData], np.ndarray]:
+    """A function that draws boxes on an enlarged image.
+
+    With mmdet's visualizer; not with its `add_datasample`, which chooses letters
+    that are too small for pictures of this size.
+    """
     from mmdet.visualization import DetLocalVisualizer
 
-    visualizer = DetLocalVisualizer(name='demo', line_width=2, alpha=0.9)
-    colours = [(230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48)]
-    colours += [(145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60)]
-    colours += [(250, 190, 212), (255, 225, 25)]
-    visualizer.dataset_meta = {'classes': tuple(classes), 'palette': colours}
+    visualizer = DetLocalVisualizer(name='demo')
 
-    def draw(image: np.ndarray, sample: Any, found: bool) -> np.ndarray:
-        sample = copy.deepcopy(sample)
-        instances = sample.pred_instances if found else sample.gt_instances
-        instances.bboxes = torch.as_tensor(instances.bboxes) * SCALE
-        large = Image.fromarray(image)
+    def draw(image: np.ndarray, instances: InstanceData) -> np.ndarray:
         size = (image.shape[1] * SCALE, image.shape[0] * SCALE)
-        large = large.resize(size, Image.Resampling.BICUBIC)
-        visualizer.add_datasample(
-            'demo',
-            np.asarray(large),
-            sample,
-            draw_gt=not found,
-            draw_pred=found,
-            pred_score_thr=SCORE,
-        )
+        large = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        visualizer.set_image(np.asarray(large))
+        boxes = instances.bboxes.cpu() * SCALE
+        for box, label, score in zip(
+            boxes, instances.labels.tolist(), instances.scores.tolist(), strict=True
+        ):
+            visualizer.draw_bboxes(
+                box, edge_colors=PALETTE[label], line_widths=2, alpha=1
+            )
+            visualizer.draw_texts(
+                classes[label] + (f' {score:.2f}' if score < 1 else ''),
+                torch.stack([box[0], (box[1] - 2).clamp(min=17)]),
+                font_sizes=12,
+                colors='white',
+                vertical_alignments='bottom',
+                bboxes={'facecolor': PALETTE[label], 'pad': 1, 'edgecolor': 'none'},
+            )
         return visualizer.get_image()
 
     return draw
 
 
-def _truth(boxes: Sequence[dict], size: Sequence[int]) -> Any:
-    """COCO annotations of an image as a data sample."""
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
-
+def _truth(boxes: Sequence[dict]) -> InstanceData:
+    """COCO annotations of an image, each with a score of 1."""
     corners = [
         (x, y, x + width, y + height)
-        for x, y, width, height in (b['bbox'] for b in boxes)
+        for x, y, width, height in (box['bbox'] for box in boxes)
     ]
-    instances = InstanceData(
+    return InstanceData(
         bboxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([b['category_id'] - 1 for b in boxes]).long(),
+        labels=torch.tensor([box['category_id'] - 1 for box in boxes]).long(),
+        scores=torch.ones(len(boxes)),
     )
-    sample = DetDataSample(metainfo={'img_shape': tuple(size)})
-    sample.gt_instances = instances
-    return sample
 
 
 def _contact_sheet(

@@ -1,0 +1,7 @@
+"""M-KD on BCCD, soft outputs alone. Data and teacher as for the whole."""
+
+_base_ = ['../gfl_mkd_r18-w64_r18-w16_bccd.py']
+model = dict(
+    adapters=dict(_delete_=True),
+    branches=dict(_delete_=True),
+    terms=dict(_delete_=True, loss_soft={{_base_.model.terms.loss_soft}}))

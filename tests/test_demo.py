@@ -1,0 +1,234 @@
+"""`make demo`, from nothing to its page, interrupted on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mkd_det.demo.history import MAP, read_history
+from mkd_det.demo.progress import Lines
+from mkd_det.demo.stages import Result, Stage, StageError, run_stage
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / 'tools' / 'demo.py')]
+    return subprocess.Popen(
+        [*command, '--quick', '--work-dir', str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not happened():
+        if process.poll() is not None:
+            pytest.fail(f'the demo ended too early:\n{process.communicate()[0]}')
+        time.sleep(0.05)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that name the folder."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            line = path.read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:
+            continue
+        if str(folder) in line and str(os.getpid()) != path.parent.name:
+            found.append(line)
+    return found
+
+
+def wait_until_alone(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while processes_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_in(folder)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_demo_from_nothing_to_its_page_through_interruptions(tmp_path: Path) -> None:
+    for extra in ('sklearn', 'skimage', 'matplotlib'):
+        pytest.importorskip(extra, reason='needs the demo extra')
+    folder = tmp_path / 'demo'
+
+    # Ctrl-C while the teacher starts: an orderly end, and nothing left running.
+    demo = start(folder)
+    wait_for((folder / 'teacher' / 'train.log').exists, demo)
+    demo.send_signal(signal.SIGINT)
+    output, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 130
+    assert 'goes on from here' in output
+    assert not processes_in(folder)
+
+    # kill -9 once the student has a checkpoint: its training dies, too.
+    demo = start(folder)
+    wait_for((folder / 'student' / 'last_checkpoint').exists, demo)
+    demo.kill()
+    demo.communicate()
+    wait_until_alone(folder)
+    assert not (folder / 'student' / 'done.json').exists()
+    teacher = (folder / 'teacher' / 'epoch_2.pth').stat().st_mtime_ns
+
+    demo = start(folder)
+    output, _ = demo.communicate()
+    assert demo.returncode == 0, output
+    assert 'teacher: done before' in output
+    assert (folder / 'teacher' / 'epoch_2.pth').stat().st_mtime_ns == teacher
+    assert 'resumed epoch: 1' in (folder / 'student' / 'train.log').read_text()
+    check_results(folder)
+    check_page(folder)
+
+
+def check_results(folder: Path) -> None:
+    runs = json.loads((folder / 'results.json').read_text())['runs']
+    assert [run['name'] for run in runs] == ['teacher', 'student', 'mkd']
+    for run in runs:
+        assert 0 <= run['box_map'] <= run['box_map_50'] <= 1
+        assert math.isfinite(run['seconds'])
+        assert run['seconds'] > 1
+        assert run['seed'] == 0
+        assert 'tools/train.py' in run['command']
+        history = read_history(folder / run['name'])
+        # One of each iteration, although the student was interrupted.
+        assert sorted(history.losses) == [1, 2, 3, 4, 5, 6]
+        assert all(math.isfinite(loss) for loss in history.losses.values())
+        assert history.metrics[2][MAP] == run['box_map']
+        # Two epochs of training do something, and differ between models.
+        assert history.losses[6] < history.losses[1]
+    teacher, student, mkd = runs
+    assert teacher['params'] > 10 * student['params']
+    assert student['params'] == mkd['params']
+    losses = [tuple(read_history(folder / r['name']).losses.values()) for r in runs]
+    assert len(set(losses)) == 3
+
+
+def check_page(folder: Path) -> None:
+    page = (folder / 'index.html').read_text()
+    links = set(re.findall(r'(?:src|href)="([^"]+)"', page))
+    assert links == {'detections.png', 'curves.png', 'results.json'}
+    for name in links:
+        assert (folder / name).stat().st_size > 0
+    for name in ('detections.png', 'curves.png'):
+        pixels = np.asarray(Image.open(folder / name).convert('L'))
+        assert min(pixels.shape) > 400
+        assert pixels.std() > 10
+    for title in ('teacher', 'student alone', 'student with M-KD'):
+        assert f'<td>{title}</td>' in page
+
+
+def stage(folder: Path, **more: object) -> Stage:
+    values = {
+        'name': 'student',
+        'title': 'student',
+        'config': 'configs/demo/gfl_r18-w8_digits.py',
+        'folder': folder,
+        'epochs': 2,
+        'total': 6,
+        **more,
+    }
+    return Stage(**values)  # type: ignore[arg-type]
+
+
+def test_a_stage_knows_when_what_it_is_made_from_has_changed(tmp_path: Path) -> None:
+    same = stage(tmp_path).fingerprint
+    assert stage(tmp_path / 'elsewhere').fingerprint == same
+    others = [
+        stage(tmp_path, options={'randomness.seed': '1'}),
+        stage(tmp_path, epochs=3),
+        stage(tmp_path, after=('another teacher',)),
+        stage(tmp_path, config='configs/demo/gfl_r18-w48_digits.py'),
+    ]
+    assert len({same, *(other.fingerprint for other in others)}) == 5
+
+
+def test_a_failing_stage_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    broken = stage(tmp_path / 'run', config='tools/train.py')
+    with pytest.raises(StageError, match='its last words') as caught:
+        run_stage(broken, {}, Lines(1))
+    assert 'train.log' in caught.value.hint
+
+
+def test_a_stage_leaves_a_folder_of_others_alone(tmp_path: Path) -> None:
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    with pytest.raises(StageError, match='something else'):
+        run_stage(stage(tmp_path), {}, Lines(1))
+    assert (tmp_path / 'thesis.txt').exists()
+
+
+def test_a_done_stage_is_not_run_again(tmp_path: Path) -> None:
+    done = stage(tmp_path, config='tools/train.py')  # would fail if it ran
+    result = Result('student', 0.25, 0.5, 12.0, 'python tools/train.py')
+    content = {'fingerprint': done.fingerprint, 'result': vars(result)}
+    (tmp_path / 'done.json').write_text(json.dumps(content))
+    done.checkpoint.touch()
+    assert run_stage(done, {}, Lines(1)) == result
+
+
+def test_history_takes_what_was_done_again_as_done_last(tmp_path: Path) -> None:
+    def log(name: str, *lines: dict) -> None:
+        path = tmp_path / name / 'vis_data' / 'scalars.json'
+        path.parent.mkdir(parents=True)
+        path.write_text('\n'.join(json.dumps(line) for line in lines))
+
+    def train(step: int, loss: float) -> dict:
+        return {
+            'lr': 0.1,
+            'loss': 9.0,
+            'loss_cls': loss,
+            'loss_soft': 9.0 - loss,
+            'epoch': (step + 1) // 2,
+            'step': step,
+        }
+
+    def val(epoch: int, value: float | None) -> dict:
+        known = {} if value is None else {MAP: value, 'coco/bbox_mAP_50': value}
+        return {**known, 'data_time': 0.1, 'time': 0.1, 'step': epoch}
+
+    first = [train(1, 4), train(2, 3), val(1, 0.1), train(3, 2.5)]
+    log('20250101_000000', *first)
+    log('20250101_000100', train(3, 2), train(4, 1), val(2, None))
+    with open(tmp_path / '20250101_000100/vis_data/scalars.json', 'a') as file:
+        file.write('\n{"loss": 1')  # still in writing
+    history = read_history(tmp_path)
+    assert history.losses == {1: 4, 2: 3, 3: 2, 4: 1}
+    assert {e: m[MAP] for e, m in history.metrics.items()} == {1: 0.1, 2: 0.0}
+    assert history.latest == 4
+    assert history.iters_per_epoch == 2
+
+
+def test_progress_without_a_terminal_is_lines_with_the_time_left(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    lines = Lines(2, every=0.0)
+    with lines:
+        lines.start('teacher', 10, 'iterations')
+        lines.update(0)
+        lines.update(4, 'loss 2.00')
+        time.sleep(0.05)
+        lines.update(5, 'loss 1.00')
+        lines.finish('mAP 0.500')
+    text = capsys.readouterr().out
+    assert '[1/2] teacher: 10 iterations' in text
+    assert re.search(r'teacher: 5/10 iterations, about \d+ s left, loss 1.00', text)
+    assert text.splitlines()[-1] == '[1/2] teacher: mAP 0.500'
+    quiet = Lines(2, every=60.0)
+    quiet.start('student', 10, 'iterations')
+    capsys.readouterr()
+    quiet.update(5)
+    assert capsys.readouterr().out == ''
