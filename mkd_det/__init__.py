@@ -4,13 +4,15 @@
 losses, adapters, branches and hooks known to mmengine.
 """
 
-from . import adapters, branches, hooks, losses
-from .distiller import Distiller
-from .hooks import DistillHook
-from .utils import join_mmengine
 from .version import __version__, check_versions
 
-check_versions()
+check_versions()  # before anything of ours imports what it checks
+
+from . import adapters, branches, hooks, losses  # noqa: E402
+from .distiller import Distiller  # noqa: E402
+from .hooks import DistillHook  # noqa: E402
+from .utils import join_mmengine  # noqa: E402
+
 join_mmengine()
 
 __all__ = [

@@ -164,7 +164,7 @@ class _Recorder:
             if not records:
                 raise _silent(self.name, path, model.get_submodule(path))
             for record in records:
-                levels += _to_levels(self.name, path, record)
+                levels += to_levels(self.name, path, record)
         for path, tensor, version in self.versions:
             if tensor._version != version:
                 raise TapOverwrittenError(
@@ -208,7 +208,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _to_levels(name: str, path: str, value: Any) -> list[Level]:
+def to_levels(name: str, path: str, value: Any) -> list[Level]:
     """Levels of one call: a tensor is one level; a tuple of tensors is a level
     each; a head's tuple of lists becomes a tuple of tensors per level."""
     if isinstance(value, Tensor):

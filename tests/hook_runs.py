@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.logging import MessageHub
+from mmengine.registry import HOOKS, METRICS
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
@@ -48,6 +50,24 @@ class DiceHook(DistillHook):
         losses['stat_torch'] = torch.rand(())
         losses['stat_numpy'] = torch.tensor(np.random.rand())
         losses['stat_python'] = torch.tensor(random.random())
+
+
+@METRICS.register_module(force=True)
+class EpochMetric(BaseMetric):
+    """A metric that gets better with every epoch, or worse with `sign=-1`."""
+
+    default_prefix = 'toy'
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [0] * len(data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        epoch = MessageHub.get_current_instance().get_info('epoch', 0)
+        return {'mAP': 100 + self.sign * epoch}
 
 
 def distill_cfg(

@@ -3,6 +3,8 @@ matches its contents."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -22,21 +24,49 @@ CONFIGS = sorted(
     for file in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in file.relative_to(ROOT).parts
 )
-DISTILL = [file for file in CONFIGS if '_mkd_' in file.name]
+PAIRS = [file for file in CONFIGS if '_mkd_' in file.name]
+# Parts of the BCCD pair's config, to measure what each does.
+ABLATION = [file for file in CONFIGS if file.parent.name == 'ablation']
+DISTILL = PAIRS + ABLATION
 DETECTORS = {'gfl': 'GFL', 'retinanet': 'RetinaNet', 'fcos': 'FCOS', 'atss': 'ATSS'}
 # r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64.
 BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?$')
+
+
+# Terms, and whether there are adapters and branches.
+PARTS = {
+    'soft': ({'loss_soft'}, False, False),
+    'relation': ({'loss_relation'}, False, False),
+    'attention': ({'loss_attention'}, False, False),
+    'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
+    'guided': (
+        {'loss_soft', 'loss_relation', 'loss_attention', 'loss_feature'},
+        True,
+        False,
+    ),
+}
 
 
 def named(file: Path) -> str:
     return f'{file.parent.name}/{file.stem}'
 
 
+def folder(file: Path) -> str:
+    """The data set's folder."""
+    return file.relative_to(ROOT / 'configs').parts[0]
+
+
+@functools.cache
+def parsed(file: Path) -> Config:
+    return Config.fromfile(file)
+
+
 def read(file: Path) -> Config:
     """The config as a user reads it, with nothing to download: no pre-trained
     backbones, and random weights instead of the teacher's file."""
-    cfg = Config.fromfile(file)
+    cfg = copy.deepcopy(parsed(file))
     if cfg.model.type == 'Distiller':
+        cfg.model.probe_size = 128
         cfg.model.student.backbone.pop('init_cfg', None)
         for teacher in cfg.model.teachers.values():
             teacher.checkpoint = None
@@ -62,9 +92,9 @@ def backbone(model: dict[str, Any]) -> tuple[int, int]:
 
 
 def test_there_is_something_to_test() -> None:
-    kinds = {file.name.split('_')[0] for file in DISTILL}
+    kinds = {file.name.split('_')[0] for file in PAIRS}
     assert kinds == set(DETECTORS)
-    assert {'bccd', 'coco', 'voc', 'demo'} <= {file.parent.name for file in DISTILL}
+    assert {'bccd', 'coco', 'voc', 'demo'} <= {folder(file) for file in PAIRS}
 
 
 @pytest.mark.parametrize('file', CONFIGS, ids=named)
@@ -91,7 +121,15 @@ def test_config_builds_and_runs_one_step(file: Path) -> None:
     assert not [name for name in silent if not name.startswith('student.bbox_head')]
 
 
-@pytest.mark.parametrize('file', CONFIGS, ids=named)
+@pytest.mark.parametrize('file', ABLATION, ids=named)
+def test_name_of_a_part_matches_its_contents(file: Path) -> None:
+    model = read(file).model
+    terms, adapters, branches = PARTS[file.stem]
+    assert set(model.terms) == terms
+    assert (bool(model.adapters), bool(model.branches)) == (adapters, branches)
+
+
+@pytest.mark.parametrize('file', sorted(set(CONFIGS) - set(ABLATION)), ids=named)
 def test_name_matches_contents(file: Path) -> None:
     cfg = read(file)
     detector = DETECTORS[file.stem.split('_')[0]]
@@ -113,27 +151,26 @@ def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     kinds = {METRICS.get(evaluator.type).__name__ for evaluator in evaluators}
     dataset = cfg.val_dataloader.dataset
-    folder = file.parent.name
     expected = {
         'coco': ({'CocoMetric'}, 80),
         'voc': ({'VOCMetric'}, 20),
         'bccd': ({'CocoMetric', 'VOCMetric'}, 3),
         'demo': ({'CocoMetric'}, 10),
     }
-    metrics, classes = expected[folder]
+    metrics, classes = expected[folder(file)]
     assert kinds == metrics
     student = cfg.model.get('student', cfg.model)
     names = dataset.get('metainfo', DATASETS.get(dataset.type).METAINFO)['classes']
     assert student.bbox_head.num_classes == len(names) == classes
 
 
-@pytest.mark.parametrize('file', DISTILL, ids=named)
+@pytest.mark.parametrize('file', PAIRS, ids=named)
 def test_comment_says_what_to_download(file: Path) -> None:
     """The teacher's file is named with where it comes from: an address that
     ends in its name, or the config that trains it."""
     text = file.read_text(encoding='utf-8')
     docstring = text.split('"""')[1]
-    (teacher,) = Config.fromfile(file).model.teachers.values()
+    (teacher,) = parsed(file).model.teachers.values()
     weights = Path(teacher.checkpoint)
     own = teacher.cfg.startswith('mkd_det::')
     if own:
@@ -145,21 +182,22 @@ def test_comment_says_what_to_download(file: Path) -> None:
 @pytest.mark.parametrize('file', DISTILL, ids=named)
 def test_each_term_can_be_overridden_alone(file: Path, tmp_path: Path) -> None:
     """A config that inherits changes one weight in one line."""
+    term = next(iter(parsed(file).model.terms))
     child = tmp_path / 'mine.py'
     child.write_text(
         f'_base_ = [{str(file)!r}]\n'
-        'model = dict(terms=dict(loss_soft=dict(weight=0.125)))\n'
+        f'model = dict(terms=dict({term}=dict(weight=0.125)))\n'
     )
-    before, after = Config.fromfile(file).model, Config.fromfile(child).model
-    assert after.terms.loss_soft.weight == 0.125
-    after.terms.loss_soft.weight = before.terms.loss_soft.weight
+    before, after = parsed(file).model, Config.fromfile(child).model
+    assert after.terms[term].weight == 0.125
+    after.terms[term].weight = before.terms[term].weight
     assert after == before
 
 
 @pytest.mark.parametrize('file', DISTILL[::4], ids=named)
 def test_dumped_config_reads_back_the_same(file: Path, tmp_path: Path) -> None:
     """mmengine dumps a config into the work dir; resuming starts from there."""
-    cfg = Config.fromfile(file)
+    cfg = parsed(file)
     cfg.dump(tmp_path / 'dumped.py')
     again = Config.fromfile(tmp_path / 'dumped.py')
     assert again.to_dict() == cfg.to_dict()

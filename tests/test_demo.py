@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from mkd_det.demo.history import MAP, read_history
 from mkd_det.demo.progress import Lines
 from mkd_det.demo.stages import Result, Stage, StageError, run_stage
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,12 +70,13 @@ def test_demo_from_nothing_to_its_page_through_interruptions(tmp_path: Path) -> 
 
     # Ctrl-C while the teacher starts: an orderly end, and nothing left running.
     demo = start(folder)
-    wait_for((folder / 'teacher' / 'train.log').exists, demo)
+    log = folder / 'teacher' / 'train.log'
+    wait_for(lambda: log.exists() and log.stat().st_size > 0, demo)
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130
     assert 'goes on from here' in output
-    assert not processes_in(folder)
+    wait_until_alone(folder)
 
     # kill -9 once the student has a checkpoint: its training dies, too.
     demo = start(folder)

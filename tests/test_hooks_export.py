@@ -23,14 +23,15 @@ sys.modules['mkd_det'] = None
 import torch
 from mmengine.config import Config
 from mmdet.apis import inference_detector, init_detector
-config, weights, image = sys.argv[1:]
-model = init_detector(config, weights, device='cpu')
-content = torch.load(weights, weights_only=True)
-model.load_state_dict(content['state_dict'], strict=True)
-result = inference_detector(model, image)
-assert len(result.pred_instances.bboxes) == len(result.pred_instances.scores)
-assert type(model).__name__ == 'GFL'
-assert model.dataset_meta['classes'] == ('red', 'green', 'blue')
+config, image, *files = sys.argv[1:]
+for file in files:
+    model = init_detector(config, file, device='cpu')
+    content = torch.load(file, weights_only=True)
+    model.load_state_dict(content['state_dict'], strict=True)
+    found = inference_detector(model, image).pred_instances
+    assert len(found.bboxes) == len(found.scores)
+    assert type(model).__name__ == 'GFL'
+    assert model.dataset_meta['classes'] == ('red', 'green', 'blue')
 """
 
 
@@ -45,7 +46,8 @@ def _train(root: Path, name: str, *hooks: dict, epochs: int = 2) -> tuple[Any, A
     cfg.default_hooks.checkpoint.type = 'SafeCheckpointHook'
     cfg.default_hooks.export_student = dict(type='ExportStudentHook')
     cfg.custom_hooks = [dict(type='DiceHook'), *hooks]
-    cfg.default_hooks.checkpoint.save_best = 'coco/bbox_mAP'
+    cfg.default_hooks.checkpoint.save_best = 'toy/mAP'
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='EpochMetric', sign=-1)
     runner = hook_runs.build(cfg, name)
     runner.train()
     return cfg, runner
@@ -56,20 +58,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return _train(tmp_path_factory.mktemp('export'), 'export')
 
 
-@pytest.mark.parametrize('name', ['student_last.pth', 'student_best.pth'])
-def test_the_exported_student_loads_in_stock_mmdet(trained: Any, name: str) -> None:
+def test_the_exported_students_load_in_stock_mmdet(trained: Any) -> None:
     cfg, _ = trained
     folder = Path(cfg.work_dir)
     image = next((folder.parent / 'coco' / 'images').glob('*.png'))
+    files = ['student_config.py', image, 'student_last.pth', 'student_best.pth']
     child = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            STOCK,
-            folder / 'student_config.py',
-            folder / name,
-            image,
-        ],
+        [sys.executable, '-c', STOCK, *files],
         capture_output=True,
         text=True,
         cwd=folder,

@@ -11,29 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS
 from mmengine.runner import find_latest_checkpoint
 
 import hook_runs
 from mkd_det.errors import CheckpointSaveError
 from mkd_det.hooks.atomic import write_atomically
-
-
-@METRICS.register_module()
-class EpochMetric(BaseMetric):
-    """A metric that gets better with every epoch."""
-
-    default_prefix = 'toy'
-
-    def process(self, data_batch: Any, data_samples: Any) -> None:
-        self.results += [0] * len(data_samples)
-
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        from mmengine.logging import MessageHub
-
-        return {'mAP': 0.5 + MessageHub.get_current_instance().get_info('epoch', 0)}
 
 
 class SmallDisk(Hook):

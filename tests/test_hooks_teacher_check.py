@@ -29,7 +29,7 @@ class OracleGFL(GFL):
             truth = sample.gt_instances
             scale = torch.tensor(sample.scale_factor).repeat(2)
             sample.pred_instances = InstanceData(
-                bboxes=truth.bboxes.tensor / scale,
+                bboxes=truth.bboxes / scale,
                 labels=truth.labels,
                 scores=torch.ones(len(truth)),
             )

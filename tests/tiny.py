@@ -419,4 +419,6 @@ def runner_cfg(
             val_evaluator=evaluator,
             test_evaluator=evaluator,
         )
-    return Config(cfg)
+    # mmengine writes the config out six times a run. To have yapf make it nice to
+    # look at takes longer than all the rest.
+    return Config(cfg, format_python_code=False)

@@ -127,7 +127,7 @@ def check_resume(model: nn.Module, path: str | None) -> None:
     """Raise ResumeError unless `model` can go on from the checkpoint."""
     from mkd_det.checkpoint import read_checkpoint
     from mkd_det.distiller import Distiller
-    from mkd_det.hooks.resume_state_hook import _check_resumable as check_resumable
+    from mkd_det.hooks.resume_state_hook import check_resumable
 
     if path is None:
         return

@@ -90,7 +90,7 @@ class ResumeStateHook(Hook):
         if not runner._resume:
             return
         plan = distiller_of(runner, 'ResumeStateHook').plan
-        _check_resumable(checkpoint, plan.describe())
+        check_resumable(checkpoint, plan.describe())
         self._resumed = checkpoint[KEY]
 
     def before_train(self, runner: Runner) -> None:
@@ -131,7 +131,7 @@ class ResumeStateHook(Hook):
             self._quiet.generator, self._quiet = None, None
 
 
-def _check_resumable(checkpoint: Mapping[str, Any], plan: dict[str, str]) -> None:
+def check_resumable(checkpoint: Mapping[str, Any], plan: dict[str, str]) -> None:
     """Raise ResumeError unless `checkpoint` was written under `plan`."""
     weights = checkpoint.get('state_dict', checkpoint)
     metadata = getattr(weights, '_metadata', None) or {}
