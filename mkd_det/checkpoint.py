@@ -64,13 +64,16 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(file, map_location='cpu', weights_only=not trust)
     except UnpicklingError as error:
-        raise _refused(path, error) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        # What was never pickled (a web page, a pointer of git LFS) is no danger.
+        pickled = not trust and _head(file)[:1] in (b'P', b'\x80')
+        raise (_refused if pickled else _unreadable)(path, error) from None
+    except (ImportError, AttributeError) as error:
         raise TeacherFileError(
-            f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
-            expected='a file written by torch.save',
-            actual=f'{Path(file).stat().st_size} bytes; {str(error).splitlines()[0]}',
+            f'checkpoint {path} holds objects of code that is not installed here',
+            actual=str(error),
         ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise _unreadable(path, error) from None
     if not isinstance(content, Mapping):
         raise TeacherFileError(
             f'checkpoint {path} holds no state dict',
@@ -80,20 +83,31 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
     return dict(content)
 
 
-def _refused(path: str, error: UnpicklingError) -> UntrustedCheckpointError:
-    text = str(error)
-    what = next(
-        (
-            line.strip()
-            for line in text.splitlines()
-            if 'GLOBAL' in line or 'getattr' in line
-        ),
-        text.splitlines()[-1][:200],
+def _head(file: str) -> bytes:
+    with open(file, 'rb') as opened:
+        return opened.read(24)
+
+
+def _unreadable(path: str, error: Exception) -> TeacherFileError:
+    file = _local_file(path)
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if 'weights_only' in reason:  # torch's advice to trust the file, of all files
+        reason = f'begins with {_head(file)!r}'
+    return TeacherFileError(
+        f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
+        expected='a file written by torch.save',
+        actual=f'{Path(file).stat().st_size} bytes; {reason}',
     )
+
+
+def _refused(path: str, error: Exception) -> UntrustedCheckpointError:
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if 'GLOBAL' in line or 'getattr' in line]
+    telling += [line for line in lines if line.startswith('Unsupported')]
     return UntrustedCheckpointError(
         f'checkpoint {path} holds objects that could run code; it was not loaded',
         expected='tensors, numbers, strings and containers of them',
-        actual=what,
+        actual=(telling or lines)[0].partition(' Please use')[0],
         hint='trust_checkpoint=True beside `checkpoint`, if you trust its source',
     )
 
@@ -105,7 +119,12 @@ def _local_file(path: str) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / os.path.basename(parsed.path)
         if not file.exists():
-            torch.hub.download_url_to_file(path, str(file))
+            try:
+                torch.hub.download_url_to_file(path, str(file))
+            except OSError as error:
+                raise TeacherFileError(
+                    f'checkpoint {path} cannot be downloaded', actual=str(error)
+                ) from None
         return str(file)
     if not Path(path).is_file():
         parent = Path(path).parent

@@ -42,7 +42,7 @@ class Tap:
     @classmethod
     def parse(cls, text: str | Sequence[str]) -> Tap:
         """Parse `path`, `path:in`, or a list of them (all in or all out)."""
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = list(text) if isinstance(text, (list, tuple)) else [text]
         parsed = [_parse_one(t) for t in texts]
         if not parsed or len({inputs for _, inputs in parsed}) > 1:
             raise ConfigError(
@@ -135,27 +135,36 @@ class _Recorder:
         handles = []
         for path, module in self.tap.resolve(model):
             self.records[path] = []
+            # What goes in is read before the module can change it in place.
             handles.append(
-                module.register_forward_hook(self._hook(path), with_kwargs=True)
+                module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                if self.tap.inputs
+                else module.register_forward_hook(self._after(path))
             )
         return handles
 
-    def _hook(self, path: str) -> Any:
-        def hook(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            if self.need_grad and not torch.is_grad_enabled():
-                raise TapNoGradError(
-                    f'tap {self.name!r} ({path}) runs without gradient: it lies inside'
-                    ' a re-entrantly checkpointed module or a no_grad block',
-                    hint='tap the enclosing module, or set `with_cp=False`',
-                )
-            value = output
-            if self.tap.inputs:
-                value = args[0] if args else next(iter(kwargs.values()), None)
-            self.records[path].append(value)
-            self.calls += 1
-            self.versions += [(path, t, t._version) for t in _tensors(value)]
+    def _before(self, path: str) -> Any:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            self._record(path, args[0] if args else next(iter(kwargs.values()), None))
 
         return hook
+
+    def _after(self, path: str) -> Any:
+        def hook(_: nn.Module, args: tuple, output: Any) -> None:
+            self._record(path, output)
+
+        return hook
+
+    def _record(self, path: str, value: Any) -> None:
+        if self.need_grad and not torch.is_grad_enabled():
+            raise TapNoGradError(
+                f'tap {self.name!r} ({path}) runs without gradient: it lies inside'
+                ' a re-entrantly checkpointed module or a no_grad block',
+                hint='tap the enclosing module, or set `with_cp=False`',
+            )
+        self.records[path].append(value)
+        self.calls += 1
+        self.versions += [(path, t, t._version) for t in _tensors(value)]
 
     def levels(self, model: nn.Module) -> Levels:
         """All calls as one row of levels: modules in order, calls in order."""
@@ -287,12 +296,17 @@ def _stop_hooks(
         if all(r.calls >= calls[name] for name, r in recorders.items()):
             raise StopForward
 
-    modules = {
-        id(module): module
+    ends = {
+        (module, recorder.tap.inputs)
         for recorder in recorders.values()
         for _, module in recorder.tap.resolve(model)
     }
-    return [module.register_forward_hook(stop) for module in modules.values()]
+    return [
+        module.register_forward_pre_hook(stop)
+        if inputs
+        else module.register_forward_hook(stop)
+        for module, inputs in ends
+    ]
 
 
 def run_features(model: Any, inputs: Tensor) -> None:

@@ -3,8 +3,9 @@ processes that a test starts and kills can import them."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class LossLog(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        values = {k: float(v).hex() for k, v in sorted(outputs.items())}
+        values = {k: float(v.detach()).hex() for k, v in sorted(outputs.items())}
         with open(self.path, 'a') as file:
             file.write(f'{runner.iter} {values}\n')
 
@@ -127,9 +128,39 @@ def logged(path: Path) -> dict[int, str]:
     return {int(line.split(' ', 1)[0]): line.split(' ', 1)[1] for line in lines}
 
 
-if __name__ == '__main__':
-    # python hook_runs.py CONFIG LOG: trains the config, logging losses.
-    config, log = sys.argv[1:]
+# Processes that a test starts: forked from one that has imported everything and
+# has done nothing yet (autograd does not survive a fork).
+PROCESSES = multiprocessing.get_context('forkserver')
+PROCESSES.set_forkserver_preload(
+    [
+        'hook_runs',
+        *(f'mmdet.{m}' for m in ('datasets', 'engine', 'evaluation', 'models')),
+    ]
+)
+
+
+def start(config: Path, log: Path, **env: str) -> Any:
+    """Train `config` in a process of its own, losses to `log` (each rank to a
+    file of its own: `log` and the rank)."""
+    child = PROCESSES.Process(target=_child, args=(config, log, env))
+    child.start()
+    return child
+
+
+def said(log: Path, **env: str) -> str:
+    """What such a process had to say."""
+    return Path(f'{log}{env.get("RANK", "")}.out').read_text()[-3000:]
+
+
+def _child(config: Path, log: Path, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    rank = env.get('RANK', '')
+    with open(f'{log}{rank}.out', 'w') as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    if rank:
+        # mmengine's launcher asks for a GPU whatever the backend.
+        torch.distributed.init_process_group('gloo')
     runner = build(Config.fromfile(config), 'child')
-    runner.register_hook(LossLog(Path(log)))
+    runner.register_hook(LossLog(Path(f'{log}{rank}')))
     runner.train()

@@ -66,7 +66,6 @@ def read(file: Path) -> Config:
     backbones, and random weights instead of the teacher's file."""
     cfg = copy.deepcopy(parsed(file))
     if cfg.model.type == 'Distiller':
-        cfg.model.probe_size = 128
         cfg.model.student.backbone.pop('init_cfg', None)
         for teacher in cfg.model.teachers.values():
             teacher.checkpoint = None

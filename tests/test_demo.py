@@ -1,12 +1,12 @@
-"""`make demo`, from nothing to its page, interrupted on the way."""
+"""`make demo`, from nothing to its page, killed on the way."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -63,20 +63,10 @@ def wait_until_alone(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_demo_from_nothing_to_its_page_through_interruptions(tmp_path: Path) -> None:
+def test_demo_from_nothing_to_its_page_through_a_kill(tmp_path: Path) -> None:
     for extra in ('sklearn', 'skimage', 'matplotlib'):
         pytest.importorskip(extra, reason='needs the demo extra')
     folder = tmp_path / 'demo'
-
-    # Ctrl-C while the teacher starts: an orderly end, and nothing left running.
-    demo = start(folder)
-    log = folder / 'teacher' / 'train.log'
-    wait_for(lambda: log.exists() and log.stat().st_size > 0, demo)
-    demo.send_signal(signal.SIGINT)
-    output, _ = demo.communicate(timeout=120)
-    assert demo.returncode == 130
-    assert 'goes on from here' in output
-    wait_until_alone(folder)
 
     # kill -9 once the student has a checkpoint: its training dies, too.
     demo = start(folder)
@@ -157,6 +147,47 @@ def test_a_stage_knows_when_what_it_is_made_from_has_changed(tmp_path: Path) -> 
         stage(tmp_path, config='configs/demo/gfl_r18-w48_digits.py'),
     ]
     assert len({same, *(other.fingerprint for other in others)}) == 5
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_an_interrupted_stage_stops_its_training(tmp_path: Path) -> None:
+    class Impatient(Lines):
+        def update(self, done: int, note: str = '') -> None:
+            assert processes_in(tmp_path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage(tmp_path / 'run'), {}, Impatient(1))
+    assert not processes_in(tmp_path)
+    assert not (tmp_path / 'run' / 'done.json').exists()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    demo = importlib.import_module('demo')
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv('DIGITS_ROOT', 'elsewhere')
+    monkeypatch.setattr(demo, 'run_all', stop)
+    with pytest.raises(SystemExit) as caught:
+        demo.main(['--work-dir', str(tmp_path)])
+    assert caught.value.code == 130
+    assert 'goes on from here' in capsys.readouterr().out
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    demo = importlib.import_module('demo')
+    with (
+        demo.alone(tmp_path),
+        pytest.raises(StageError, match='another demo'),
+        demo.alone(tmp_path),
+    ):
+        pass
 
 
 def test_a_failing_stage_shows_the_end_of_its_log(tmp_path: Path) -> None:

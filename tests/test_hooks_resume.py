@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -41,24 +39,33 @@ def _train_and_kill(cfg: Any, log: Path, after: int) -> dict[int, str]:
     """Train in a process of its own; kill -9 when step `after` is done."""
     file = Path(cfg.work_dir).parent / 'killed.py'
     cfg.dump(file)
-    script = Path(hook_runs.__file__)
-    child = subprocess.Popen(
-        [sys.executable, str(script), str(file), str(log)],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    child = hook_runs.start(file, log)
     end = time.time() + 240
     try:
         while not log.exists() or len(log.read_text().splitlines()) <= after:
-            if child.poll() is not None:
-                raise AssertionError(child.stderr.read().decode()[-3000:])
+            assert child.is_alive(), hook_runs.said(log)
             assert time.time() < end, 'the child does not get on'
             time.sleep(0.01)
     finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
+        child.kill()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
     return hook_runs.logged(log)
+
+
+def _train_two_ranks(cfg: Any, log: Path) -> list[dict[int, str]]:
+    """Train on two gloo ranks; what each of them logged."""
+    file = log.with_suffix('.py')
+    cfg.dump(file)
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = str(free.getsockname()[1])
+    world = dict(MASTER_ADDR='localhost', MASTER_PORT=port, WORLD_SIZE='2')
+    ranks = [hook_runs.start(file, log, RANK=r, LOCAL_RANK=r, **world) for r in '01']
+    for rank, child in enumerate(ranks):
+        child.join(timeout=300)
+        assert child.exitcode == 0, hook_runs.said(log, RANK=str(rank))
+    return [hook_runs.logged(Path(f'{log}{rank}')) for rank in '01']
 
 
 def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path) -> None:
@@ -94,6 +101,24 @@ def test_resumed_steps_are_the_killed_runs_own(tmp_path: Path, kind: str) -> Non
     both = sorted(set(before) & set(after))
     assert len(both) >= 2
     assert {i: before[i] for i in both} == {i: after[i] for i in both}
+
+
+def test_every_rank_continues_with_its_own_random_numbers(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, epochs=2, images=4)
+    cfg.launcher = 'pytorch'
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
+    cfg.randomness = dict(seed=0, diff_rank_seed=True)
+    # All ranks take part in measuring the teacher, too.
+    cfg.default_hooks.teacher_check = dict(
+        type='TeacherCheckHook', num_images=3, threshold=0
+    )
+    whole = _train_two_ranks(cfg, tmp_path / 'whole.log')
+    cfg.resume, cfg.load_from = True, str(Path(cfg.work_dir, 'epoch_1.pth'))
+    again = _train_two_ranks(cfg, tmp_path / 'again.log')
+    for rank in (0, 1):
+        assert list(again[rank]) == [1]
+        assert again[rank][1] == whole[rank][1]
+    assert again[0] != again[1], 'the ranks draw different numbers'
 
 
 def test_the_hook_changes_nothing_in_a_run_that_is_not_resumed(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ class Size:
         batch: Images in an iteration; None for what the configs say.
     """
 
-    train: int = 480
-    val: int = 120
+    train: int = 400
+    val: int = 100
     epochs: int | None = None
     batch: int | None = None
 

@@ -29,8 +29,7 @@ from mkd_det.cli import (
 )
 from mkd_det.errors import TapNotFoundError, TapOutputError, nearest
 from mkd_det.structures import channels_of, first_tensor
-from mkd_det.taps import to_levels
-from mkd_det.taps import frozen_state, run_features, strides_of
+from mkd_det.taps import frozen_state, run_features, strides_of, to_levels
 from mkd_det.teachers import load_teacher_cfg
 
 

@@ -47,13 +47,19 @@ from mmcv.ops import nms
 boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 29., 29.]])
 assert nms(boxes, torch.tensor([.9, .8, .7]), .5)[1].tolist() == [0, 2]
 """
+HAS_CUDA = 'import torch; assert torch.cuda.is_available()'
 TRY_CUDA = """
 import torch
 from mmcv.ops import nms
 boxes = torch.tensor([[0., 0., 9., 9.]], device='cuda')
 nms(boxes, boxes[:, 0] + 1, .5)
 """
-TRY_TORCH = 'import torch, torchvision, torchvision.ops; print(torch.__version__)'
+# By pip's versions: torch itself adds '+cu130' or so to what pip knows it as.
+TRY_TORCH = """
+import torch, torchvision, torchvision.ops
+from importlib.metadata import version
+print(*(f'{name}=={version(name)}' for name in ('torch', 'torchvision')))
+"""
 
 
 class SetupError(Exception):
@@ -140,9 +146,8 @@ class Environment:
     def pip(self, *arguments: str | Path, **env: str) -> None:
         """`pip install` with our constraints."""
         options = ['--no-input', '--disable-pip-version-check', '--progress-bar=off']
-        pinned = ['--constraint', self.constraints]
-        command = [self.python, '-m', 'pip', 'install', *options, *pinned, *arguments]
-        self.run(command, **env)
+        command: list[str | Path] = [self.python, '-m', 'pip', 'install', *options]
+        self.run([*command, '--constraint', self.constraints, *arguments], **env)
 
 
 def say(text: str, passing: bool = False) -> None:
@@ -208,15 +213,16 @@ def check_machine(mmcv_stands: bool) -> None:
         )
 
 
-def torch_of_this_python() -> str | None:
-    """Version of the torch that this Python has, if it works and is new enough."""
+def torch_of_this_python() -> list[str]:
+    """Pins of the torch and torchvision that this Python has, if they work and
+    are new enough; else none."""
     found = output_of(sys.executable, TRY_TORCH)
     if found is None:
-        return None
-    version = found.splitlines()[-1]
-    numbers = re.match(r'(\d+)\.(\d+)', version)
+        return []
+    pins = found.splitlines()[-1].split()
+    numbers = re.match(r'torch==(\d+)\.(\d+)', pins[0])
     new = numbers and tuple(map(int, numbers.groups())) >= OLDEST_TORCH
-    return version if new else None
+    return pins if new else []
 
 
 def make_venv(env: Environment, inherit: bool) -> None:
@@ -240,25 +246,32 @@ def make_venv(env: Environment, inherit: bool) -> None:
         link.unlink(missing_ok=True)
 
 
-def write_constraints(env: Environment, torch: str | None) -> None:
+def write_constraints(env: Environment, torch: list[str]) -> None:
     """Our tested versions; but the torch that was there stays what it is."""
     lines = (ROOT / 'constraints.txt').read_text(encoding='utf-8').splitlines()
-    if torch is not None:
-        lines = [line for line in lines if not TORCH_STACK.match(line)]
-        lines.append(f'torch=={torch}')
+    if torch:
+        lines = [line for line in lines if not TORCH_STACK.match(line)] + torch
     env.constraints.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def install_mmcv(env: Environment) -> None:
     """Install mmcv and what goes with it; build its operators where needed."""
+    options = ['--no-build-isolation', '--verbose']
     packages = ['onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection']
     with build_settings(env) as settings:
-        env.pip('--no-build-isolation', '--verbose', *packages, **settings)
+        try:
+            env.pip(*options, *packages, **settings)
+        except subprocess.CalledProcessError:
+            if 'CUDA_VISIBLE_DEVICES' in settings:
+                raise
+            say('      that failed with the GPU: operators for the CPU only')
+            settings['CUDA_VISIBLE_DEVICES'] = ''
+            env.pip(*options, *packages, **settings)
         if env.works(TRY_MMCV):
             return
         say('      its operators do not fit this torch: building them anew')
         again = ['--no-cache-dir', '--force-reinstall', '--no-deps', 'onedl-mmcv']
-        env.pip('--no-build-isolation', '--verbose', *again, **settings)
+        env.pip(*options, *again, **settings)
     if not env.works(TRY_MMCV):
         raise SetupError(f'mmcv was built, but does not run; see {env.log}')
 
@@ -267,9 +280,8 @@ def install_mmcv(env: Environment) -> None:
 def build_settings(env: Environment) -> Iterator[dict[str, str]]:
     """Environment variables under which mmcv builds for the installed torch."""
     settings = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(build_jobs())}
-    has_cuda = env.works('import torch; assert torch.cuda.is_available()')
-    if has_cuda and shutil.which('nvcc') is None and 'CUDA_HOME' not in os.environ:
-        say('      no nvcc for the GPU here: operators for the CPU only')
+    compiler = shutil.which('nvcc') or os.environ.get('CUDA_HOME')
+    if not compiler or not env.works(HAS_CUDA):
         settings['CUDA_VISIBLE_DEVICES'] = ''
     with tempfile.TemporaryDirectory() as folder:
         # mmcv asks for C++17, but the headers of new versions of torch want C++20;
@@ -310,8 +322,9 @@ def check(env: Environment) -> None:
     """Import all of it once, and note what `make` must know about the GPU."""
     if not env.works('import mkd_det'):
         env.run([env.python, '-c', 'import mkd_det'])
-    cuda = env.works('import torch; assert torch.cuda.is_available()')
-    hide = cuda and not env.works(TRY_CUDA)
+    hide = env.works(HAS_CUDA) and not env.works(TRY_CUDA)
+    if hide:
+        say('      mmcv has no operators for the GPU (no nvcc?): it stays unused')
     note = 'export CUDA_VISIBLE_DEVICES=  # mmcv has no operators for the GPU\n'
     (env.folder / 'mkd_det.env').write_text(note if hide else '')
 
@@ -330,12 +343,13 @@ def set_up(env: Environment) -> None:
     torch = torch_of_this_python()
     say(f'Setting up {env.folder} for {ROOT.name}; details in {env.log}')
     with step('1/5 virtual environment', ABOUT['venv']):
-        make_venv(env, inherit=torch is not None)
+        make_venv(env, inherit=bool(torch))
         write_constraints(env, torch)
-    title = f'2/5 torch: {torch} of this Python' if torch else '2/5 torch'
+    title = f'2/5 {" ".join(torch)} of this Python' if torch else '2/5 torch'
     with step(title, '10 s' if torch else ABOUT['torch']):
         env.pip('torch', 'torchvision', 'setuptools<81', 'wheel', 'ninja')
-    with step('3/5 mmcv, mmengine, mmdet', ABOUT['mmcv']):
+    about = '10 s' if env.works(TRY_MMCV) else ABOUT['mmcv']
+    with step('3/5 mmcv, mmengine, mmdet', about):
         install_mmcv(env)
     with step('4/5 mkd_det and all else', ABOUT['rest']):
         install_rest(env)

@@ -1,0 +1,9 @@
+"""Data: what is looked at before training, and the demo's own data set.
+
+`check.check_data(cfg)` looks at the files that a config names. `digits` makes
+the demo's pictures; it is imported by name, for it needs the `demo` extra.
+"""
+
+from .check import check_data
+
+__all__ = ['check_data']

@@ -1,0 +1,16 @@
+"""A sample that is the same each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar('Item')
+
+
+def evenly(items: Sequence[Item], limit: int) -> Sequence[Item]:
+    """`items`, or `limit` of them, evenly spaced from the first to the last."""
+    if len(items) <= limit:
+        return items
+    step = (len(items) - 1) / max(limit - 1, 1)
+    return [items[round(i * step)] for i in range(limit)]
