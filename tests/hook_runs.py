@@ -131,12 +131,8 @@ def logged(path: Path) -> dict[int, str]:
 # Processes that a test starts: forked from one that has imported everything and
 # has done nothing yet (autograd does not survive a fork).
 PROCESSES = multiprocessing.get_context('forkserver')
-PROCESSES.set_forkserver_preload(
-    [
-        'hook_runs',
-        *(f'mmdet.{m}' for m in ('datasets', 'engine', 'evaluation', 'models')),
-    ]
-)
+_ROOMS = ('datasets', 'engine', 'evaluation', 'models', 'visualization')
+PROCESSES.set_forkserver_preload(['hook_runs', *(f'mmdet.{room}' for room in _ROOMS)])
 
 
 def start(config: Path, log: Path, **env: str) -> Any:

@@ -106,7 +106,9 @@ def test_resumed_steps_are_the_killed_runs_own(tmp_path: Path, kind: str) -> Non
 def test_every_rank_continues_with_its_own_random_numbers(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path, epochs=2, images=4)
     cfg.launcher = 'pytorch'
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
     cfg.randomness = dict(seed=0, diff_rank_seed=True)
     # All ranks take part in measuring the teacher, too.
     cfg.default_hooks.teacher_check = dict(

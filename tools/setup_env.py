@@ -280,8 +280,8 @@ def install_mmcv(env: Environment) -> None:
 def build_settings(env: Environment) -> Iterator[dict[str, str]]:
     """Environment variables under which mmcv builds for the installed torch."""
     settings = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(build_jobs())}
-    compiler = shutil.which('nvcc') or os.environ.get('CUDA_HOME')
-    if not compiler or not env.works(HAS_CUDA):
+    nvcc = shutil.which('nvcc') or os.environ.get('CUDA_HOME')
+    if not nvcc or not env.works(HAS_CUDA):
         settings['CUDA_VISIBLE_DEVICES'] = ''
     with tempfile.TemporaryDirectory() as folder:
         # mmcv asks for C++17, but the headers of new versions of torch want C++20;

@@ -6,8 +6,6 @@ and copy its last epoch to checkpoints/gfl_r18-w64_bccd.pth.
 """
 
 _base_ = ['gfl_r18-w16_bccd.py', '../_base_/recipes/mkd_dense.py']
-# Nothing is frozen here, so the first stage can learn, too.
-_base_.recipe.taps.stages = 'backbone'
 model = dict(
     _delete_=True,
     type='Distiller',

@@ -14,3 +14,5 @@ model = dict(
         cfg='mmdet::atss/atss_r101_fpn_1x_coco.py',
         checkpoint='checkpoints/atss_r101_fpn_1x_20200825-dfcadd6f.pth')),
     **_base_.pop('recipe'))
+# A few boxes of COCO have no height; mmdet leaves them out.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

@@ -14,3 +14,5 @@ model = dict(
         cfg='mmdet::fcos/fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco.py',
         checkpoint='checkpoints/fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco-511424d6.pth')),
     **_base_.pop('recipe'))
+# A few boxes of COCO have no height; mmdet leaves them out.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

@@ -14,3 +14,5 @@ model = dict(
         cfg='mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py',
         checkpoint='checkpoints/gfl_r50_fpn_mstrain_2x_coco_20200629_213802-37bb1edc.pth')),
     **_base_.pop('recipe'))
+# A few boxes of COCO have no height; mmdet leaves them out.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

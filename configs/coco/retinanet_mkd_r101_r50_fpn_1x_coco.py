@@ -14,3 +14,5 @@ model = dict(
         cfg='mmdet::retinanet/retinanet_r101_fpn_ms-640-800-3x_coco.py',
         checkpoint='checkpoints/retinanet_r101_fpn_mstrain_3x_coco_20210720_214650-7ee888e0.pth')),
     **_base_.pop('recipe'))
+# A few boxes of COCO have no height; mmdet leaves them out.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

@@ -4,8 +4,6 @@
 """
 
 _base_ = ['gfl_r18-w8_digits.py', '../_base_/recipes/mkd_dense.py']
-# Nothing is frozen here, so the first stage can learn, too.
-_base_.recipe.taps.stages = 'backbone'
 model = dict(
     _delete_=True,
     type='Distiller',

@@ -12,7 +12,8 @@ custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 recipe = dict(
     taps=dict(
-        # Not layer1: stock configs freeze it, so no gradient would reach it.
+        # Not layer1: stock configs freeze it, so no gradient would reach it, and
+        # at stride 4 a guidance layer costs as much as all the others together.
         # For a backbone that is no ResNet write its own modules, or 'backbone'.
         stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
         fpn='neck',
@@ -22,7 +23,10 @@ recipe = dict(
         guide=dict(type='GuidanceLayer', student='stages', teacher='t.stages'),
         # Without the exploration branch: student='fpn'.
         guide_fpn=dict(
-            type='GuidanceLayer', student='explore.inherit', teacher='t.fpn'
+            type='GuidanceLayer',
+            student='explore.inherit',
+            teacher='t.fpn',
+            teacher_side=False,
         ),
     ),
     branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
@@ -43,7 +47,7 @@ recipe = dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
-            weight=1.0,
+            weight=5.0,
         ),
     ),
 )
