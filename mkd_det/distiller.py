@@ -17,7 +17,7 @@ from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
 from .structures import Knowledge, Levels
-from .taps import capture, strides_of
+from .taps import capture
 from .teachers import TeacherBank
 
 _KEYS = (
@@ -162,7 +162,7 @@ class Distiller(BaseModel):
         with capture(self.student, self.plan.taps.get('student', {}), grad) as seen:
             losses = dict(self.student(inputs, data_samples, mode='loss'))
         known['student'] = seen
-        self._notify_knowledge(known, inputs)
+        self._notify_knowledge(known)
 
         for name, link in self._read_by(active).items():
             output = link.module(_at(known, link.student), _at(known, link.teacher))
@@ -232,19 +232,15 @@ class Distiller(BaseModel):
             return {}
         return {'loss_idle': torch.stack([p.sum() for p in parameters]).sum() * 0.0}
 
-    def _notify_knowledge(
-        self, known: dict[str, dict[str, Levels]], inputs: Tensor
-    ) -> None:
+    def _notify_knowledge(self, known: dict[str, dict[str, Levels]]) -> None:
         if not self.observers:
             return
-        size = inputs.shape[-2:]
-        knowledge = {
-            owner: {
-                tap: Knowledge(owner, tap, levels, strides_of(levels, size))
-                for tap, levels in taps.items()
-            }
-            for owner, taps in known.items()
-        }
+        knowledge: dict[str, dict[str, Knowledge]] = {}
+        for owner, taps in known.items():
+            knowledge[owner] = {}
+            for tap, levels in taps.items():
+                strides = tuple(spec.stride for spec in self.plan.specs[owner, tap])
+                knowledge[owner][tap] = Knowledge(owner, tap, levels, strides)
         student = knowledge.pop('student')
         for observer in self.observers:
             observer.on_knowledge(student, knowledge)

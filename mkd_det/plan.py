@@ -109,8 +109,12 @@ class Plan:
                 lines[f'tap {Ref(owner, name)}'] = f'{tap} [{shape}]'
         for kind, links in (('adapter', self.adapters), ('term', self.terms)):
             for name, link in links.items():
-                lines[f'{kind} {name}'] = (
-                    f'{type(link.module).__name__}: {link.student} <- {link.teacher}'
+                what = f'{type(link.module).__name__}: {link.student} <- {link.teacher}'
+                shape = self._shape(Ref(name, 'student'))  # of what an adapter yields
+                count = sum(p.numel() for p in link.module.parameters())
+                what += f' [{shape}]' if shape else ''
+                lines[f'{kind} {name}'] = what + (
+                    f', {count} parameters' if count else ''
                 )
         for name, branch in self.branches.items():
             paths = [p for key in branch.taps().values() for p in key]
@@ -217,6 +221,13 @@ class Planner:
     # -- names and references ------------------------------------------------
 
     def _check_names(self) -> None:
+        own = (name for teacher in self.teachers.values() for name in teacher.taps)
+        for name in (*self.tap_texts, *own):
+            if not name.isidentifier():
+                raise ConfigError(
+                    f'tap {name!r} cannot be a name',
+                    expected='letters, digits and underscores',
+                )
         taken: dict[str, str] = {name: 'teacher' for name in self.teachers}
         for kind, cfgs in self.cfgs.items():
             for name, cfg in cfgs.items():
@@ -225,17 +236,11 @@ class Planner:
                         f'{kind} {name!r} must be a dict with `type`', actual=cfg
                     )
                 if kind == 'term':
-                    if not name.startswith('loss_'):
-                        raise ConfigError(
-                            f"term {name!r}: a term's name begins with 'loss_', or"
-                            ' mmengine would log it and not train on it',
-                            actual=name,
-                            hint=f'loss_{name}=dict(...)',
-                        )
+                    _check_term_name(name)
                 elif not name.isidentifier() or name == 'student' or name in taken:
                     raise ConfigError(
                         f'{kind} {name!r} cannot be a name',
-                        actual=f'also a {taken[name]}' if name in taken else name,
+                        actual=f'{taken[name]} {name!r}' if name in taken else name,
                         expected='a name that no teacher, adapter or branch has',
                     )
                 else:
@@ -375,7 +380,7 @@ class Planner:
         where = f'term {name!r}'
         cls: Any = find_class(LOSSES, dict(cfg), where)
         refs = [self._ref(cfg, side, f'term {name}') for side in SIDES]
-        sides = [self.levels[ref.owner, ref.key] for ref in refs]
+        sides: list[Any] = [self.levels[ref.owner, ref.key] for ref in refs]
         rest = {k: v for k, v in cfg.items() if k not in SIDES}
         readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
         if cls.reads == 'outputs':
@@ -386,11 +391,15 @@ class Planner:
             student = readers[0](self._module(refs[0]), sides[0])
             teacher = readers[1](self._module(refs[1]), sides[1])
             _check_dense(where, student, teacher)
+            sides = [(student,), (teacher,)]
         else:
             for ref, levels in zip(refs, sides, strict=True):
                 _check_features(where, ref, levels)
             specs = [self.plan.specs[ref.owner, ref.key] for ref in refs]
             _check_demands(where, link.module, refs, specs)
+        # What the loss alone can tell, it tells now and not in the first step.
+        with frozen_state(link.module):
+            link.module(*sides)
         self.plan.terms[name] = link
 
     def _module(self, ref: Ref) -> nn.Module:
@@ -405,6 +414,21 @@ class Planner:
             return None
         module = self._module(ref)
         return DenseReader(module) if is_dense_head(module) else None
+
+
+def _check_term_name(name: str) -> None:
+    if not name.startswith('loss_'):
+        raise ConfigError(
+            f"term {name!r}: a term's name begins with 'loss_', or mmengine would"
+            ' log it and not train on it',
+            actual=name,
+            hint=f'loss_{name}=dict(...)',
+        )
+    if not name.isidentifier():
+        raise ConfigError(
+            f'term {name!r} cannot be a name',
+            expected='letters, digits and underscores',
+        )
 
 
 def _check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:

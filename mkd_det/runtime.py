@@ -25,7 +25,7 @@ PACKAGE = 'mkd_det'
 # What `prepare` adds to the hooks of a distill config, by its name there.
 DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'resume_state': dict(type='ResumeStateHook'),
-    'teacher_check': dict(type='TeacherCheckHook', num_images=64),
+    'teacher_check': dict(type='TeacherCheckHook', num_images=32),
     'export_student': dict(type='ExportStudentHook'),
 }
 # Our hooks that stand in for one of mmengine's.

@@ -70,7 +70,7 @@ class WeightSchedule:
         if progress.iter < self.warmup_iters:
             factor = (progress.iter + 1) / (self.warmup_iters + 1)
         if self.decay:
-            end = self.decay_iters or progress.max_iters
+            end = progress.max_iters if self.decay_iters is None else self.decay_iters
             done = min(progress.iter / max(end, 1), 1.0)
             linear = self.decay == 'linear'
             factor *= 1 - done if linear else (1 + math.cos(math.pi * done)) / 2

@@ -42,7 +42,7 @@ class Tap:
     @classmethod
     def parse(cls, text: str | Sequence[str]) -> Tap:
         """Parse `path`, `path:in`, or a list of them (all in or all out)."""
-        texts = list(text) if isinstance(text, (list, tuple)) else [text]
+        texts: list[Any] = list(text) if isinstance(text, (list, tuple)) else [text]
         parsed = [_parse_one(t) for t in texts]
         if not parsed or len({inputs for _, inputs in parsed}) > 1:
             raise ConfigError(

@@ -246,7 +246,10 @@ class TeacherBank(Mapping[str, Teacher]):
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Do to the teachers what `nn.Module._apply` does to the student."""
         for teacher in self.values():
-            teacher.model._apply(fn)
+            model = teacher.model
+            model._apply(fn)
+            # Moves no tensor any more, but tells the preprocessor where it is.
+            model.to(next(model.parameters()).device)
 
     def run(
         self,

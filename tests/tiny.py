@@ -232,8 +232,11 @@ def distiller(
     return dict(
         type='Distiller',
         student=student,
-        teachers=dict(t=dict(cfg=teacher, checkpoint=file)),
-        **{**parts, **changes},
+        **{
+            'teachers': dict(t=dict(cfg=teacher, checkpoint=file)),
+            **parts,
+            **changes,
+        },
     )
 
 

@@ -34,7 +34,7 @@ OLDEST_TORCH = (2, 6)
 ABOUT = {
     'venv': '5 s',
     'torch': '1 to 10 minutes: a download of some GB',
-    'mmcv': '3 to 15 minutes: compiles about 110 files, once',
+    'mmcv': '3 to 15 minutes: compiles 78 files, once',
     'rest': '1 minute',
     'check': '10 s',
 }
@@ -138,7 +138,7 @@ class Environment:
         """How many files ninja has compiled, from the end of the log."""
         with open(self.log, 'rb') as log:
             log.seek(max(start, self.log.stat().st_size - 20_000))
-            steps = re.findall(rb'^\[(\d+)/(\d+)\]', log.read(), re.MULTILINE)
+            steps = re.findall(rb'^\s*\[(\d+)/(\d+)\] ', log.read(), re.MULTILINE)
         return (
             f'({steps[-1][0].decode()}/{steps[-1][1].decode()} files)' if steps else ''
         )
