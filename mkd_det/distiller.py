@@ -332,6 +332,9 @@ def _from_plain(
     if apart:
         plain.update(branches)
     state.update({f'{prefix}student.{key}': value for key, value in plain.items()})
+    # The preprocessor is the student's and ours: one module, by two names.
+    shared = {k: v for k, v in plain.items() if k.startswith('data_preprocessor.')}
+    state.update({prefix + key: value for key, value in shared.items()})
     for name in ('adapters', 'losses'):
         own = getattr(module, name).state_dict()
         saved = distill[name] if same_plan else own

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import (
+    BaseModel,
+    ExponentialMovingAverage,
+    ImgDataPreprocessor,
+)
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
@@ -192,6 +196,33 @@ def test_saving_changes_nothing(teacher: Path) -> None:
     assert_equal(dict(first), dict(second))
     assert all(map(torch.equal, before, model.parameters()))
     assert model.student.neck.fpn_convs[0].conv.explore.weight.any()
+
+
+class Preprocessor(ImgDataPreprocessor):
+    """One with state of its own, which mmdet's have not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('seen', torch.zeros(1))
+
+
+class Plain(BaseModel):
+    def __init__(self) -> None:
+        super().__init__(Preprocessor())
+        self.layer = nn.Conv2d(3, 2, 1)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = '') -> Any:
+        return self.layer(inputs)
+
+
+def test_a_preprocessor_with_state_is_saved_once_and_loaded() -> None:
+    plain = Plain()
+    plain.data_preprocessor.seen.fill_(7)
+    model = Distiller(student=dict(type=Plain))
+    assert list(model.state_dict()) == list(plain.state_dict())
+    model.load_state_dict(plain.state_dict(), strict=True)
+    assert model.data_preprocessor is model.student.data_preprocessor
+    assert model.data_preprocessor.seen == 7
 
 
 # -- EMA, and every file that a training writes ----------------------------------
