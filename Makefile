@@ -36,7 +36,7 @@ test: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m mypy
 
 format: env
 	$(VENV)/bin/ruff check --fix .

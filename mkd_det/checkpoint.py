@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from .errors import TeacherFileError, UntrustedCheckpointError, nearest
+from .errors import CheckpointFileError, UntrustedCheckpointError, nearest
 
 
 def _statistic(owner: Any, name: str) -> Any:
@@ -56,7 +56,7 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
         trust: Unpickle anything. Only for files whose source you trust.
 
     Raises:
-        TeacherFileError: The file is missing, truncated or no checkpoint.
+        CheckpointFileError: The file is missing, truncated or no checkpoint.
         UntrustedCheckpointError: It holds pickled objects beyond plain types.
     """
     file = _local_file(path)
@@ -68,14 +68,14 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
         pickled = not trust and _head(file)[:1] in (b'P', b'\x80')
         raise (_refused if pickled else _unreadable)(path, error) from None
     except (ImportError, AttributeError) as error:
-        raise TeacherFileError(
+        raise CheckpointFileError(
             f'checkpoint {path} holds objects of code that is not installed here',
             actual=str(error),
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from None
     if not isinstance(content, Mapping):
-        raise TeacherFileError(
+        raise CheckpointFileError(
             f'checkpoint {path} holds no state dict',
             expected='a dict',
             actual=type(content).__name__,
@@ -88,12 +88,12 @@ def _head(file: str) -> bytes:
         return opened.read(24)
 
 
-def _unreadable(path: str, error: Exception) -> TeacherFileError:
+def _unreadable(path: str, error: Exception) -> CheckpointFileError:
     file = _local_file(path)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if 'weights_only' in reason:  # torch's advice to trust the file, of all files
         reason = f'begins with {_head(file)!r}'
-    return TeacherFileError(
+    return CheckpointFileError(
         f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
         expected='a file written by torch.save',
         actual=f'{Path(file).stat().st_size} bytes; {reason}',
@@ -122,14 +122,14 @@ def _local_file(path: str) -> str:
             try:
                 torch.hub.download_url_to_file(path, str(file))
             except OSError as error:
-                raise TeacherFileError(
+                raise CheckpointFileError(
                     f'checkpoint {path} cannot be downloaded', actual=str(error)
                 ) from None
         return str(file)
     if not Path(path).is_file():
         parent = Path(path).parent
         beside = [p.name for p in parent.glob('*.pth')] if parent.is_dir() else []
-        raise TeacherFileError(
+        raise CheckpointFileError(
             f'checkpoint {path} does not exist',
             expected='a file',
             actual=f'nothing there (looked from {Path.cwd()})',
@@ -146,7 +146,7 @@ def weights_of(content: Mapping[str, Any], path: str) -> dict[str, torch.Tensor]
             break
     weights = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not weights:
-        raise TeacherFileError(
+        raise CheckpointFileError(
             f'checkpoint {path} holds no weights',
             expected="tensors, or a 'state_dict' of them",
             actual=f'keys {list(content)[:5]}',

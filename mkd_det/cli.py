@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from .errors import ConfigError, MkdError, nearest
+from .errors import CheckpointKeysError, ConfigError, MkdError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 # Exit code of a typed error, as argparse has it for bad arguments.
 BAD_INPUT = 2
 _COUNTER = 'num_batches_tracked'
-
-
-class CheckpointError(MkdError):
-    """A checkpoint does not fit the model that it was given for."""
 
 
 Main = Callable[[Sequence[str] | None], None]
@@ -218,7 +214,7 @@ def load_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:
         All that the checkpoint holds.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, or shapes differ.
+        CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
     """
     from .checkpoint import read_checkpoint, weights_of
 
@@ -242,7 +238,7 @@ def fill_strict(
         if k in weights and weights[k].shape != v.shape
     ]
     if missing or unexpected or shapes:
-        raise CheckpointError(
+        raise CheckpointKeysError(
             f'checkpoint {path} does not fit {what}: {len(missing)} keys missing,'
             f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
             expected=', '.join(missing[:4]) or None,

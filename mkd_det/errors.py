@@ -92,7 +92,7 @@ class TeacherError(MkdError):
 
 
 class TeacherFileError(TeacherError):
-    """A teacher's checkpoint or config is missing, truncated or no such file."""
+    """A teacher's config is missing or has no model."""
 
 
 class TeacherKeysError(TeacherError):
@@ -107,7 +107,23 @@ class TeacherChanceError(TeacherError):
     """The teacher is no better than chance on the validation set."""
 
 
-class UntrustedCheckpointError(TeacherError):
+class CheckpointError(MkdError):
+    """Base of everything that can go wrong with a checkpoint file."""
+
+
+class CheckpointFileError(CheckpointError):
+    """A checkpoint is missing, truncated or no checkpoint."""
+
+
+class CheckpointKeysError(CheckpointError):
+    """A checkpoint does not fit the model that it was given for."""
+
+
+class CheckpointSaveError(CheckpointError):
+    """A checkpoint could not be written; the previous one is still there."""
+
+
+class UntrustedCheckpointError(CheckpointError):
     """A checkpoint holds pickled objects beyond tensors and plain types."""
 
 
@@ -137,10 +153,6 @@ class ImageError(DataError):
 
 class ResumeError(MkdError):
     """A checkpoint cannot continue this run."""
-
-
-class CheckpointSaveError(MkdError):
-    """A checkpoint could not be written; the previous one is still there."""
 
 
 class EnvironmentVersionError(MkdError):

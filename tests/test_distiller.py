@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import tiny
 from mkd_det.distiller import Distiller
-from mkd_det.errors import ConfigError, TeacherError, TeacherFileError
+from mkd_det.errors import CheckpointFileError, ConfigError, TeacherError
 from mkd_det.structures import Knowledge, first_tensor
 from mkd_det.taps import run_features
 
@@ -375,7 +375,7 @@ def test_building_and_predicting_need_no_teacher_file(
     runner = Runner.from_cfg(run_cfg)
     assert 'coco/bbox_mAP' in runner.test()
     model = runner.model
-    with pytest.raises(TeacherFileError, match=r'gone\.pth'):
+    with pytest.raises(CheckpointFileError, match=r'gone\.pth'):
         losses_of(model)
     assert hooks_in(model, model.teachers['t'].model) == 0
 

@@ -106,7 +106,8 @@ def test_parts_that_are_switched_off_are_gone(written: Path) -> None:
 def test_example_of_every_key_has_every_key(written: Path) -> None:
     shown = Config.fromfile(written / 'every_key.py').model
     takes = set(inspect.signature(Distiller.__init__).parameters)
-    assert takes - {'self', 'data_preprocessor', 'init_cfg'} == set(shown) - {'type'}
+    implied = {'self', 'data_preprocessor', 'init_cfg', 'unknown'}
+    assert takes - implied == set(shown) - {'type'}
     assert set(shown.teachers.t) == set(teachers._KEYS)
     for name in schedules.WeightSchedule.__dataclass_fields__:
         assert f'`{name}`' in README

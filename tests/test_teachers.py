@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.checkpoint import read_checkpoint
 from mkd_det.errors import (
+    CheckpointFileError,
     ConfigError,
     MkdError,
     TeacherClassesError,
@@ -172,11 +173,11 @@ def test_of_two_teachers_the_bank_counts_as_loaded_when_both_are(
         two=dict(cfg=MODEL, checkpoint=str(tmp_path / 'late.pth')),
     )
     bank = TeacherBank(cfgs)
-    with pytest.raises(TeacherFileError):
+    with pytest.raises(CheckpointFileError):
         bank.load()
     assert not bank.loaded
     good.rename(tmp_path / 'late.pth')
-    with pytest.raises(TeacherFileError, match=r'good\.pth'):
+    with pytest.raises(CheckpointFileError, match=r'good\.pth'):
         bank.load()
     tiny.write_checkpoint(MODEL, good)
     bank.load()
@@ -191,13 +192,13 @@ def test_of_two_teachers_the_bank_counts_as_loaded_when_both_are(
 def test_a_missing_file_is_told_with_the_nearest_names(tmp_path: Path) -> None:
     for name in ('gfl_r101.pth', 'retina.pth', 'notes.txt'):
         (tmp_path / name).touch()
-    error = refuses(teacher(tmp_path / 'gfl_r110.pth'), TeacherFileError)
+    error = refuses(teacher(tmp_path / 'gfl_r110.pth'), CheckpointFileError)
     assert [Path(name).name for name in error.available] == [
         'gfl_r101.pth',
         'retina.pth',
     ]
-    refuses(teacher(tmp_path / 'no' / 'such' / 'folder.pth'), TeacherFileError)
-    refuses(teacher(tmp_path), TeacherFileError)
+    refuses(teacher(tmp_path / 'no' / 'such' / 'folder.pth'), CheckpointFileError)
+    refuses(teacher(tmp_path), CheckpointFileError)
 
 
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
@@ -222,7 +223,9 @@ def test_a_truncated_or_foreign_file_is_told(
     content = {'state_dict': {'a': torch.zeros(999)}}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     file.write_bytes(BROKEN[kind](file.read_bytes()))
-    with pytest.raises(TeacherFileError, match='truncated, or no checkpoint') as caught:
+    with pytest.raises(
+        CheckpointFileError, match='truncated, or no checkpoint'
+    ) as caught:
         read_checkpoint(str(file), trust)
     assert f'{file.stat().st_size} bytes' in str(caught.value)
     assert 'weights_only' not in str(caught.value)
@@ -230,9 +233,9 @@ def test_a_truncated_or_foreign_file_is_told(
 
 def test_a_file_without_weights_is_told(tmp_path: Path) -> None:
     torch.save({'epoch': 3}, tmp_path / 't.pth')
-    refuses(teacher(tmp_path / 't.pth'), TeacherFileError)
+    refuses(teacher(tmp_path / 't.pth'), CheckpointFileError)
     torch.save([torch.zeros(1)], tmp_path / 't.pth')
-    refuses(teacher(tmp_path / 't.pth'), TeacherFileError)
+    refuses(teacher(tmp_path / 't.pth'), CheckpointFileError)
 
 
 def test_an_address_that_cannot_be_reached_is_told(
@@ -240,7 +243,7 @@ def test_an_address_that_cannot_be_reached_is_told(
 ) -> None:
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     one = teacher('http://127.0.0.1:9/teacher.pth')
-    refuses(one, TeacherFileError)
+    refuses(one, CheckpointFileError)
     assert not list(tmp_path.rglob('*.pth'))
 
 
@@ -325,7 +328,7 @@ def test_trusting_a_file_whose_code_is_missing_is_told(tmp_path: Path) -> None:
     content = {'state_dict': {}, 'x': Runs(os.system, 'true')}
     torch.save(content, file, _use_new_zipfile_serialization=False)
     file.write_bytes(file.read_bytes().replace(b'cposix\n', b'cnobody\n'))
-    with pytest.raises(TeacherFileError, match='not installed here') as caught:
+    with pytest.raises(CheckpointFileError, match='not installed here') as caught:
         read_checkpoint(str(file), trust=True)
     assert 'nobody' in str(caught.value)
 

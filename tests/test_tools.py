@@ -163,7 +163,14 @@ def test_test_refuses_a_checkpoint_of_another_model(
 ) -> None:
     other = tiny.write_checkpoint(tiny.gfl(base_channels=16), tmp_path / 'other.pth')
     argv = [str(trained / 'config.py'), str(other)]
-    fails(capsys, 'test', argv, 'CheckpointError', 'of another shape', 'backbone.conv1')
+    fails(
+        capsys,
+        'test',
+        argv,
+        'CheckpointKeysError',
+        'of another shape',
+        'backbone.conv1',
+    )
 
 
 def test_resume_goes_on_where_the_run_ended(
@@ -311,8 +318,8 @@ def _hostile(path: Path) -> None:
 
 
 BAD_TEACHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    'missing': (lambda path: None, ('TeacherFileError', 'does not exist')),
-    'truncated': (_truncated, ('TeacherFileError', 'truncated', 'bytes')),
+    'missing': (lambda path: None, ('CheckpointFileError', 'does not exist')),
+    'truncated': (_truncated, ('CheckpointFileError', 'truncated', 'bytes')),
     'another model': (
         lambda path: tiny.write_checkpoint(tiny.fcos(16, 24), path),
         ('TeacherKeysError', 'of another model', 'write:'),

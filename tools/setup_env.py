@@ -313,6 +313,9 @@ def needs_cxx20(env: Environment) -> bool:
 def install_rest(env: Environment) -> None:
     """Ourselves (as links to this checkout), the demo's and the tests' packages."""
     env.pip('--no-build-isolation', '--editable', f'{ROOT}[all]')
+    if not (env.folder / 'bin' / 'ruff').exists():
+        # A program, not a module: the one that this Python has is of no use.
+        env.pip('--ignore-installed', '--no-deps', 'ruff')
     if not env.works('import cv2'):
         # OpenCV with windows needs system libraries that servers do not have.
         env.pip('--force-reinstall', '--no-deps', 'opencv-python-headless')

@@ -25,7 +25,7 @@ from mkd_det.cli import (
     main_guard,
     set_work_dir,
 )
-from mkd_det.errors import ConfigError, ResumeError, TeacherFileError
+from mkd_det.errors import CheckpointFileError, ConfigError, ResumeError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -133,7 +133,7 @@ def check_resume(model: nn.Module, path: str | None) -> None:
         return
     try:
         content = read_checkpoint(path)
-    except TeacherFileError as error:
+    except CheckpointFileError as error:
         raise ResumeError(
             error.message,
             expected=error.expected,
