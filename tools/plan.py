@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Prints the checked plan of a distill config and stops.
 
-    python tools/plan.py configs/bccd/mkd_gfl_r18-w64_r18-w16_bccd.py
+    python tools/plan.py configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py
 
 No data is read and nothing is trained. The teachers' files need not be there
 yet; those that are there are verified.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Trains a student with its teachers, or any plain mmdet model.
 
-    python tools/train.py configs/bccd/mkd_gfl_r18-w64_r18-w16_bccd.py
+    python tools/train.py configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py
 
 All that can be known to be wrong (config, plan, teacher files, data, the
 checkpoint to resume from) is looked at first. Nothing is written before.
