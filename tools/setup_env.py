@@ -34,7 +34,7 @@ OLDEST_TORCH = (2, 6)
 ABOUT = {
     'venv': '5 s',
     'torch': '1 to 10 minutes: a download of some GB',
-    'mmcv': '3 to 15 minutes: compiles 78 files, once',
+    'mmcv': '7 minutes on two cores: compiles 78 files, once',
     'rest': '1 minute',
     'check': '10 s',
 }
