@@ -55,7 +55,7 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of any mmengine `BaseModel`.
-        teachers: By name, dict(cfg, checkpoint, taps, prefix, trust_checkpoint).
+        teachers: By name, dict(cfg, checkpoint, taps, prefix, trust_checkpoint, speed).
         taps: By name, what to read: see `taps.py`.
         adapters: By name, dict(type, student, teacher, ...).
         branches: By name, dict(type, on, ...).
@@ -302,6 +302,7 @@ def _to_plain(
     state.update({prefix + key: value for key, value in plain.items()})
     local_metadata['distill'] = {
         'plan': module.plan.describe(),
+        'speeds': module.teachers.speeds,
         'adapters': _on_cpu(_below('adapters.', own)),
         'losses': _on_cpu(_below('losses.', own)),
         'branches': _on_cpu({k: v for k, v in student.items() if k not in plain}),
@@ -326,6 +327,8 @@ def _from_plain(
     distill = local_metadata.get('distill', {})
     same_plan = distill.get('plan') == module.plan.describe()
     branches = distill['branches'] if same_plan else {}
+    if same_plan:
+        module.teachers.keep_speeds(distill.get('speeds', {}))
     apart = _stands_apart(module, branches, plain)
     for branch in module.branches.values():
         branch.unfold(plain)

@@ -74,6 +74,34 @@ def quality_bce(
     return loss * tau**2
 
 
+def class_factors(
+    confidence: Tensor, exponent: float, mask: Tensor | None = None
+) -> Tensor:
+    r"""How much each class counts, so that rare ones catch up with frequent ones.
+
+    .. math:: w_c = n_c^{-b} \frac{\sum_k n_k}{\sum_k n_k^{1 - b}},
+        \quad n_c = \max(N, \sum_p \sigma_{pc})
+
+    The sum of :math:`w_c n_c` is that of :math:`n_c`. Inverse frequency (`exponent`
+    1) and its tempered forms, with counts that are soft and the batch's own.
+
+    Args:
+        confidence: How sure the teacher is of each class at each place.
+        exponent: b, from 0 (all factors 1) to 1.
+        mask: How much each place counts.
+
+    Shape:
+        - confidence: (N, P, C)
+        - mask: (N, P)
+        - output: (C)
+    """
+    if mask is not None:
+        confidence = confidence * mask.unsqueeze(-1)
+    counts = confidence.sum((0, 1)).clamp_min(len(confidence))
+    factors = counts**-exponent
+    return factors * counts.sum() / (factors * counts).sum()
+
+
 def box_distribution_kl(student: Tensor, teacher: Tensor, tau: float = 10.0) -> Tensor:
     r"""Divergence between box distributions, mean of the four sides.
 

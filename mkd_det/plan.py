@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from .errors import (
 from .losses.base import PairLoss
 from .outputs import DenseReader, is_dense_head
 from .registry import ADAPTERS, BRANCHES, LOSSES, build, find_class
+from .speed import PairWatcher
 from .structures import DenseOutput, Level, Levels, LevelSpec, channels_of, first_tensor
 from .taps import Tap, capture, frozen_state, run_features, strides_of
 from .teachers import TeacherBank
@@ -83,6 +85,7 @@ class Plan:
         branches: The branches, attached to the student.
         terms: The terms whose weight is not zero.
         off: Names of what the config switches off.
+        speeds: How each teacher is to run, in words.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class Plan:
     branches: dict[str, Branch] = field(default_factory=dict)
     terms: dict[str, Link] = field(default_factory=dict)
     off: list[str] = field(default_factory=list)
+    speeds: dict[str, str] = field(default_factory=dict)
 
     def teacher_of(self, link: Link) -> str:
         """Name of the teacher that a term or adapter learns from."""
@@ -100,8 +104,8 @@ class Plan:
         )
 
     def describe(self) -> dict[str, str]:
-        """The plan in words, an entry a part: equal for equal plans. Weights
-        and schedules are left out: they may change when a run is resumed."""
+        """The plan in words, an entry a part: equal for equal plans. Weights,
+        schedules and speeds are left out: they may change when a run is resumed."""
         lines: dict[str, str] = {}
         for owner, taps in self.taps.items():
             for name, tap in taps.items():
@@ -131,6 +135,8 @@ class Plan:
         table = Table(title='Distillation plan', title_justify='left')
         for column in ('part', 'what', 'channels/stride', 'weight', 'parameters'):
             table.add_column(column, overflow='fold')
+        for name, speed in self.speeds.items():
+            table.add_row(f'teacher {name}', speed, '', '', '')
         for owner, taps in self.taps.items():
             for name, tap in taps.items():
                 specs = self.specs[owner, name]
@@ -318,14 +324,21 @@ class Planner:
             model = self.student if ours else self.teachers[owner].model
             parameter = next(model.parameters())
             image = parameter.new_zeros(1, 3, *self.size)
+            watcher = PairWatcher()
             with (
                 frozen_state(model),
                 torch.set_grad_enabled(ours),
+                nullcontext() if ours else watcher.watch(model),
                 capture(model, taps, need_grad=ours) as seen,
             ):
                 run_features(model, image)
             if not ours:
-                self.teachers[owner].calls = dict(seen.calls)
+                teacher = self.teachers[owner]
+                teacher.calls = dict(seen.calls)
+                teacher.pairs = watcher.pairs(model, taps.values())
+                self.plan.speeds[owner] = (
+                    f'speed {teacher.speed!r}, {len(teacher.pairs)} batch norms to fold'
+                )
             for name, levels in seen.items():
                 # A branch's knowledge is filed under the branch.
                 ref = Ref(*name.split('.')) if '.' in name else Ref(owner, name)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
@@ -22,10 +21,11 @@ from .errors import (
     TeacherKeysError,
     check_keys,
 )
+from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
-from .taps import Tap, capture, run_features
+from .taps import Tap
 
-_KEYS = ('cfg', 'checkpoint', 'taps', 'prefix', 'trust_checkpoint')
+_KEYS = ('cfg', 'checkpoint', 'taps', 'prefix', 'trust_checkpoint', 'speed')
 
 
 def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]:
@@ -80,9 +80,14 @@ class Teacher:
         taps: Its own taps, over those of the config.
         prefix: What stands before every key of the checkpoint.
         trust_checkpoint: Unpickle anything in the checkpoint.
+        speed: How it runs. 'exact': batch norms folded, channels-last, equal within
+            float rounding. 'fast': in half precision, too. 'auto': the faster of
+            them, by the clock, on the first batch. 'off': as it is.
         cfg: The whole config, if `cfg` named a file.
         meta: The checkpoint's `meta`, once loaded.
         calls: Calls of each tap in one whole forward, found by the probe.
+        pairs: Convolutions and the batch norms to fold into them, found by the probe.
+        engine: What runs in its place, once the first batch has come.
     """
 
     name: str
@@ -91,9 +96,12 @@ class Teacher:
     taps: dict[str, Any] = field(default_factory=dict)
     prefix: str = ''
     trust_checkpoint: bool = False
+    speed: str = 'auto'
     cfg: Config | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    pairs: Pairs = ()
+    engine: Engine | None = None
 
     @classmethod
     def build(cls, name: str, cfg: Mapping[str, Any]) -> Teacher:
@@ -104,6 +112,10 @@ class Teacher:
                 f'teachers.{name}: `checkpoint` is missing',
                 available=_KEYS,
                 hint=f"{name}=dict(cfg=..., checkpoint='teacher.pth')",
+            )
+        if cfg.get('speed', 'auto') not in SPEEDS:
+            raise ConfigError(
+                f'teachers.{name}: unknown speed', actual=cfg['speed'], available=SPEEDS
             )
         model_cfg, whole = load_teacher_cfg(cfg.get('cfg'))  # type: ignore[arg-type]
         if whole is not None:
@@ -250,6 +262,19 @@ class TeacherBank(Mapping[str, Teacher]):
             model._apply(fn)
             # Moves no tensor any more, but tells the preprocessor where it is.
             model.to(next(model.parameters()).device)
+            # A copy of what it was before; the next batch makes another.
+            teacher.engine = None
+
+    @property
+    def speeds(self) -> dict[str, str]:
+        """What the first batch settled, by name."""
+        return {n: t.engine.speedup.speed for n, t in self.items() if t.engine}
+
+    def keep_speeds(self, speeds: Mapping[str, str]) -> None:
+        """Run as an earlier part of this training did, without measuring again."""
+        for name, speed in speeds.items():
+            if name in self and self[name].speed == 'auto':
+                self[name].speed = speed
 
     def run(
         self,
@@ -259,8 +284,7 @@ class TeacherBank(Mapping[str, Teacher]):
     ) -> dict[str, Levels]:
         """Run one teacher as far as its taps need, without gradient.
 
-        Never its loss, target assignment or NMS. `no_grad`, not
-        `inference_mode`: the student's backward saves what comes from here.
+        Never its loss, target assignment or NMS.
 
         Args:
             name: Which teacher.
@@ -274,6 +298,12 @@ class TeacherBank(Mapping[str, Teacher]):
         if teacher.model.training:
             raise TeacherError(f'teacher {name!r} was put into training mode')
         stop = teacher.calls if all(t in teacher.calls for t in taps) else None
-        with torch.no_grad(), capture(teacher.model, taps, stop_after=stop) as seen:
-            run_features(teacher.model, inputs)
-        return seen
+        if teacher.engine is None:
+            teacher.engine = settle(
+                name,
+                teacher.model,
+                teacher.speed,
+                teacher.pairs,
+                lambda engine: engine.run(inputs, taps, stop),
+            )
+        return teacher.engine.run(inputs, taps, stop)

@@ -92,7 +92,9 @@ def distill_cfg(
     model = dict(
         type='Distiller',
         student=tiny.gfl(base_channels=4, neck=8),
-        teachers=dict(t=dict(cfg=wide, checkpoint=str(file), **(teacher or {}))),
+        teachers=dict(
+            t=dict(cfg=wide, checkpoint=str(file), speed='off') | (teacher or {})
+        ),
         taps=dict(fpn='neck', stages='backbone'),
         probe_size=64,
         terms=terms

@@ -1,6 +1,6 @@
 """Dependencies run one way, and nothing undeclared is imported.
 
-errors <- structures <- taps <- teachers <- plan <- distiller <- hooks, tools
+errors <- structures <- taps <- speed <- teachers <- plan <- distiller <- hooks, tools
 registry <- functional <- losses, adapters, branches, probes
 classification, data: beside all that; they know nothing of distillation
 """
@@ -38,6 +38,7 @@ ORDER = (
     'renormalize',
     'taps',
     'outputs',
+    'speed',
     'teachers',
     'plan',
     'distiller',

@@ -432,7 +432,7 @@ def test_building_needs_no_file_and_downloads_nothing(
 
 def test_running_gives_what_the_model_gives_without_gradient(tmp_path: Path) -> None:
     file = tiny.write_checkpoint(MODEL, tmp_path / 't.pth')
-    bank = TeacherBank(dict(t=dict(cfg=MODEL, checkpoint=str(file))))
+    bank = TeacherBank(dict(t=dict(cfg=MODEL, checkpoint=str(file), speed='off')))
     bank.load()
     images = torch.randn(2, 3, 64, 64)
     seen = bank.run(

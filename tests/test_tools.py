@@ -555,7 +555,7 @@ def test_benchmark_measures_the_three_side_by_side(
     phases = result['phases']
     assert [len(phases[name]['samples_s']) for name in 'STK'] == [3, 3, 3]
     s, t, k = (phases[name]['median_s'] for name in 'STK')
-    assert result['ratio'] == pytest.approx(k / (s + t))
+    assert result['ratios']['K']['of_medians'] == pytest.approx(k / (s + t))
     assert result['image_sizes'] == [[64, 96]] and result['batch_size'] == 2
     assert result['teachers'] == dict(run=['t'], random_weights=['t'])
     assert phases['K']['peak_bytes'] > phases['S']['peak_bytes'] > 0
@@ -563,6 +563,25 @@ def test_benchmark_measures_the_three_side_by_side(
     student = sum(p.numel() for p in tiny.build(tiny.gfl()).parameters())
     assert phases['S']['resident_bytes'] == pytest.approx(8 * student, rel=0.05)
     fails(capsys, 'benchmark_step', [write(tiny.gfl())], 'no distill config')
+
+
+def test_benchmark_measures_every_speed_of_the_teachers(
+    write: Any, tmp_path: Path
+) -> None:
+    bench = tool('benchmark_step')
+    cfg = Config.fromfile(write(distiller(None)))
+    pair = bench.Bench(cfg, 'cpu', ('off', 'exact', 'fast'))
+    names = ['K off', 'K exact', 'K fast']
+    assert list(pair.phases()) == ['S', 'T', *names]
+    seconds = bench.measure(pair, [tiny.batch()], 1, 1)
+    result = bench.summary(pair, seconds, dict.fromkeys(seconds, 0))
+    assert list(result['ratios']) == names
+    for name, words in zip(names, ('as it is', 'float32', 'bfloat16'), strict=True):
+        assert words in result['speedups'][name]['t']
+    # The plain teacher serves T whatever ran before; copies count as memory.
+    assert pair.engines['off']['t'].model is pair.distiller.teachers['t'].model
+    off, exact, fast = (pair.resident(name) for name in names)
+    assert off < fast < exact
 
 
 def test_benchmark_compares_equal_students_and_runs_no_teacher_loss(write: Any) -> None:

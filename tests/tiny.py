@@ -233,7 +233,8 @@ def distiller(
         type='Distiller',
         student=student,
         **{
-            'teachers': dict(t=dict(cfg=teacher, checkpoint=file)),
+            # As it is: what is compared with it is compared bit by bit.
+            'teachers': dict(t=dict(cfg=teacher, checkpoint=file, speed='off')),
             **parts,
             **changes,
         },

@@ -7,10 +7,12 @@ Three things take turns, in an order that rotates, on the same batches:
 
     S  training step of the plain student: preprocessing, forward, loss,
        backward, optimizer (built from the config's student alone)
-    T  forward of the needed part of the teachers, on preprocessed images
+    T  forward of the needed part of the teachers as they are (speed 'off'), on
+       preprocessed images
     K  training step of the distiller
 
-K / (S + T) tells the overhead: 1.0 would be adapters and terms for nothing.
+K / (S + T) tells the overhead: at speed 'off', 1.0 would be adapters and terms for
+nothing. `--speeds off exact fast` measures K with each speed of the teachers.
 
 Peak memory is what a step needs above what stays between steps. On a GPU it
 is CUDA's allocator that knows. On a CPU it is torch's own record of every
@@ -30,6 +32,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -53,6 +56,7 @@ from mkd_det.cli import (
 from mkd_det.distiller import Distiller
 from mkd_det.errors import ConfigError
 from mkd_det.runtime import is_distill
+from mkd_det.speed import SPEEDS, Engine
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -61,7 +65,7 @@ Batch = dict[str, Any]
 Phase = Callable[[Batch], Any]
 NAMES = {
     'S': 'plain student, training step',
-    'T': 'teachers, needed forward',
+    'T': 'teachers as they are, needed forward',
     'K': 'distiller, training step',
 }
 
@@ -163,9 +167,10 @@ class Bench:
     Args:
         cfg: A distill config.
         device: Where to run.
+        speeds: Of the teachers in K, see `speed.py`; none: what the config says.
     """
 
-    def __init__(self, cfg: Config, device: str) -> None:
+    def __init__(self, cfg: Config, device: str, speeds: Sequence[str] = ()) -> None:
         from mmengine.optim import build_optim_wrapper
 
         cfg = deepcopy(cfg)
@@ -183,6 +188,9 @@ class Bench:
         self.optim_s = build_optim_wrapper(self.student, deepcopy(cfg.optim_wrapper))
         self.optim_k = build_optim_wrapper(self.distiller, deepcopy(cfg.optim_wrapper))
         self.sources = self._sources()
+        # What settled on the first batch, by speed ('' is the config's).
+        self.engines: dict[str, dict[str, Engine]] = {}
+        self.speeds = {f'K {speed}': speed for speed in speeds} or {'K': ''}
 
     def _sources(self) -> list[str]:
         plan = self.distiller.plan
@@ -198,11 +206,33 @@ class Bench:
 
     def phases(self) -> dict[str, Phase]:
         """What is measured, by name. Each takes a batch of its own."""
+        distill = {name: partial(self._distill, s) for name, s in self.speeds.items()}
         return {
             'S': lambda batch: self.student.train_step(batch, self.optim_s),
             'T': self._teachers,
-            'K': lambda batch: self.distiller.train_step(batch, self.optim_k),
+            **distill,
         }
+
+    def _distill(self, speed: str, batch: Batch) -> None:
+        with self.at_speed(speed):
+            self.distiller.train_step(batch, self.optim_k)
+
+    @contextmanager
+    def at_speed(self, speed: str) -> Iterator[None]:
+        """Run the teachers at `speed`; the first step at it settles the engines."""
+        engines = self.engines.setdefault(speed, {})
+        teachers = self.distiller.teachers
+        wanted = {name: teacher.speed for name, teacher in teachers.items()}
+        for name, teacher in teachers.items():
+            teacher.engine = engines.get(name)
+            teacher.speed = speed or teacher.speed
+        try:
+            yield
+        finally:
+            for name, teacher in teachers.items():
+                if teacher.engine is not None:
+                    engines[name] = teacher.engine
+                teacher.speed = wanted[name]
 
     def prepare(self, name: str, batch: Batch) -> Batch:
         """A copy of the batch; for the teachers, as they want it."""
@@ -216,21 +246,28 @@ class Bench:
 
     def _teachers(self, batch: Batch) -> None:
         taps = self.distiller.plan.taps
-        for name, inputs in batch.items():
-            self.distiller.teachers.run(name, inputs, taps[name])
+        with self.at_speed('off'):
+            for name, inputs in batch.items():
+                self.distiller.teachers.run(name, inputs, taps[name])
 
     def resident(self, name: str) -> int:
         """Bytes that stay between steps: weights, buffers, optimizer state."""
         teachers = [t.model for t in self.distiller.teachers.values()]
         if name == 'T':
             return sum(_bytes(m.state_dict()) for m in teachers)
-        model, optim = {
-            'S': (self.student, self.optim_s),
-            'K': (self.distiller, self.optim_k),
-        }[name]
+        plain = name == 'S'
+        model = self.student if plain else self.distiller
+        optim = self.optim_s if plain else self.optim_k
         states = getattr(optim, 'optimizer', optim).state_dict()
         own = _bytes(list(model.parameters()) + list(model.buffers()))
-        return own + _bytes(states) + (self.resident('T') if name == 'K' else 0)
+        if plain:
+            return own + _bytes(states)
+        copies = [
+            engine.model.state_dict()
+            for engine in self.engines.get(self.speeds[name], {}).values()
+            if engine.speedup.speed != 'off'
+        ]
+        return own + _bytes(states) + self.resident('T') + _bytes(copies)
 
 
 def _plain_student(cfg: Config) -> dict:
@@ -336,7 +373,7 @@ def summary(
     for name, samples in seconds.items():
         low, middle, high = _quartiles(samples)
         phases[name] = dict(
-            what=NAMES[name],
+            what=NAMES[name[0]] + name[1:].replace(' ', ', teachers ', 1),
             median_s=middle,
             q1_s=low,
             q3_s=high,
@@ -344,16 +381,20 @@ def summary(
             resident_bytes=bench.resident(name),
             samples_s=samples,
         )
-    by_round = [
-        k / (s + t) for s, t, k in zip(*(seconds[n] for n in 'STK'), strict=True)
-    ]
-    s, t, k = (median(seconds[n]) for n in 'STK')
-    low, _, high = _quartiles(by_round)
-    return dict(
-        ratio=k / (s + t),
-        ratio_by_round=dict(q1=low, median=median(by_round), q3=high),
-        phases=phases,
-    )
+    ratios = {name: _ratio(seconds, name) for name in seconds if name[0] == 'K'}
+    engines = {
+        name: {t: str(e.speedup) for t, e in bench.engines.get(speed, {}).items()}
+        for name, speed in bench.speeds.items()
+    }
+    return dict(ratios=ratios, speedups=engines, phases=phases)
+
+
+def _ratio(seconds: Mapping[str, list[float]], name: str) -> dict[str, float]:
+    """K / (S + T): of the medians, and how it varies from round to round."""
+    rounds = zip(seconds['S'], seconds['T'], seconds[name], strict=True)
+    low, middle, high = _quartiles([k / (s + t) for s, t, k in rounds])
+    s, t, k = (median(seconds[n]) for n in ('S', 'T', name))
+    return dict(of_medians=k / (s + t), median=middle, q1=low, q3=high)
 
 
 def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
@@ -377,12 +418,16 @@ def show(result: Mapping[str, Any]) -> None:
             f'{phase["resident_bytes"] / 2**20:.1f}',
             f'{phase["peak_bytes"] / 2**20:.1f}',
         )
-    rounds = result['ratio_by_round']
     console().print(out)
-    console().print(
-        f'K / (S + T) = {result["ratio"]:.3f}   (by round: median'
-        f' {rounds["median"]:.3f}, quartiles {rounds["q1"]:.3f} .. {rounds["q3"]:.3f})'
-    )
+    for name, ratio in result['ratios'].items():
+        speedups = '; '.join(
+            f'{teacher}: {what}' for teacher, what in result['speedups'][name].items()
+        )
+        console().print(
+            f'{name} / (S + T) = {ratio["of_medians"]:.3f}   (by round: median'
+            f' {ratio["median"]:.3f}, quartiles {ratio["q1"]:.3f} ..'
+            f' {ratio["q3"]:.3f})   {speedups}'
+        )
 
 
 # -- where the time goes ------------------------------------------------------
@@ -417,9 +462,10 @@ def print_profile(
 ) -> None:
     """Print the forward of each part, and which operators K adds to S and T."""
     supply = list(islice(cycle(batches), steps))
+    distill = next(name for name in bench.phases() if name[0] == 'K')
     with forward_times(bench.distiller) as spent:
         for batch in supply:
-            bench.phases()['K'](bench.prepare('K', batch))
+            bench.phases()[distill](bench.prepare(distill, batch))
     parts = Table(title='Forward of adapters and terms in K', title_justify='left')
     parts.add_column('part')
     parts.add_column('ms a step', justify='right')
@@ -427,7 +473,9 @@ def print_profile(
         parts.add_row(name, f'{total / steps * 1e3:.2f}')
     console().print(parts)
 
-    times = {name: _operator_times(bench, name, supply) for name in NAMES}
+    times = {
+        name[0]: _operator_times(bench, name, supply) for name in ('S', 'T', distill)
+    }
     added = {
         name: value - times['S'].get(name, 0) - times['T'].get(name, 0)
         for name, value in times['K'].items()
@@ -473,6 +521,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, help="default: the config's")
     parser.add_argument(
         '--image-size', type=int, nargs='+', help="H W; default: the config's"
+    )
+    parser.add_argument(
+        '--speeds', nargs='+', choices=SPEEDS, default=(), help='of the teachers in K'
     )
     parser.add_argument('--boxes', type=int, default=12, help='boxes on a random image')
     parser.add_argument('--batches', type=int, default=4, help='that take turns')
@@ -536,7 +587,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     device = args.device or get_device()
     machine = _machine(device)
-    bench = Bench(cfg, device)
+    bench = Bench(cfg, device, args.speeds)
     batches = batches_of(cfg, args, bench.classes)
     seconds = measure(bench, batches, args.iters, args.warmup)
     peaks = {

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import ConfigError, HeadKindError, ShapeMismatchError
 from ..functional import (
     box_distribution_kl,
+    class_factors,
     giou_distance,
     quality_bce,
     softmax_kl,
@@ -65,6 +66,12 @@ class SoftOutputKD(PairLoss):
         box_weight: Factor on the boxes' part.
         focus: Exponent of f in the weights and the divisor. Above 1, places where the
             teacher is unsure count less.
+        balance: From 0 to 1, how far rare classes catch up with frequent ones, in the
+            class part, the weights of the boxes and the divisor. Class c counts
+            :math:`n_c^{-b}`, with :math:`n_c` the teacher's confidence in c summed
+            over the batch, but no less than one per image; 1 gives every class
+            the same say, as distributions over positions do (Shu et al., ICCV 2021,
+            arXiv 2011.13256). For sigmoid heads.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -87,6 +94,7 @@ class SoftOutputKD(PairLoss):
         class_weight: float = 1.0,
         box_weight: float = 0.25,
         focus: float = 1.0,
+        balance: float = 0.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -99,6 +107,7 @@ class SoftOutputKD(PairLoss):
         self.class_weight = class_weight
         self.box_weight = box_weight
         self.focus = focus
+        self.balance = balance
 
     @staticmethod
     def _check(
@@ -172,9 +181,10 @@ class SoftOutputKD(PairLoss):
     ) -> dict[str, Tensor]:
         """Both parts of a dense head; sigmoid unless told otherwise."""
         _same(student.scores, teacher.scores, 'class scores')
-        places, loss = self._class_places(student.scores, teacher.scores)
         if mask is not None:
-            mask = mask.reshape(places.shape)
+            mask = mask.reshape(teacher.scores.shape[:2])
+        places, loss = self._class_places(student.scores, teacher.scores, mask)
+        if mask is not None:
             places, loss = places * mask, loss * mask
         divisor = places.sum().clamp_min(len(places))
         parts = {'cls': self.class_weight * loss.sum() / divisor}
@@ -183,15 +193,19 @@ class SoftOutputKD(PairLoss):
             parts['box'] = self.box_weight * (places * distance).sum() / divisor
         return parts
 
-    def _class_places(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher's foreground confidence and class loss of each place, (N, P)."""
+    def _class_places(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weight (the teacher's confidence) and class loss of each place, (N, P)."""
         if self.classes == 'softmax':
-            sure = teacher.softmax(-1)[..., :-1].amax(-1)
-            loss = softmax_kl(student, teacher, self.tau)
-        else:
-            sure = teacher.sigmoid().amax(-1)
-            loss = quality_bce(student, teacher, self.beta, self.tau).sum(-1)
-        return sure**self.focus, loss
+            sure = teacher.softmax(-1)[..., :-1]
+            return sure.amax(-1) ** self.focus, softmax_kl(student, teacher, self.tau)
+        sure = teacher.sigmoid() ** self.focus
+        loss = quality_bce(student, teacher, self.beta, self.tau)
+        if self.balance:
+            factors = class_factors(sure, self.balance, mask)
+            sure, loss = sure * factors, loss * factors
+        return sure.amax(-1), loss.sum(-1)
 
     def _box_distance(
         self, student: DenseOutput, teacher: DenseOutput
