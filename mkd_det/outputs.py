@@ -50,6 +50,8 @@ class DenseReader:
             )
         self.kind = head_kind(head)
         self.bins = reads_bins(head)
+        # Off where nobody reads boxes: decoding them costs as much as a loss.
+        self.decodes = True
         self._classes = head.cls_out_channels
         self._priors: tuple[object, list[Tensor]] = (None, [])
 
@@ -64,26 +66,32 @@ class DenseReader:
         Returns:
             DenseOutput: In float32, with P the sum of A*H*W over levels.
         """
+        width = 4 * max(self.bins, 1)
         scores = [_rows(full_precision(level[0]), self._classes) for level in levels]
-        priors = self._grid(head, levels)
-        boxes, bins = [], []
-        for level, prior, stride in zip(levels, priors, _strides(head), strict=True):
-            width = 4 * max(self.bins, 1)
-            predicted = _rows(full_precision(level[1]), width)
-            if self.bins:
-                sides = predicted.unflatten(-1, (4, self.bins))
-                bins.append(sides)
-                predicted = _expected_bin(sides) * stride
-            elif getattr(head, 'norm_on_bbox', False) and head.training:
-                # FCOS multiplies by the stride in eval mode only.
-                predicted = predicted * stride
-            boxes.append(_decode(head, prior, predicted, bool(self.bins)))
-        known = [b for b in boxes if b is not None]
+        sides = [_rows(full_precision(level[1]), width) for level in levels]
+        if self.bins:
+            sides = [side.unflatten(-1, (4, self.bins)) for side in sides]
         return DenseOutput(
             torch.cat(scores, 1),
-            torch.cat(known, 1) if len(known) == len(boxes) else None,
-            torch.cat(bins, 1) if bins else None,
+            self._boxes(head, levels, sides) if self.decodes else None,
+            torch.cat(sides, 1) if self.bins else None,
         )
+
+    def _boxes(
+        self, head: Any, levels: Sequence[Level], sides: Sequence[Tensor]
+    ) -> Tensor | None:
+        """Boxes of all levels (N, P, 4), or None where the head has no coder."""
+        priors = self._grid(head, levels)
+        boxes = []
+        for side, prior, stride in zip(sides, priors, _strides(head), strict=True):
+            if self.bins:
+                side = _expected_bin(side) * stride
+            elif getattr(head, 'norm_on_bbox', False) and head.training:
+                # FCOS multiplies by the stride in eval mode only.
+                side = side * stride
+            boxes.append(_decode(head, prior, side, bool(self.bins)))
+        known = [b for b in boxes if b is not None]
+        return torch.cat(known, 1) if len(known) == len(boxes) else None
 
     def _grid(self, head: Any, levels: Sequence[Level]) -> list[Tensor]:
         """Priors of every level, kept as long as the maps have the same size."""

@@ -405,6 +405,8 @@ class Planner:
             teacher = readers[1](self._module(refs[1]), sides[1])
             _check_dense(where, student, teacher)
             sides = [(student,), (teacher,)]
+            readers[0].decodes = link.module.needs_boxes(student, teacher)
+            readers[1].decodes = readers[0].decodes
         else:
             for ref, levels in zip(refs, sides, strict=True):
                 _check_features(where, ref, levels)

@@ -128,7 +128,7 @@ def stage(folder: Path, **more: object) -> Stage:
     values = {
         'name': 'student',
         'title': 'student',
-        'config': 'configs/demo/gfl_r18-w8_digits.py',
+        'config': 'configs/demo/gfl_r18-w16_digits.py',
         'folder': folder,
         'epochs': 2,
         'total': 6,

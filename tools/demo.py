@@ -38,8 +38,8 @@ from mkd_det.demo.stages import ROOT, Result, Stage, StageError, run_stage
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',
-    'student': 'configs/demo/gfl_r18-w8_digits.py',
-    'mkd': 'configs/demo/gfl_mkd_r18-w48_r18-w8_digits.py',
+    'student': 'configs/demo/gfl_r18-w16_digits.py',
+    'mkd': 'configs/demo/gfl_mkd_r18-w48_r18-w16_digits.py',
 }
 TITLES = {
     'teacher': 'teacher',

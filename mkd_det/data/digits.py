@@ -39,7 +39,7 @@ PHOTOGRAPHS = (
 )
 STAMP = 'complete.json'
 # Raise it when the same arguments give other pictures than before.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -246,10 +246,10 @@ class Painter:
     labels: np.ndarray
     photographs: Sequence[np.ndarray]
     size: int
-    count: tuple[int, int] = (2, 6)
-    scale: tuple[float, float] = (0.14, 0.42)
-    angle: float = 25.0
-    contrast: tuple[float, float] = (40.0, 130.0)
+    count: tuple[int, int] = (3, 7)
+    scale: tuple[float, float] = (0.2, 0.4)
+    angle: float = 12.0
+    contrast: tuple[float, float] = (70.0, 150.0)
     overlap: float = 0.1
 
     def paint(self, seed: Any) -> Scene:

@@ -47,6 +47,16 @@ class PairLoss(nn.Module):
         check_keys(schedule or {}, known, f'{type(self).__name__}: schedule')
         self.schedule = WeightSchedule(**(schedule or {}))
 
+    def needs_boxes(self, student: Any, teacher: Any) -> bool:
+        """Whether the loss reads decoded boxes of such outputs. If not, they come
+        without, which is cheaper.
+
+        Args:
+            student: A `DenseOutput` as later ones will be.
+            teacher: Likewise.
+        """
+        return True
+
     def weight_at(self, progress: Progress) -> float:
         """The weight, times its schedule's factor."""
         return self.weight * self.schedule.factor(progress)

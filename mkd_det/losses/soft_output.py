@@ -152,6 +152,12 @@ class SoftOutputKD(PairLoss):
                 hint="classes='auto'",
             )
 
+    def needs_boxes(self, student: Any, teacher: Any) -> bool:
+        """Not where distributions are compared, or nothing."""
+        if self.boxes == 'off' or self.box_weight == 0:
+            return False
+        return self.boxes == 'giou' or not _equal_bins(student, teacher)
+
     def over_levels(
         self,
         student: list[Level],
@@ -215,7 +221,7 @@ class SoftOutputKD(PairLoss):
             return None
         s, t = student.bins, teacher.bins
         if self.boxes != 'giou' and s is not None and t is not None:
-            if s.shape == t.shape:
+            if _equal_bins(student, teacher):
                 return box_distribution_kl(s, t, self.box_tau)
             if self.boxes == 'distribution':
                 _same(s, t, 'box distributions')
@@ -237,6 +243,11 @@ class SoftOutputKD(PairLoss):
 def _rows(logits: Tensor) -> Tensor:
     """Logits with the classes last."""
     return logits.movedim(1, -1) if logits.dim() == 4 else logits
+
+
+def _equal_bins(student: DenseOutput, teacher: DenseOutput) -> bool:
+    s, t = student.bins, teacher.bins
+    return s is not None and t is not None and s.shape == t.shape
 
 
 def _offer(output: DenseOutput) -> str:

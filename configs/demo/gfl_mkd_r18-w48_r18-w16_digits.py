@@ -1,9 +1,9 @@
-"""M-KD in the demo: GFL ResNet-18 with 48 base channels teaches one with 8.
+"""M-KD in the demo: GFL ResNet-18 with 48 base channels teaches one with 16.
 
 `make demo` runs it with the teacher that it has trained before.
 """
 
-_base_ = ['gfl_r18-w8_digits.py', '../_base_/recipes/mkd_dense.py']
+_base_ = ['gfl_r18-w16_digits.py', '../_base_/recipes/mkd_dense.py']
 model = dict(
     _delete_=True,
     type='Distiller',

@@ -1,8 +1,0 @@
-"""The student of the demo, alone: GFL ResNet-18, 8 base channels."""
-
-_base_ = ['gfl_r18-w48_digits.py']
-model = dict(
-    backbone=dict(base_channels=8),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
-    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1),
-)
