@@ -91,6 +91,60 @@ def test_sigmoid_classes_are_divided_by_the_teachers_confidence() -> None:
     assert squared.item() == pytest.approx(3 * 2 * bce / 2 / 1.125, rel=1e-5)
 
 
+def test_class_factors_give_each_class_the_same_say() -> None:
+    # Confidences 3 and 1 of 4: 1/3 and 1, so scaled that the sum stays 4.
+    confidence = torch.tensor([[[0.75, 0.75]] + [[0.75, 0.25 / 3]] * 3])
+    assert MF.class_factors(confidence, 1.0).tolist() == pytest.approx([2 / 3, 2])
+    assert MF.class_factors(confidence, 0.0).tolist() == pytest.approx([1, 1])
+    # Square roots: 3/sqrt(3) + 1/1 = 2.732.
+    half = [4 / 2.7320508 / 3**0.5, 4 / 2.7320508]
+    assert MF.class_factors(confidence, 0.5).tolist() == pytest.approx(half)
+    # A class that is hardly there counts as one per image: 3 and 1 again.
+    rare = confidence * torch.tensor([1.0, 0.01])
+    assert MF.class_factors(rare, 1.0).tolist() == pytest.approx([2 / 3, 2])
+    # Where the mask is 0 nothing is counted: 1.5 and 1 of 2.5.
+    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+    masked = MF.class_factors(confidence, 1.0, mask).tolist()
+    assert masked == pytest.approx([2.5 / 2 / 1.5, 2.5 / 2])
+
+
+def test_balance_lets_rare_classes_count_in_classes_and_boxes() -> None:
+    rest = [[0.75, 0.25 / 3]] * 3
+    square, half = [0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]
+    teacher = dense([[0.75, 0.75], *rest], [square] * 4)
+    student = dense([[0.75, 0.25], *rest], [half] + [square] * 3)
+    bce = -0.75 * ln(0.25) - 0.25 * ln(0.75)
+    plain = SoftOutputKD(box_weight=1.0)([student], [teacher])
+    assert plain['cls'].item() == pytest.approx(bce / 2 / 3, rel=1e-5)
+    assert plain['box'].item() == pytest.approx(0.75 * 0.5 / 3, rel=1e-5)
+    # Factors 2/3 and 2: places weigh 3/2 and three times 1/2; together 3.
+    balanced = SoftOutputKD(box_weight=1.0, balance=1.0)([student], [teacher])
+    assert balanced['cls'].item() == pytest.approx(2 * bce / 2 / 3, rel=1e-5)
+    assert balanced['box'].item() == pytest.approx(1.5 * 0.5 / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize('balance', [-0.1, 1.1, float('nan')])
+def test_balance_is_between_0_and_1(balance: float) -> None:
+    with pytest.raises(ConfigError, match='balance'):
+        SoftOutputKD(balance=balance)
+
+
+def test_balance_is_for_sigmoid_heads() -> None:
+    with pytest.raises(ConfigError, match='balance'):
+        SoftOutputKD(balance=1.0, classes='softmax')
+
+
+def test_boxes_are_decoded_only_where_they_are_compared() -> None:
+    bins = torch.zeros(1, 1, 4, 3)
+    ours = DenseOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4), bins)
+    without = DenseOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
+    assert not SoftOutputKD().needs_boxes(ours, ours)
+    assert SoftOutputKD().needs_boxes(ours, without)
+    assert SoftOutputKD(boxes='giou').needs_boxes(ours, ours)
+    assert not SoftOutputKD(boxes='off').needs_boxes(ours, without)
+    assert not SoftOutputKD(box_weight=0.0).needs_boxes(ours, without)
+
+
 def test_without_objects_the_divisor_is_one_an_image() -> None:
     student, teacher = dense([[0.25]]), dense([[0.01]])
     bce = -0.01 * ln(0.25) - 0.99 * ln(0.75)

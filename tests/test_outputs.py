@@ -195,6 +195,16 @@ def test_the_kind_of_a_head_is_how_its_logits_are_meant() -> None:
     assert read(head_of('retinanet with softmax')).scores.shape[-1] == 4
 
 
+def test_boxes_that_nobody_reads_are_not_decoded() -> None:
+    head = head_of('gfl')
+    reader = DenseReader(head)
+    reader.decodes = False
+    levels = levels_of(head, features())
+    output = reader(head, levels)
+    assert output.boxes is None
+    assert torch.equal(output.bins, DenseReader(head)(head, levels).bins)
+
+
 def test_heads_without_distributions_yield_none() -> None:
     assert read(head_of('atss')).bins is None
     assert DenseReader(head_of('atss')).bins == 0

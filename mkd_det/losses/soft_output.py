@@ -71,7 +71,7 @@ class SoftOutputKD(PairLoss):
             :math:`n_c^{-b}`, with :math:`n_c` the teacher's confidence in c summed
             over the batch, but no less than one per image; 1 gives every class
             the same say, as distributions over positions do (Shu et al., ICCV 2021,
-            arXiv 2011.13256). For sigmoid heads.
+            arXiv 2011.13256). For dense sigmoid heads.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -99,6 +99,12 @@ class SoftOutputKD(PairLoss):
     ) -> None:
         super().__init__(**base)
         self._check(classes, kind, tau, beta, boxes, box_tau, class_weight, box_weight)
+        softmax = 'softmax' in (classes, kind)
+        if not 0 <= balance <= 1 or (balance and softmax):
+            raise ConfigError(
+                'SoftOutputKD: balance must be from 0 to 1, and 0 for softmax heads',
+                actual=balance,
+            )
         self.classes = kind if classes == 'auto' else classes
         self.tau = tau
         self.beta = beta
