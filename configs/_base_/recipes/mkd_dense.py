@@ -32,7 +32,11 @@ recipe = dict(
     branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
     terms=dict(
         loss_soft=dict(
-            type='SoftOutputKD', student='head', teacher='t.head', weight=1.0
+            type='SoftOutputKD',
+            student='head',
+            teacher='t.head',
+            balance=1.0,
+            weight=3.0,
         ),
         loss_relation=dict(
             type='RelationKD',
@@ -41,13 +45,13 @@ recipe = dict(
             weight=0.5,
         ),
         loss_attention=dict(
-            type='AttentionKD', student='stages', teacher='t.stages', weight=2.0
+            type='AttentionKD', student='stages', teacher='t.stages', weight=8.0
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
-            weight=5.0,
+            weight=20.0,
         ),
     ),
 )
