@@ -154,10 +154,15 @@ class Distiller(BaseModel):
         sources = {self.plan.teacher_of(link) for link in active.values()}
 
         known: dict[str, dict[str, Levels]] = {}
+        shown: dict[tuple, Tensor] = {}
         for name in self.teachers:
             if name in sources:
-                images = self.renormalizers[name](inputs, data_samples)
+                renormalize = self.renormalizers[name]
+                if renormalize.key not in shown:
+                    shown[renormalize.key] = renormalize(inputs, data_samples)
+                images = shown[renormalize.key]
                 known[name] = self.teachers.run(name, images, self.plan.taps[name])
+        shown.clear()
         grad = torch.is_grad_enabled()
         with capture(self.student, self.plan.taps.get('student', {}), grad) as seen:
             losses = dict(self.student(inputs, data_samples, mode='loss'))

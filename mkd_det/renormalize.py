@@ -48,6 +48,14 @@ class Renormalizer:
             self.flip or not same_pad or (self.scale != 1).any() or self.shift.any()
         )
 
+    @property
+    def key(self) -> tuple:
+        """Equal for teachers that see a batch alike."""
+        if not self.needed:
+            return ()
+        numbers = [*self.scale.flatten().tolist(), *self.shift.flatten().tolist()]
+        return (self.flip, self.pad_value, *numbers)
+
     def __call__(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Tensor:
         """The batch (N, 3, H, W) as the teacher's own preprocessor would make it."""
         if not self.needed:

@@ -104,3 +104,39 @@ def test_the_distiller_shows_each_teacher_its_own_images() -> None:
     for got, own in ((theirs, preprocessor('caffe, bgr')), (ours, preprocessor('rgb'))):
         expected = own(images(), training=True)['inputs']
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_teachers_that_see_alike_share_one_batch() -> None:
+    def like(name: str) -> dict[str, Any]:
+        cfg = tiny.gfl(4, 8)
+        cfg['data_preprocessor'] = dict(
+            type='DetDataPreprocessor', **PREPROCESSORS[name], pad_size_divisor=32
+        )
+        return dict(cfg=cfg, checkpoint=None, speed='off')
+
+    names = dict(a='caffe, bgr', b='caffe, bgr', c='raw', d='rgb')
+    model = tiny.build(
+        dict(
+            type='Distiller',
+            student=tiny.gfl(4, 8),
+            teachers={name: like(kind) for name, kind in names.items()},
+            taps=dict(fpn='neck'),
+            terms={
+                f'loss_{name}': dict(
+                    type='AttentionKD', student='fpn', teacher=f'{name}.fpn'
+                )
+                for name in names
+            },
+            probe_size=64,
+        )
+    )
+    seen: dict[str, torch.Tensor] = {}
+    for name, teacher in model.teachers.items():
+        teacher.model.backbone.conv1.register_forward_pre_hook(
+            lambda _, args, name=name: seen.__setitem__(name, args[0])
+        )
+    data = model.data_preprocessor(images(), True)
+    model(**data, mode='loss')
+    assert seen['a'] is seen['b']
+    assert seen['d'] is data['inputs']
+    assert not torch.equal(seen['a'], seen['c'])

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mkd_det.cli import build_model, main_guard
+from mkd_det.cli import build_model, load_config, main_guard
 from mkd_det.demo.files import write_json
 from mkd_det.demo.progress import display
 from mkd_det.demo.stages import ROOT, Result, Stage, run_stage
@@ -83,7 +82,7 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
 def as_run(row: str, seed: int, result: Result) -> dict[str, Any]:
     """An entry of bccd.json."""
     config = TEACHER if row == 'teacher' else STUDENT
-    model = build_model(Config.fromfile(ROOT / config))
+    model = build_model(load_config(str(ROOT / config)))
     params = sum(parameter.numel() for parameter in model.parameters())
     return {**asdict(result), 'name': row, 'seed': seed, 'params': params}
 
