@@ -685,3 +685,34 @@ def test_a_launcher_works_without_a_gpu(
             torch.distributed.destroy_process_group()
     weights = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)['state_dict']
     tiny.build(tiny.gfl()).load_state_dict(weights, strict=True)
+
+
+# -- measure_bccd -------------------------------------------------------------
+
+
+def test_measured_runs_have_all_fields_and_become_table_and_figure(
+    tmp_path: Path,
+) -> None:
+    measure = tool('measure_bccd')
+    args = measure.parse_args(['--seeds', '0', '1', '--out', str(tmp_path)])
+    stages = measure.plan_stages(args)
+    assert [row for row, _, _ in stages] == ['teacher', *measure.ROWS, *measure.ROWS]
+    for _, _, stage in stages:
+        assert Path(stage.config).is_file()
+    assert 'model.teachers.t.checkpoint' not in stages[1][2].options
+    taught = stages[2][2].options['model.teachers.t.checkpoint']
+    assert taught == str(stages[0][2].checkpoint)
+
+    def run(row: str, seed: int, value: float) -> dict[str, Any]:
+        result = measure.Result('x', value, 2 * value, 60.0, 'python tools/train.py')
+        return measure.as_run(row, seed, result)
+
+    runs = [run('teacher', 0, 0.4), run('full M-KD', 0, 0.1), run('full M-KD', 1, 0.3)]
+    measure.write(args, runs)
+    saved = json.loads((tmp_path / 'bccd.json').read_text())
+    fields = {'name', 'seed', 'box_map', 'box_map_50', 'seconds', 'params', 'command'}
+    assert all(set(entry) == fields for entry in saved)
+    assert saved[0]['params'] > 10 * saved[1]['params'] > 0
+    table = (tmp_path / 'bccd.md').read_text()
+    assert '| full M-KD | 0.200 ± 0.141 | 0.400 | 0.100, 0.300 | 60 |' in table
+    assert (tmp_path / 'bccd.png').stat().st_size > 1000
