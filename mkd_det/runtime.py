@@ -27,6 +27,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'resume_state': dict(type='ResumeStateHook'),
     'teacher_check': dict(type='TeacherCheckHook', num_images=32),
     'export_student': dict(type='ExportStudentHook'),
+    'teacher_cache': dict(type='TeacherCacheHook'),
 }
 # Our hooks that stand in for one of mmengine's.
 STAND_INS = {'SafeCheckpointHook': 'CheckpointHook'}
@@ -67,8 +68,8 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
 def prepare(cfg: Config) -> Config:
     """The config that a distillation runs with; other configs come back as given.
 
-    Adds `ResumeStateHook`, `TeacherCheckHook` and `ExportStudentHook`, unless
-    the config names them, and saves checkpoints with `SafeCheckpointHook`. A
+    Adds `ResumeStateHook`, `TeacherCheckHook`, `ExportStudentHook` and
+    `TeacherCacheHook`, unless the config names them, and saves checkpoints with `SafeCheckpointHook`. A
     config switches a hook off with None: `default_hooks=dict(teacher_check=None)`.
 
     Args:

@@ -12,6 +12,7 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from .cache import TeacherCache
 from .checkpoint import read_checkpoint, weights_of
 from .errors import (
     ConfigError,
@@ -25,7 +26,15 @@ from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
 from .taps import Tap
 
-_KEYS = ('cfg', 'checkpoint', 'taps', 'prefix', 'trust_checkpoint', 'speed')
+_KEYS = (
+    'cfg',
+    'checkpoint',
+    'taps',
+    'prefix',
+    'trust_checkpoint',
+    'speed',
+    'cache',
+)
 
 
 def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]:
@@ -83,11 +92,14 @@ class Teacher:
         speed: How it runs. 'exact': batch norms folded, channels-last, equal within
             float rounding. 'fast': in half precision, too. 'auto': the faster of
             them, by the clock, on the first batch. 'off': as it is.
+        cache: A folder that keeps what it says about each image, for data without
+            random transforms; see `cache.py`.
         cfg: The whole config, if `cfg` named a file.
         meta: The checkpoint's `meta`, once loaded.
         calls: Calls of each tap in one whole forward, found by the probe.
         pairs: Convolutions and the batch norms to fold into them, found by the probe.
         engine: What runs in its place, once the first batch has come.
+        store: The cache, once the first batch has come.
     """
 
     name: str
@@ -97,11 +109,13 @@ class Teacher:
     prefix: str = ''
     trust_checkpoint: bool = False
     speed: str = 'auto'
+    cache: str | None = None
     cfg: Config | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     pairs: Pairs = ()
     engine: Engine | None = None
+    store: TeacherCache | None = None
 
     @classmethod
     def build(cls, name: str, cfg: Mapping[str, Any]) -> Teacher:
@@ -297,10 +311,19 @@ class TeacherBank(Mapping[str, Teacher]):
         teacher = self[name]
         if teacher.model.training:
             raise TeacherError(f'teacher {name!r} was put into training mode')
+        if teacher.cache is None:
+            return self._run(teacher, inputs, taps)
+        if teacher.store is None:
+            teacher.store = TeacherCache(teacher.cache, teacher.model, taps)
+        return teacher.store.run(inputs, lambda some: self._run(teacher, some, taps))
+
+    def _run(
+        self, teacher: Teacher, inputs: Tensor, taps: Mapping[str, Tap]
+    ) -> dict[str, Levels]:
         stop = teacher.calls if all(t in teacher.calls for t in taps) else None
         if teacher.engine is None:
             teacher.engine = settle(
-                name,
+                teacher.name,
                 teacher.model,
                 teacher.speed,
                 teacher.pairs,

@@ -39,6 +39,7 @@ ORDER = (
     'taps',
     'outputs',
     'speed',
+    'cache',
     'teachers',
     'plan',
     'distiller',

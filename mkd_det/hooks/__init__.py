@@ -5,6 +5,7 @@ from .distill_hook import DistillHook
 from .export_student_hook import ExportStudentHook
 from .resume_state_hook import ResumeStateHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .teacher_cache_hook import TeacherCacheHook
 from .teacher_check_hook import TeacherCheckHook
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'ExportStudentHook',
     'ResumeStateHook',
     'SafeCheckpointHook',
+    'TeacherCacheHook',
     'TeacherCheckHook',
 ]

@@ -1,0 +1,99 @@
+"""Looks at data and disk before teachers' outputs are kept."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..data.determinism import random_transforms
+from ..errors import ConfigError
+from ..runtime import distiller_of
+from ..structures import Level
+from .random_state import preserved_random_state
+
+
+@HOOKS.register_module()
+class TeacherCacheHook(Hook):
+    """Checks and reports what `teachers.<name>.cache` is going to do.
+
+    Before the first iteration: the pipeline of the training data must yield the same
+    image every time; size on disk and seconds are estimated from one image and
+    logged, with the room there is. After every epoch: how many images were found.
+    Without a cache it does nothing.
+
+    Raises:
+        ConfigError: The pipeline is random.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the pipeline; estimate."""
+        distiller = distiller_of(runner, 'TeacherCacheHook')
+        cached = {n: t for n, t in distiller.teachers.items() if t.cache is not None}
+        used = {n: t for n, t in cached.items() if n in distiller.plan.taps}
+        if not used:
+            return
+        dataset: Any = runner.train_dataloader.dataset
+        with preserved_random_state():
+            found = random_transforms(dataset)
+            if found:
+                raise ConfigError(
+                    f'teachers.{next(iter(used))}: a cache needs images that are the'
+                    ' same in every epoch',
+                    actual='random: ' + ', '.join(found),
+                    hint='a train pipeline without them, or no `cache`',
+                )
+            for name in used:
+                self._estimate(runner, distiller, name, dataset)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log how many images were found."""
+        distiller = distiller_of(runner, 'TeacherCacheHook')
+        for name, teacher in distiller.teachers.items():
+            store = teacher.store
+            if store is not None:
+                runner.logger.info(
+                    f'teacher cache {name!r}: {store.hits} images found,'
+                    f' {store.misses} computed'
+                )
+                store.hits = store.misses = 0
+
+    def _estimate(
+        self, runner: Runner, distiller: Any, name: str, dataset: Any
+    ) -> None:
+        sample = dataset[0]
+        batch = distiller.data_preprocessor(
+            dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]), True
+        )
+        images = distiller.renormalizers[name](batch['inputs'], batch['data_samples'])
+        teacher, taps = distiller.teachers[name], distiller.plan.taps[name]
+        distiller.teachers.run(name, images, taps)  # the entry is there now
+        start = time.perf_counter()
+        seen = distiller.teachers.run(name, images, taps)
+        seconds = time.perf_counter() - start
+        each = 2 * sum(_count(level) for row in seen.values() for level in row)
+        size = each * len(dataset)
+        free = shutil.disk_usage(teacher.cache).free
+        runner.logger.info(
+            f'teacher cache {name!r}: about {each / 2**20:.1f} MB an image,'
+            f' {size / 2**30:.2f} GB for {len(dataset)} images ({free / 2**30:.1f} GB'
+            f' free in {teacher.cache}); reading them takes about'
+            f' {seconds * len(dataset):.0f} s an epoch'
+        )
+        if size > free:
+            runner.logger.warning(
+                f'teacher cache {name!r} will not hold all images: the teacher runs for'
+                ' those that find no room'
+            )
+        teacher.store.hits = teacher.store.misses = 0
+
+
+def _count(level: Level) -> int:
+    if isinstance(level, Tensor):
+        return level.numel()
+    return sum(map(_count, level))
