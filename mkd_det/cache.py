@@ -167,7 +167,9 @@ def _of_image(levels: Mapping[str, Levels], n: int) -> dict[str, Levels]:
     return {tap: tuple(map(cut, row)) for tap, row in levels.items()}
 
 
-def _as_batch(images: Sequence[Mapping[str, Levels]], like: Tensor) -> dict[str, Levels]:
+def _as_batch(
+    images: Sequence[Mapping[str, Levels]], like: Tensor
+) -> dict[str, Levels]:
     """The levels of all images together, on the device of `like`."""
 
     def join(parts: Sequence[Level]) -> Level:

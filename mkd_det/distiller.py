@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .errors import check_keys
+from .errors import ConfigError, check_keys
 from .plan import SIDES, Link, Planner, Ref
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
@@ -33,6 +33,14 @@ _KEYS = (
     'init_cfg',
 )
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed')
+
+
+class _Original:
+    """Marks the distiller that its teachers move with. Copies are not marked:
+    they share the teachers, and EMA may keep its copy on another device."""
+
+    def __deepcopy__(self, memo: dict) -> None:
+        return None
 
 
 class _Observers(list):
@@ -91,6 +99,7 @@ class Distiller(BaseModel):
         super().__init__(model.data_preprocessor, init_cfg)
         self.student = model
         self.observers: list[Any] = _Observers()
+        self._original: _Original | None = _Original()
         # What follows draws random numbers (teachers, adapters). The student's
         # own initialisation must not notice.
         with torch.random.fork_rng(devices=[]):
@@ -151,7 +160,7 @@ class Distiller(BaseModel):
         progress = Progress.now()
         weights = self._active_weights(progress)
         active = {name: self.plan.terms[name] for name in weights}
-        sources = {self.plan.teacher_of(link) for link in active.values()}
+        sources = set().union(*map(self.plan.teachers_of, active.values()))
 
         known: dict[str, dict[str, Levels]] = {}
         shown: dict[tuple, Tensor] = {}
@@ -173,18 +182,16 @@ class Distiller(BaseModel):
             output = link.module(_at(known, link.student), _at(known, link.teacher))
             known[name] = {'student': output.student, 'teacher': output.teacher}
             for key, value in output.losses.items():
-                losses[f'loss_{name}_{key}'] = value
+                _add(losses, f'loss_{name}_{key}', value)
         for name, branch in self.branches.items():
             levels = {key: _at(known, Ref(name, key)) for key in branch.taps()}
             for key, value in branch.losses(levels).items():
-                losses[f'loss_{name}_{key}'] = value
-        terms: dict[str, Tensor] = {}
+                _add(losses, f'loss_{name}_{key}', value)
         for name, link in active.items():
             value = self.losses[name](*self._sides(link, known))
             parts = value if isinstance(value, dict) else {'': value}
             for key, part in parts.items():
-                terms[f'{name}_{key}' if key else name] = weights[name] * part
-        losses.update(terms)
+                _add(losses, f'{name}_{key}' if key else name, weights[name] * part)
         losses.update(self._idle(active))
         for observer in self.observers:
             observer.on_terms(losses)
@@ -196,7 +203,7 @@ class Distiller(BaseModel):
         weights = {
             name: link.module.weight_at(progress)
             for name, link in self.plan.terms.items()
-            if self.plan.teacher_of(link) in picked
+            if self.plan.teachers_of(link) <= picked
         }
         return {name: weight for name, weight in weights.items() if weight}
 
@@ -264,7 +271,8 @@ class Distiller(BaseModel):
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
         # `.to()`, `.cuda()`, `.double()`, also of a module around this one.
         super()._apply(fn, recurse)
-        self.teachers.apply(fn)
+        if self._original is not None:
+            self.teachers.apply(fn)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -275,6 +283,18 @@ class Distiller(BaseModel):
             if name.startswith('_') or 'student' not in self.__dict__['_modules']:
                 raise
             return getattr(self.student, name)
+
+
+def _add(losses: dict[str, Any], name: str, value: Tensor) -> None:
+    """Add a loss; never in the place of another, the student's own above all."""
+    if name in losses:
+        raise ConfigError(
+            f'two losses are called {name!r}',
+            available=sorted(losses),
+            hint='another name for the term, adapter or branch: the student has losses'
+            ' of its own, and a term has one for each of its parts',
+        )
+    losses[name] = value
 
 
 def _modules(links: Mapping[str, Link]) -> nn.ModuleDict:
@@ -332,8 +352,6 @@ def _from_plain(
     distill = local_metadata.get('distill', {})
     same_plan = distill.get('plan') == module.plan.describe()
     branches = distill['branches'] if same_plan else {}
-    if same_plan:
-        module.teachers.keep_speeds(distill.get('speeds', {}))
     apart = _stands_apart(module, branches, plain)
     for branch in module.branches.values():
         branch.unfold(plain)

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .losses.base import PairLoss
 from .outputs import DenseReader, is_dense_head
-from .registry import ADAPTERS, BRANCHES, LOSSES, build, find_class
+from .registry import ADAPTERS, BRANCHES, LOSSES, arguments_of, build, find_class
 from .speed import PairWatcher
 from .structures import DenseOutput, Level, Levels, LevelSpec, channels_of, first_tensor
 from .taps import Tap, capture, frozen_state, run_features, strides_of
@@ -96,12 +96,15 @@ class Plan:
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
 
-    def teacher_of(self, link: Link) -> str:
-        """Name of the teacher that a term or adapter learns from."""
-        owner = link.teacher.owner
-        return (
-            self.teacher_of(self.adapters[owner]) if owner in self.adapters else owner
-        )
+    def teachers_of(self, link: Link) -> set[str]:
+        """Names of the teachers that a term or adapter needs, on either side."""
+        names: set[str] = set()
+        for owner in (link.student.owner, link.teacher.owner):
+            if owner in self.adapters:
+                names |= self.teachers_of(self.adapters[owner])
+            elif owner in self.speeds:
+                names.add(owner)
+        return names
 
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
@@ -217,12 +220,22 @@ class Planner:
                 for side in SIDES:
                     self._register(self._ref(cfg, side, f'{kind} {name}'))
         self._probe()
+        self.plan.off += self._unread_taps()
         for name, cfg in needed.items():
             self._build_adapter(name, cfg)
         for name, cfg in live.items():
             self._build_term(name, cfg)
         self.levels.clear()
         return self.plan
+
+    def _unread_taps(self) -> list[str]:
+        """Taps that nothing reads: of all models, and a teacher's own."""
+        read = {name for taps in self.plan.taps.values() for name in taps}
+        unread = [f'tap {name}' for name in self.tap_texts if name not in read]
+        for owner, teacher in self.teachers.items():
+            known = self.plan.taps.get(owner, {})
+            unread += [f'tap {owner}.{n}' for n in teacher.taps if n not in known]
+        return unread
 
     # -- names and references ------------------------------------------------
 
@@ -398,7 +411,8 @@ class Planner:
         readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
         if cls.reads == 'outputs':
             readers = (self._reader(refs[0]), self._reader(refs[1]))
-            rest.update(_check_outputs(where, refs, readers))
+            found = _check_outputs(where, refs, readers)
+            rest.update({k: v for k, v in found.items() if k in arguments_of(cls)})
         link = Link(name, refs[0], refs[1], build(LOSSES, rest, where), readers)
         if readers[0] and readers[1]:
             student = readers[0](self._module(refs[0]), sides[0])

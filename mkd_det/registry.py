@@ -10,6 +10,7 @@ Users add their own with a decorator, in a module named by `custom_imports`:
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
@@ -53,10 +54,8 @@ def build(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
     return cls(**kwargs)
 
 
-def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
-    """Every argument must be one that a constructor along the mro takes."""
-    import inspect
-
+def arguments_of(cls: type) -> list[str]:
+    """Names that the constructors along the mro take, as far as they pass them on."""
     known: list[str] = []
     for base in cls.__mro__:
         init = base.__dict__.get('__init__')
@@ -70,6 +69,12 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
         ]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+    return known
+
+
+def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
+    """Every argument must be one that a constructor along the mro takes."""
+    known = arguments_of(cls)
     for key in kwargs:
         if key not in known:
             raise ConfigError(

@@ -69,14 +69,19 @@ def prepare(cfg: Config) -> Config:
     """The config that a distillation runs with; other configs come back as given.
 
     Adds `ResumeStateHook`, `TeacherCheckHook`, `ExportStudentHook` and
-    `TeacherCacheHook`, unless the config names them, and saves checkpoints with `SafeCheckpointHook`. A
-    config switches a hook off with None: `default_hooks=dict(teacher_check=None)`.
+    `TeacherCacheHook`, unless the config names them, and saves checkpoints with
+    `SafeCheckpointHook`. A config switches a hook off with None:
+    `default_hooks=dict(teacher_check=None)`.
 
     Args:
         cfg: Any config for a runner. It is not changed.
+
+    Raises:
+        ConfigError: The optimizer's constructor would not know the student's layers.
     """
     if not is_distill(cfg):
         return cfg
+    _refuse_layer_decay(cfg)
     cfg = Config(cfg.to_dict(), filename=cfg.filename)
     hooks = dict(cfg.get('default_hooks') or {})
     if hooks.get('checkpoint', {}) is not None:
@@ -93,6 +98,20 @@ def prepare(cfg: Config) -> Config:
             hooks[name] = {**hook, **(hooks.get(name) or {})}
     cfg.default_hooks = hooks
     return cfg
+
+
+def _refuse_layer_decay(cfg: Config) -> None:
+    """mmdet's constructor for it tells layers by names that begin with 'backbone.';
+    ours begin with 'student.', and every layer would get the last one's rate."""
+    constructor = _name((cfg.get('optim_wrapper') or {}).get('constructor'))
+    if constructor == 'LearningRateDecayOptimizerConstructor':
+        raise ConfigError(
+            f'{constructor} does not know the layers of a student that is distilled',
+            expected='the default constructor',
+            actual=constructor,
+            hint="optim_wrapper=dict(constructor='DefaultOptimWrapperConstructor',"
+            " paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.5)}))",
+        )
 
 
 def student_config(cfg: Config) -> Config:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list
+from mmcv.cnn.bricks.wrappers import Conv2d
+from mmengine.dist import all_gather_object, broadcast_object_list
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,7 +37,8 @@ LIMITS = {'exact': 1e-3, 'fast': 0.03}
 # 'auto' takes half precision only where it saves at least a tenth.
 WORTHWHILE = 0.9
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Exact types: a subclass may change the weight before it uses it.
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2d)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class PairWatcher:
         """Watch the forwards inside the `with` block."""
         handles = []
         for path, module in model.named_modules():
-            if type(module) in _CONVS or isinstance(module, _CONVS):
+            if type(module) in _CONVS:
                 handles.append(module.register_forward_hook(self._yields(path)))
             elif isinstance(module, _BatchNorm) and module.running_mean is not None:
                 handles.append(module.register_forward_pre_hook(self._reads(path)))
@@ -198,11 +200,11 @@ class Engine:
         if not plain and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         kind = inputs.device.type
-        # With a dtype of its own; else in that of the training around it, if any.
-        half = torch.autocast(kind, dtype) if dtype is not None else nullcontext()
+        # The plain model follows the training around it; an engine has a dtype.
+        own = torch.autocast(kind, dtype, enabled=dtype is not None)
         with (
             torch.no_grad(),
-            half,
+            nullcontext() if plain else own,
             capture(self.model, taps, stop_after=stop_after) as seen,
         ):
             run_features(self.model, inputs)
@@ -220,6 +222,7 @@ def settle(
     speed: str,
     pairs: Pairs,
     run: Callable[[Engine], dict[str, Levels]],
+    alone: bool = False,
 ) -> Engine:
     """Make the engine of one teacher, on the first batch, and log what it is.
 
@@ -229,17 +232,23 @@ def settle(
     Args:
         name: The teacher's name.
         model: The teacher.
-        speed: What the config wants, of `SPEEDS`.
+        speed: What the config wants, of `SPEEDS`. With deterministic algorithms
+            'auto' means 'exact': no clock decides.
         pairs: What can be folded, see `PairWatcher`.
         run: Runs an engine on the batch.
+        alone: Whether other ranks may be elsewhere: they are not asked then, and
+            'auto' means 'exact'.
     """
     plain = Engine(model, Speedup('off'))
     if speed == 'off':
         return plain
+    if speed == 'auto' and (alone or torch.are_deterministic_algorithms_enabled()):
+        speed = 'exact'
     device = next(model.parameters()).device
     half = half_type(device) if _in_single(model) else None
     logger = MMLogger.get_current_instance()
-    reference = run(plain)
+    with _full_float(device):
+        reference = run(plain)
     engines: list[Engine] = []
     for kind in ('fast', 'exact') if speed != 'exact' else ('exact',):
         if kind == 'fast' and half is None:
@@ -248,8 +257,11 @@ def settle(
         if engines and speed == 'fast':
             break
         speedup = Speedup(kind, pairs, half if kind == 'fast' else None)
-        engine = _checked(name, sped_up(model, speedup), speedup, run, reference)
-        if engine is not None:
+        with _full_float(device):
+            engine = _checked(name, sped_up(model, speedup), speedup, run, reference)
+        accepted = [engine is not None]
+        # All ranks or none: they learn from one teacher.
+        if all(accepted if alone else all_gather_object(accepted[0])) and engine:
             engines.append(engine)
     if len(engines) == 2:
         engines = [_faster(engines[0], engines[1], run)]
@@ -279,7 +291,11 @@ def _checked(
         return None
     words = ', '.join(f'{tap} {value:.2g}' for tap, value in found.items())
     # Not `>`: what is not a number is over the limit, too.
-    if not all(value <= limit for value in found.values()):
+    fits = all(value <= limit for value in found.values())
+    if speedup.dtype == torch.float16:
+        # A later batch may be larger, and what overflows is not a number.
+        fits = fits and _largest(reference) < torch.finfo(torch.float16).max / 10
+    if not fits:
         logger.warning(
             f'teacher {name!r} says something else with {speedup}, and goes without:'
             f' relative difference {words}; limit {limit:g}'
@@ -307,6 +323,30 @@ def _seconds(engine: Engine, run: Callable[[Engine], dict[str, Levels]]) -> floa
     return time.perf_counter() - start
 
 
+@contextmanager
+def _full_float(device: torch.device) -> Iterator[None]:
+    """Compare in float32 itself: not in the training's half precision, and not in
+    TF32, whose rounding is as large as the limit. An engine's own dtype stays."""
+    tf32 = device.type == 'cuda' and torch.backends.cudnn.allow_tf32
+    try:
+        if tf32:
+            torch.backends.cudnn.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if tf32:
+            torch.backends.cudnn.allow_tf32 = True
+
+
+def _largest(levels: Mapping[str, Levels]) -> float:
+    def of(level: Level) -> float:
+        if isinstance(level, tuple):
+            return max(map(of, level))
+        return float(level.abs().max())
+
+    return max(of(level) for row in levels.values() for level in row)
+
+
 def _in_single(model: nn.Module) -> bool:
     return all(
         p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point()
@@ -326,7 +366,7 @@ def differences(
 def _difference(plain: Level, other: Level) -> float:
     if isinstance(plain, tuple):
         return max(_difference(a, b) for a, b in zip(plain, other, strict=True))
-    wanted, found = plain.double(), first_tensor(other).double()
+    wanted, found = plain.float(), first_tensor(other).float()
     return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
 
 

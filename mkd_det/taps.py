@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.dense_heads.base_mask_head import BaseMaskHead
+from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 from .errors import (
@@ -312,22 +315,27 @@ def _stop_hooks(
 def run_features(model: Any, inputs: Tensor) -> None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
-    Detectors: `extract_feat`, then the dense heads through `__call__`
-    (`SingleStageDetector._forward` calls `bbox_head.forward`, which passes by
-    hooks). Any other mmengine model: `forward(mode='tensor')`. No loss, no
-    target assignment, no NMS.
+    Detectors: `extract_feat`, then the heads that read nothing but features,
+    through `__call__` (`SingleStageDetector._forward` calls `bbox_head.forward`,
+    which passes by hooks). Any other mmengine model: `forward(mode='tensor')`. No
+    loss, no target assignment, no NMS.
 
     Args:
         model: The model.
         inputs: Preprocessed images (N, 3, H, W).
     """
-    if not hasattr(model, 'extract_feat'):
+    if not isinstance(model, BaseDetector):
         model(inputs, None, mode='tensor')
         return
     features = model.extract_feat(inputs)
-    for name in ('rpn_head', 'bbox_head', 'mask_head'):
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module):
+    named = [getattr(model, name, None) for name in ('rpn_head', 'bbox_head')]
+    # Heads of set predictions read queries; mask heads beside other heads, what
+    # those found.
+    heads = [head for head in named if head is not None] or [
+        getattr(model, 'mask_head', None)
+    ]
+    for head in heads:
+        if isinstance(head, (BaseDenseHead, BaseMaskHead)):
             head(features)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .cache import TeacherCache
@@ -98,6 +98,8 @@ class Teacher:
         meta: The checkpoint's `meta`, once loaded.
         calls: Calls of each tap in one whole forward, found by the probe.
         pairs: Convolutions and the batch norms to fold into them, found by the probe.
+        settled: What 'auto' came to in the part of the training that is resumed:
+            speed and type of device.
         engine: What runs in its place, once the first batch has come.
         store: The cache, once the first batch has come.
     """
@@ -114,6 +116,7 @@ class Teacher:
     meta: dict[str, Any] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     pairs: Pairs = ()
+    settled: tuple[str, str] | None = None
     engine: Engine | None = None
     store: TeacherCache | None = None
 
@@ -132,9 +135,10 @@ class Teacher:
                 f'teachers.{name}: unknown speed', actual=cfg['speed'], available=SPEEDS
             )
         model_cfg, whole = load_teacher_cfg(cfg.get('cfg'))  # type: ignore[arg-type]
-        if whole is not None:
-            init_default_scope(whole.get('default_scope', 'mmdet'))
-        model = MODELS.build(ConfigDict(model_cfg)).eval().requires_grad_(False)
+        # For this teacher alone: the runner goes on in the student's scope.
+        scope = None if whole is None else whole.get('default_scope', 'mmdet')
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            model = registry.build(ConfigDict(model_cfg)).eval().requires_grad_(False)
         rest = {k: v for k, v in cfg.items() if k != 'cfg'}
         rest['taps'] = dict(rest.get('taps') or {})
         return cls(name, model, cfg=whole, **rest)
@@ -280,15 +284,19 @@ class TeacherBank(Mapping[str, Teacher]):
             teacher.engine = None
 
     @property
-    def speeds(self) -> dict[str, str]:
-        """What the first batch settled, by name."""
-        return {n: t.engine.speedup.speed for n, t in self.items() if t.engine}
+    def speeds(self) -> dict[str, list[str]]:
+        """What the first batch settled: [speed, type of device] by name."""
+        return {
+            name: [teacher.engine.speedup.speed, _device_type(teacher.model)]
+            for name, teacher in self.items()
+            if teacher.engine
+        }
 
-    def keep_speeds(self, speeds: Mapping[str, str]) -> None:
+    def keep_speeds(self, speeds: Mapping[str, Sequence[str]]) -> None:
         """Run as an earlier part of this training did, without measuring again."""
-        for name, speed in speeds.items():
+        for name, (speed, device) in speeds.items():
             if name in self and self[name].speed == 'auto':
-                self[name].speed = speed
+                self[name].settled = speed, device
 
     def run(
         self,
@@ -322,11 +330,19 @@ class TeacherBank(Mapping[str, Teacher]):
     ) -> dict[str, Levels]:
         stop = teacher.calls if all(t in teacher.calls for t in taps) else None
         if teacher.engine is None:
+            speed, device = teacher.settled or ('', '')
+            same = device == _device_type(teacher.model)
             teacher.engine = settle(
                 teacher.name,
                 teacher.model,
-                teacher.speed,
+                speed if same else teacher.speed,
                 teacher.pairs,
                 lambda engine: engine.run(inputs, taps, stop),
+                # Where other ranks find in a cache what this one computes.
+                alone=teacher.cache is not None,
             )
         return teacher.engine.run(inputs, taps, stop)
+
+
+def _device_type(model: nn.Module) -> str:
+    return next(model.parameters()).device.type

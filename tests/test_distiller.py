@@ -6,7 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from mkd_det.distiller import Distiller
 from mkd_det.errors import CheckpointFileError, ConfigError, TeacherError
 from mkd_det.structures import Knowledge, first_tensor
 from mkd_det.taps import run_features
+from mkd_det.teachers import Teacher
 
 
 def swin(base: dict[str, Any]) -> dict[str, Any]:
@@ -848,3 +849,49 @@ def test_knowledge_is_that_of_the_models_themselves(model: Distiller) -> None:
     for index, level in enumerate(heads):
         for part, whole in zip(level, outputs['bbox_head'], strict=True):
             assert torch.equal(part, whole[index])
+
+
+# -- names of losses, several teachers -------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox'])
+def test_no_term_takes_the_place_of_the_students_own_loss(name: str) -> None:
+    terms = {name: dict(type='AttentionKD', student='fpn', teacher='t.fpn')}
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(), terms=terms, adapters={}, branches={})
+    cfg['taps'] = dict(fpn='neck')
+    with pytest.raises(ConfigError, match=f'two losses are called {name!r}'):
+        losses_of(tiny.build(cfg))
+
+
+def test_a_term_may_need_two_teachers() -> None:
+    """Its student side goes through an adapter of another one."""
+    one = dict(cfg=tiny.gfl(), checkpoint=None, speed='off')
+    guide = dict(type='GuidanceLayer', student='fpn', teacher='a.fpn')
+    term = dict(type='AttentionKD', student='guide.student', teacher='t.fpn')
+    cfg = dict(
+        type='Distiller',
+        student=tiny.gfl(),
+        teachers=dict(t=one, a=one),
+        taps=dict(fpn='neck'),
+        adapters=dict(guide=guide),
+        terms=dict(loss_both=term),
+        probe_size=64,
+    )
+    model = tiny.build(cfg)
+    assert model.plan.teachers_of(model.plan.terms['loss_both']) == {'t', 'a'}
+    assert losses_of(model)['loss_both'] > 0
+    # One of the two sits out in every step: then the term does, too.
+    dropped = tiny.build({**cfg, 'sampling': dict(drop_exact=1)})
+    losses = losses_of(dropped)
+    assert 'loss_both' not in losses and 'loss_idle' in losses
+
+
+def test_a_teacher_of_another_scope_leaves_the_scope_as_it_was(tmp_path: Path) -> None:
+    cfg = dict(model={**tiny.gfl(), 'type': 'mmdet.GFL'}, default_scope='mmengine')
+    Config(cfg).dump(tmp_path / 'teacher.py')
+    init_default_scope('mmdet')
+    before = DefaultScope.get_current_instance()
+    # Whether its parts are found in that scope is another question.
+    with suppress(KeyError):
+        Teacher.build('t', dict(cfg=str(tmp_path / 'teacher.py'), checkpoint=None))
+    assert DefaultScope.get_current_instance() is before

@@ -26,6 +26,8 @@ from mkd_det.errors import (
     TapSilentError,
     TeacherClassesError,
 )
+from mkd_det.losses import PairLoss
+from mkd_det.registry import LOSSES
 
 SMALL, BIG = tiny.gfl(4, 8), tiny.gfl(8, 16)
 ATTENTION = dict(type='AttentionKD', student='fpn', teacher='t.fpn')
@@ -459,3 +461,34 @@ def test_equal_configs_give_equal_plans_and_others_do_not() -> None:
         model.plan.fingerprint
         == tiny.build(tiny.distiller(SMALL, BIG)).plan.fingerprint
     )
+
+
+def test_taps_that_nothing_reads_are_shown_as_off() -> None:
+    teachers = dict(
+        t=dict(cfg=BIG, checkpoint=None, taps=dict(stagez='backbone.layer2'))
+    )
+    model = build(
+        taps=dict(fpn='neck', stages='backbone'),
+        teachers=teachers,
+        terms=dict(
+            loss_attention=dict(type='AttentionKD', student='fpn', teacher='t.fpn')
+        ),
+    )
+    assert {'tap stages', 'tap t.stagez'} <= set(model.plan.off)
+
+
+def test_a_loss_on_outputs_need_not_ask_what_kind_the_head_is() -> None:
+    class ScoreKD(PairLoss):
+        """Without `kind` in its constructor."""
+
+        reads = 'outputs'
+
+        def over_levels(self, student: Any, teacher: Any, mask: Any) -> Any:
+            return (student[0].scores - teacher[0].scores).square().mean()
+
+    LOSSES.register_module(module=ScoreKD, force=True)
+    try:
+        model = build(terms=term('ScoreKD', 'head', 't.head'))
+        assert 'loss_x' in model.plan.terms
+    finally:
+        LOSSES.module_dict.pop('ScoreKD')

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 import hook_runs
 import tiny
+from mkd_det.errors import ConfigError
 from mkd_det.runtime import prepare, student_config
 
 OURS = {
@@ -112,3 +114,14 @@ def test_every_key_of_a_config_survives_but_ours(cfg: Any) -> None:
     assert 'recipe' not in plain
     assert plain.auto_scale_lr.base_batch_size == 16
     assert 'mkd_det' not in str(plain.to_dict())
+
+
+def test_layer_wise_learning_rates_are_refused() -> None:
+    cfg = Config(
+        dict(
+            model=dict(type='Distiller', student=dict(type='GFL')),
+            optim_wrapper=dict(constructor='LearningRateDecayOptimizerConstructor'),
+        )
+    )
+    with pytest.raises(ConfigError, match='does not know the layers'):
+        prepare(cfg)

@@ -267,13 +267,20 @@ def test_a_resumed_training_keeps_the_speed_that_was_measured(
     )
     first = distiller(tmp_path, 'auto')
     terms_of(first)
-    assert first.teachers.speeds == {'t': 'fast'}
+    expected = {'t': ['fast', 'cpu']}
+    assert first.teachers.speeds == expected
+    assert first.state_dict()._metadata['']['distill']['speeds'] == expected
     again = distiller(tmp_path, 'auto')
-    again.load_state_dict(first.state_dict())
+    again.teachers.keep_speeds(expected)
     # The clock would decide otherwise now; it is not asked.
     monkeypatch.setattr(speed, '_seconds', lambda engine, run: 1.0)
     terms_of(again)
-    assert again.teachers.speeds == {'t': 'fast'}
+    assert again.teachers.speeds == expected
+    # Of another kind of device: measured anew.
+    elsewhere = distiller(tmp_path, 'auto')
+    elsewhere.teachers.keep_speeds({'t': ['fast', 'cuda']})
+    terms_of(elsewhere)
+    assert elsewhere.teachers.speeds == {'t': ['exact', 'cpu']}
 
 
 def test_the_plan_says_how_the_teacher_runs(tmp_path: Path) -> None:
@@ -289,3 +296,51 @@ def test_differences_are_relative_and_the_largest_of_the_levels() -> None:
     plain: dict[str, Levels] = dict(a=(ones, (ones, ones * 2)))
     other: dict[str, Levels] = dict(a=(ones, (ones, ones * 2.5)))
     assert differences(plain, other) == pytest.approx(dict(a=0.25))
+
+
+def test_exact_is_float32_also_inside_of_the_trainings_autocast(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    plain = terms_of(distiller(tmp_path, 'off'))
+    with torch.autocast('cpu', torch.bfloat16):
+        terms_of(model)
+    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
+    assert terms_of(model) == pytest.approx(plain, rel=1e-3, abs=1e-4)
+
+
+def test_with_deterministic_algorithms_no_clock_decides(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'auto')
+    torch.use_deterministic_algorithms(True)
+    try:
+        terms_of(model)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
+
+
+def test_a_rank_goes_without_what_another_rank_refuses(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other rank accepts 'exact' only.
+    answers = iter([False, True])
+    monkeypatch.setattr(speed, 'all_gather_object', lambda ours: [ours, next(answers)])
+    assert engine_of(block(), 'fast', out='free').speedup.speed == 'exact'
+
+
+def test_a_subclass_of_a_convolution_is_not_folded() -> None:
+    class Standardised(nn.Conv2d):
+        """Changes its weight before it uses it."""
+
+    model = block()
+    model.conv1 = Standardised(3, 6, 3, bias=False)
+    assert pairs_of(model) == {('conv2', 'norm2')}
+
+
+def test_an_averaged_copy_may_move_without_the_teachers(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    terms_of(model)
+    average = copy.deepcopy(model).double()
+    assert average.teachers is model.teachers
+    assert next(model.teachers['t'].model.parameters()).dtype == torch.float32
+    assert model.teachers['t'].engine is not None
+    model.double()
+    assert next(model.teachers['t'].model.parameters()).dtype == torch.float64

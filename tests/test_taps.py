@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hub import get_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -441,3 +442,18 @@ def test_frozen_state_leaves_no_trace() -> None:
     assert all(map(torch.equal, model.buffers(), buffers))
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.is_grad_enabled()
+
+
+def test_features_of_set_predictions_and_mask_heads_can_be_read() -> None:
+    """Their heads read what no features are; backbone and neck run all the same."""
+    cfg = get_config('mmdet::detr/detr_r50_8xb2-150e_coco.py').model
+    cfg.backbone.init_cfg = None
+    cfg.backbone.depth = 18
+    cfg.neck.in_channels = [512]
+    cfg.encoder.num_layers = cfg.decoder.num_layers = 1
+    model = tiny.build(cfg).eval()
+    taps = dict(neck=Tap.parse('neck'), deep=Tap.parse('backbone.layer4'))
+    with torch.no_grad(), capture(model, taps) as seen:
+        run_features(model, torch.zeros(1, 3, 64, 64))
+    assert seen['neck'][0].shape == (1, 256, 2, 2)
+    assert seen['deep'][0].shape[1] == 512

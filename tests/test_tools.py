@@ -444,6 +444,25 @@ def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_to_start_from_must_be_of_the_student(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = write(distiller(None), load_from=str(tmp_path / 'start.pth'))
+    argv = [config, '--cfg-options', 'train_cfg.max_epochs=0']
+    fails(capsys, 'train', argv, 'CheckpointFileError', 'start.pth')
+    tiny.write_checkpoint(tiny.retinanet(), tmp_path / 'start.pth')
+    fails(capsys, 'train', argv, 'CheckpointKeysError', 'of another model')
+
+    train = tool('train')
+    student = tiny.build(tiny.gfl())
+    weights = student.state_dict()
+    weights['bbox_head.gfl_cls.weight'] = torch.zeros(1)
+    torch.save(dict(state_dict=weights), tmp_path / 'start.pth')
+    train.check_start(student, str(tmp_path / 'start.pth'))
+    shown = capsys.readouterr().out
+    assert 'bbox_head.gfl_cls.weight' in shown and 'gfl_cls.bias' not in shown
+
+
 # -- plan, inspect, benchmark -------------------------------------------------
 
 

@@ -194,7 +194,7 @@ class Bench:
 
     def _sources(self) -> list[str]:
         plan = self.distiller.plan
-        read = {plan.teacher_of(link) for link in plan.terms.values()}
+        read = set().union(*map(plan.teachers_of, plan.terms.values()))
         # Outside of a run it is iteration 0, for the sampler too.
         return sorted(read & self.distiller.sampler.pick(0))
 
@@ -246,7 +246,8 @@ class Bench:
 
     def _teachers(self, batch: Batch) -> None:
         taps = self.distiller.plan.taps
-        with self.at_speed('off'):
+        # In the precision of the training, as in K.
+        with self.at_speed('off'), self.optim_k.optim_context(self.distiller):
             for name, inputs in batch.items():
                 self.distiller.teachers.run(name, inputs, taps[name])
 
@@ -342,17 +343,17 @@ def measure(
 
 def _wait(device: str) -> None:
     if device.startswith('cuda'):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(phase: Phase, batch: Batch, device: str) -> int:
     """Most bytes that one step held at once, beyond what it found."""
     if device.startswith('cuda'):
         _wait(device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         phase(batch)
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         phase(batch)
     events = [
@@ -554,7 +555,7 @@ def _machine(device: str) -> dict[str, Any]:
             x for x in info.read_text().splitlines() if x.startswith('model name')
         ]
         name = models[0].partition(':')[2].strip() if models else name
-    gpu = torch.cuda.get_device_name() if device.startswith('cuda') else None
+    gpu = torch.cuda.get_device_name(device) if device.startswith('cuda') else None
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
     return dict(
         cpu=name,

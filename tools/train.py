@@ -25,7 +25,12 @@ from mkd_det.cli import (
     main_guard,
     set_work_dir,
 )
-from mkd_det.errors import CheckpointFileError, ConfigError, ResumeError
+from mkd_det.errors import (
+    CheckpointFileError,
+    CheckpointKeysError,
+    ConfigError,
+    ResumeError,
+)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -99,6 +104,39 @@ def check_before_start(cfg: Config) -> None:
         model.teachers.load()
     if cfg.get('resume'):
         check_resume(model, resume_path(cfg))
+    elif cfg.get('load_from'):
+        check_start(model, cfg.load_from)
+
+
+def check_start(model: nn.Module, path: str) -> None:
+    """Raise unless the weights to start from are those of a model like this one.
+
+    As with mmdet, a part may differ (a head for other classes): it is named. But what
+    fits must be more than half of the model.
+
+    Raises:
+        CheckpointKeysError: Little or nothing of the checkpoint fits.
+    """
+    from mkd_det.checkpoint import read_checkpoint, weights_of
+
+    if '://' in path:
+        return  # downloaded by mmengine, under names of its own
+    weights = weights_of(read_checkpoint(path), path)
+    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    own = model.state_dict()
+    rest = [
+        k for k, v in own.items() if k not in weights or weights[k].shape != v.shape
+    ]
+    if 2 * len(rest) > len(own):
+        raise CheckpointKeysError(
+            f'load_from: checkpoint {path} is of another model: {len(rest)} of'
+            f' {len(own)} tensors of the student are not in it',
+            expected=', '.join(rest[:4]),
+            actual=', '.join([k for k in weights if k not in own][:4]) or None,
+            hint='a checkpoint of the student, or no `load_from`',
+        )
+    if rest:
+        print(f'load_from: starts anew, not from {path}: ' + ', '.join(rest))
 
 
 def resume_path(cfg: Config) -> str | None:

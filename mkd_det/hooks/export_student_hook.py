@@ -97,7 +97,7 @@ class ExportStudentHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        content = dict(state_dict=weights_to_cpu(model.state_dict()))
+        content = dict(state_dict=model.state_dict())
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 # Puts the averaged weights in the place of the last ones.
@@ -106,7 +106,7 @@ class ExportStudentHook(Hook):
         data = runner.train_dataloader.dataset
         if hasattr(data, 'metainfo'):
             meta['dataset_meta'] = data.metainfo
-        self._write(runner, self.last, content['state_dict'], meta)
+        self._write(runner, self.last, weights_to_cpu(content['state_dict']), meta)
 
     def _export_best(self, runner: Runner, suffix: str, path: str) -> None:
         assert self.best is not None

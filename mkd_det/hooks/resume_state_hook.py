@@ -89,8 +89,9 @@ class ResumeStateHook(Hook):
         """Refuse a checkpoint that cannot continue this run."""
         if not runner._resume:
             return
-        plan = distiller_of(runner, 'ResumeStateHook').plan
-        check_resumable(checkpoint, plan.describe())
+        distiller = distiller_of(runner, 'ResumeStateHook')
+        saved = check_resumable(checkpoint, distiller.plan.describe())
+        distiller.teachers.keep_speeds(saved.get('speeds', {}))
         self._resumed = checkpoint[KEY]
 
     def before_train(self, runner: Runner) -> None:
@@ -131,8 +132,14 @@ class ResumeStateHook(Hook):
             self._quiet.generator, self._quiet = None, None
 
 
-def check_resumable(checkpoint: Mapping[str, Any], plan: dict[str, str]) -> None:
-    """Raise ResumeError unless `checkpoint` was written under `plan`."""
+def check_resumable(
+    checkpoint: Mapping[str, Any], plan: dict[str, str]
+) -> dict[str, Any]:
+    """The distillation state of `checkpoint`.
+
+    Raises:
+        ResumeError: It was not written under `plan`.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
     metadata = getattr(weights, '_metadata', None) or {}
     saved = metadata.get('', {}).get('distill')
@@ -156,6 +163,7 @@ def check_resumable(checkpoint: Mapping[str, Any], plan: dict[str, str]) -> None
             expected='epoch_*.pth (work_dir/last_checkpoint names the last)',
             hint="load_from='...' without resume: start from its weights",
         )
+    return saved
 
 
 def _differences(saved: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:

@@ -30,7 +30,8 @@ class PairLoss(nn.Module):
         demands: Equalities between the two sides, of 'same_channels' and
             'same_spatial'.
         reads: 'features' for maps and vectors; 'outputs' for what a
-            dense head yields, read into `DenseOutput` (see `outputs.py`).
+            dense head yields, read into `DenseOutput` (see `outputs.py`). A
+            constructor with the argument `kind` is told 'sigmoid' or 'softmax'.
     """
 
     demands: ClassVar[frozenset[str]] = frozenset()

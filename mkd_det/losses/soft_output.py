@@ -181,6 +181,10 @@ class SoftOutputKD(PairLoss):
     ) -> Tensor:
         """The loss of one level of logits; softmax unless told otherwise."""
         _same(student, teacher, 'logits')
+        if self.balance:
+            raise ConfigError(
+                'SoftOutputKD: balance is for dense heads', hint='balance=0'
+            )
         student, teacher = _rows(student), _rows(teacher)
         if self.classes != 'sigmoid':
             return self.class_weight * softmax_kl(student, teacher, self.tau).mean()
