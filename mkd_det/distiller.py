@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .compiling import Wanted, compile_parts
 from .errors import ConfigError, check_keys
 from .plan import SIDES, Link, Planner, Ref
 from .renormalize import Renormalizer
@@ -29,6 +30,7 @@ _KEYS = (
     'terms',
     'sampling',
     'probe_size',
+    'compile',
     'data_preprocessor',
     'init_cfg',
 )
@@ -70,6 +72,7 @@ class Distiller(BaseModel):
         terms: By name (`loss_...`), dict(type, student, teacher, weight, ...).
         sampling: dict(keep_prob | drop_exact, seed): which teachers take part
             in a step; see `sampler.py`.
+        compile: Modules of the student to compile, see `compiling.py`.
         probe_size: Side, or (H, W), of the image that shapes are probed with.
         data_preprocessor: Config for the student, if it has none of its own.
         init_cfg: As in every mmengine model.
@@ -88,6 +91,7 @@ class Distiller(BaseModel):
         terms: Mapping[str, Mapping[str, Any]] | None = None,
         sampling: Mapping[str, Any] | None = None,
         probe_size: int | Sequence[int] = 256,
+        compile: Wanted = (),
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
         **unknown: Any,
@@ -114,6 +118,8 @@ class Distiller(BaseModel):
                 probe_size,
             )
             self.plan = planner.build()
+        read = self.plan.taps.get('student', {}).values()
+        compile_parts(model, compile, read, 'the student')
         self.branches = self.plan.branches
         self.adapters = _modules(self.plan.adapters)
         self.losses = _modules(self.plan.terms)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .cache import TeacherCache
 from .checkpoint import read_checkpoint, weights_of
+from .compiling import Wanted, compile_parts
 from .errors import (
     ConfigError,
     TeacherClassesError,
@@ -34,6 +35,7 @@ _KEYS = (
     'trust_checkpoint',
     'speed',
     'cache',
+    'compile',
 )
 
 
@@ -94,6 +96,7 @@ class Teacher:
             them, by the clock, on the first batch. 'off': as it is.
         cache: A folder that keeps what it says about each image, for data without
             random transforms; see `cache.py`.
+        compile: Modules to compile, see `compiling.py`.
         cfg: The whole config, if `cfg` named a file.
         meta: The checkpoint's `meta`, once loaded.
         calls: Calls of each tap in one whole forward, found by the probe.
@@ -112,6 +115,7 @@ class Teacher:
     trust_checkpoint: bool = False
     speed: str = 'auto'
     cache: str | None = None
+    compile: Wanted = ()
     cfg: Config | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
@@ -341,6 +345,8 @@ class TeacherBank(Mapping[str, Teacher]):
                 # Where other ranks find in a cache what this one computes.
                 alone=teacher.cache is not None,
             )
+            model, where = teacher.engine.model, f'teachers.{teacher.name}'
+            compile_parts(model, teacher.compile, taps.values(), where)
         return teacher.engine.run(inputs, taps, stop)
 
 

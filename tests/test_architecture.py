@@ -40,6 +40,7 @@ ORDER = (
     'outputs',
     'speed',
     'cache',
+    'compiling',
     'teachers',
     'plan',
     'distiller',

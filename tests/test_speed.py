@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tiny
 from mkd_det import speed
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, TapNotFoundError
 from mkd_det.speed import Engine, PairWatcher, Speedup, differences, settle, sped_up
 from mkd_det.structures import Levels
 from mkd_det.taps import Tap
@@ -344,3 +344,42 @@ def test_an_averaged_copy_may_move_without_the_teachers(tmp_path: Path) -> None:
     assert model.teachers['t'].engine is not None
     model.double()
     assert next(model.teachers['t'].model.parameters()).dtype == torch.float64
+
+
+# -- torch.compile ---------------------------------------------------------------
+
+EAGER = dict(backend='eager')
+
+
+def test_compiled_parts_change_nothing(tmp_path: Path) -> None:
+    plain = terms_of(distiller(tmp_path, 'off'))
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(base_channels=8, neck=16))
+    options = dict(modules=['backbone.layer1'], **EAGER)
+    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
+    cfg['compile'] = options
+    cfg['teachers']['t'].update(checkpoint=str(tmp_path / 't.pth'), compile=options)
+    model = tiny.build(cfg)
+    keys = set(model.state_dict())
+    assert model.student.backbone.layer1._compiled_call_impl is not None
+    found = terms_of(model)
+    teacher = model.teachers['t'].engine.model
+    assert teacher.backbone.layer1._compiled_call_impl is not None
+    assert keys == set(tiny.build(tiny.gfl()).state_dict())
+    for name in ('loss_cls', 'loss_bbox', 'loss_soft_cls'):
+        assert found[name] == pytest.approx(plain[name], rel=1e-5)
+    # EMA's copy stands for itself.
+    assert copy.deepcopy(model).student.backbone.layer1._compiled_call_impl is None
+
+
+@pytest.mark.parametrize('part', ['backbone', 'backbone.layer2'])
+def test_what_a_tap_reads_is_not_compiled(part: str) -> None:
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(), compile=[part])
+    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
+    with pytest.raises(ConfigError, match='cannot be compiled') as error:
+        tiny.build(cfg)
+    assert 'backbone.layer1' in error.value.available or part != 'backbone'
+
+
+def test_a_part_that_is_not_there_is_told() -> None:
+    with pytest.raises(TapNotFoundError, match='backbone.layer9'):
+        tiny.build(tiny.distiller(tiny.gfl(), tiny.gfl(), compile=['backbone.layer9']))
