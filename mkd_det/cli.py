@@ -137,7 +137,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         ConfigError: There is no such file; the nearest names are listed.
     """
-    from mmengine.config import Config
     from mmengine.hub import get_config
     from mmengine.registry import init_default_scope
 
@@ -150,11 +149,24 @@ def load_config(path: str, options: dict | None = None) -> Config:
                 actual=path,
                 available=_siblings(Path(path)),
             )
-        cfg = Config.fromfile(path)
+        cfg = _read_config(path)
     if options:
         cfg.merge_from_dict(options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return cfg
+
+
+def _read_config(path: str) -> Config:
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is code
+        raise ConfigError(
+            f'config {path} cannot be read',
+            actual=f'{type(error).__name__}: {error}',
+            hint='--debug shows where',
+        ) from error
 
 
 def _siblings(path: Path) -> list[str]:
@@ -194,11 +206,15 @@ def build_model(cfg: Config, model: dict | None = None) -> Any:
     """
     from mmengine.registry import MODELS
 
+    from .registry import built
+
+    if not isinstance(cfg.get('model'), dict):
+        raise ConfigError('the config has no `model`', actual=cfg.get('model'))
     # mmdet's models write into the config that they are built from.
     model = deepcopy(cfg.model if model is None else model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(model)
+    return built(MODELS, model, 'model')
 
 
 def load_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .compiling import Wanted, compile_parts
-from .errors import ConfigError, check_keys
+from .errors import ConfigError, check_keys, check_mapping, is_whole
 from .plan import SIDES, Link, Planner, Ref
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
@@ -97,6 +97,16 @@ class Distiller(BaseModel):
         **unknown: Any,
     ) -> None:
         check_keys(unknown, _KEYS, 'Distiller')
+        for name, part in (
+            ('teachers', teachers),
+            ('taps', taps),
+            ('adapters', adapters),
+            ('branches', branches),
+            ('terms', terms),
+            ('sampling', sampling),
+        ):
+            check_mapping(part, name)
+        _check_probe_size(probe_size)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -197,6 +207,11 @@ class Distiller(BaseModel):
             value = self.losses[name](*self._sides(link, known))
             parts = value if isinstance(value, dict) else {'': value}
             for key, part in parts.items():
+                if grad and not part.requires_grad:
+                    raise ConfigError(
+                        f'term {name!r} {key} has no gradient: it would train nothing',
+                        hint='a loss that computes with what it gets of the student',
+                    )
                 _add(losses, f'{name}_{key}' if key else name, weights[name] * part)
         losses.update(self._idle(active))
         for observer in self.observers:
@@ -289,6 +304,18 @@ class Distiller(BaseModel):
             if name.startswith('_') or 'student' not in self.__dict__['_modules']:
                 raise
             return getattr(self.student, name)
+
+
+def _check_probe_size(size: Any) -> None:
+    sides = [size] if is_whole(size) else size
+    whole = isinstance(sides, (tuple, list)) and all(map(is_whole, sides))
+    if not whole or len(sides) > 2 or not all(8 <= side <= 4096 for side in sides):
+        raise ConfigError(
+            'probe_size must be a side, or (H, W), in pixels',
+            expected='whole numbers from 8 to 4096',
+            actual=repr(size),
+            hint='probe_size=256',
+        )
 
 
 def _add(losses: dict[str, Any], name: str, value: Tensor) -> None:

@@ -3,7 +3,8 @@ and what to write instead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -176,3 +177,27 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
                 actual=key,
                 available=nearest(key, known, limit=len(known)),
             )
+
+
+def is_number(value: Any) -> bool:
+    """A finite number, and no bool."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_mapping(value: Any, where: str) -> None:
+    """Raise ConfigError unless `value` is a dict with names as keys, or None."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f'{where} must be a dict', actual=repr(value), hint='dict(name=...)'
+        )
+    for key in value:
+        if not isinstance(key, str):
+            raise ConfigError(f'{where}: {key!r} is no name', expected='a string')

@@ -256,7 +256,13 @@ class Planner:
                     )
                 if kind == 'term':
                     _check_term_name(name)
-                elif not name.isidentifier() or name == 'student' or name in taken:
+                elif (
+                    not name.isidentifier()
+                    or name == 'student'
+                    or name in taken
+                    or hasattr(nn.ModuleDict, name)
+                    or name == 'training'
+                ):
                     raise ConfigError(
                         f'{kind} {name!r} cannot be a name',
                         actual=f'{taken[name]} {name!r}' if name in taken else name,
@@ -349,8 +355,10 @@ class Planner:
                 teacher = self.teachers[owner]
                 teacher.calls = dict(seen.calls)
                 teacher.pairs = watcher.pairs(model, taps.values())
-                self.plan.speeds[owner] = (
-                    f'speed {teacher.speed!r}, {len(teacher.pairs)} batch norms to fold'
+                self.plan.speeds[owner] = f'speed {teacher.speed!r}' + (
+                    f', {len(teacher.pairs)} batch norms to fold'
+                    if teacher.speed != 'off'
+                    else ''
                 )
             for name, levels in seen.items():
                 # A branch's knowledge is filed under the branch.
@@ -428,7 +436,7 @@ class Planner:
             _check_demands(where, link.module, refs, specs)
         # What the loss alone can tell, it tells now and not in the first step.
         with frozen_state(link.module):
-            link.module(*sides)
+            _check_result(where, link.module(*sides))
         self.plan.terms[name] = link
 
     def _module(self, ref: Ref) -> nn.Module:
@@ -509,6 +517,23 @@ def _check_dense(where: str, student: DenseOutput, teacher: DenseOutput) -> None
         )
 
 
+def _check_result(where: str, result: Any) -> None:
+    """A loss on zeros must be a finite number, or a dict of them."""
+    parts = result if isinstance(result, dict) else {'': result}
+    for name, part in parts.items():
+        if not isinstance(part, torch.Tensor) or part.numel() != 1:
+            shape = tuple(part.shape) if isinstance(part, torch.Tensor) else part
+            raise ConfigError(
+                f'{where} {name}: a loss must yield one number, or a dict of them',
+                expected='a tensor of shape ()',
+                actual=shape,
+            )
+        if not torch.isfinite(part):
+            raise ConfigError(
+                f'{where} {name}: the loss is not finite on zeros', actual=float(part)
+            )
+
+
 def _check_demands(
     where: str,
     loss: Any,
@@ -516,6 +541,13 @@ def _check_demands(
     specs: Sequence[tuple[LevelSpec, ...]],
 ) -> None:
     student, teacher = specs
+    unknown = set(loss.demands) - {'same_channels', 'same_spatial'}
+    if unknown:
+        raise ConfigError(
+            f'{where}: {type(loss).__name__} demands what nobody checks',
+            actual=', '.join(sorted(unknown)),
+            available=('same_channels', 'same_spatial'),
+        )
     if len(student) != len(teacher):
         raise ShapeMismatchError(
             f'{where}: {refs[0]} has {len(student)} levels, {refs[1]} {len(teacher)}',

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
 from mmengine.registry import Registry
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, MkdError, is_number, is_whole, nearest
 
 LOSSES = Registry('distill loss', scope='mkd_det', locations=['mkd_det.losses'])
 ADAPTERS = Registry('adapter', scope='mkd_det', locations=['mkd_det.adapters'])
@@ -51,7 +51,39 @@ def build(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
     own = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
     kwargs = {**defaults, **own}
     _check_arguments(cls, kwargs, where)
-    return cls(**kwargs)
+    try:
+        return cls(**kwargs)
+    except MkdError as error:
+        if where not in error.message:
+            error.message = f'{where}: {error.message}'
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f'{where}: {cls.__name__} cannot be built from these arguments',
+            actual=f'{type(error).__name__}: {error}',
+        ) from error
+
+
+def built(registry: Registry, cfg: dict, where: str) -> Any:
+    """Build a model of mmdet's, turning what is wrong with its config into ConfigError.
+
+    Args:
+        registry: Of mmengine or mmdet.
+        cfg: The model's config.
+        where: What it is, for the message.
+    """
+    try:
+        return registry.build(cfg)
+    except MkdError:
+        raise
+    except Exception as error:
+        # mmengine puts the words of the deepest one into the outer ones.
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f'{where}: the model cannot be built from its config',
+            actual=f'{type(error).__name__}: {lines[0]}',
+            hint='--debug shows where',
+        ) from error
 
 
 def arguments_of(cls: type) -> list[str]:
@@ -82,6 +114,14 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
                 actual=key,
                 available=nearest(key, known, limit=len(known)),
             )
+    kinds = _kinds_of(cls)
+    for key, value in kwargs.items():
+        if key in kinds and not kinds[key][1](value):
+            raise ConfigError(
+                f'{where}: {key} must be {kinds[key][0]}',
+                actual=repr(value),
+                hint=f'{key}=...',
+            )
     for name, parameter in inspect.signature(cls).parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_KEYWORD,
@@ -93,6 +133,38 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
                 available=known,
                 hint=f'dict(type={cls.__name__!r}, {name}=...)',
             )
+
+
+# What an annotation promises, in words, and how to tell.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    'float': ('a finite number', is_number),
+    'int': ('a whole number', is_whole),
+    'bool': ('True or False', lambda value: isinstance(value, bool)),
+    'str': ('a string', lambda value: isinstance(value, str)),
+}
+
+
+def _kinds_of(cls: type) -> dict[str, tuple[str, Callable[[Any], bool]]]:
+    """Of the arguments whose annotation is as plain as that."""
+    found: dict[str, tuple[str, Callable[[Any], bool]]] = {}
+    for base in cls.__mro__:
+        init = base.__dict__.get('__init__')
+        if init is None or base.__module__.startswith('torch.'):
+            continue
+        for name, parameter in inspect.signature(init).parameters.items():
+            kind = parameter.annotation
+            text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+            plain, _, rest = text.partition(' | ')
+            if plain in _KINDS and rest in ('', 'None') and name not in found:
+                words, test = _KINDS[plain]
+                found[name] = (
+                    (f'{words}, or None', _or_none(test)) if rest else (words, test)
+                )
+    return found
+
+
+def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or test(value)
 
 
 def import_files(package: str, path: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .errors import ConfigError
+from .errors import ConfigError, is_number, is_whole
 
 
 class SourceSampler:
@@ -32,7 +32,12 @@ class SourceSampler:
         drop_exact: int = 0,
         seed: int = 0,
     ) -> None:
-        if not 0 < keep_prob <= 1:
+        if not is_whole(drop_exact) or not is_whole(seed):
+            raise ConfigError(
+                'sampling: drop_exact and seed must be whole numbers',
+                actual=(drop_exact, seed),
+            )
+        if not is_number(keep_prob) or not 0 < keep_prob <= 1:
             raise ConfigError(
                 'sampling: keep_prob must be above 0 and at most 1', actual=keep_prob
             )
@@ -40,8 +45,8 @@ class SourceSampler:
             raise ConfigError('sampling: give keep_prob or drop_exact, not both')
         if names and not 0 <= drop_exact < len(names):
             raise ConfigError(
-                'sampling: drop_exact would drop all teachers',
-                expected=f'at most {len(names) - 1}',
+                'sampling: drop_exact must leave at least one teacher',
+                expected=f'from 0 to {len(names) - 1}',
                 actual=drop_exact,
             )
         self.names = tuple(names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmengine.logging import MessageHub
 
-from .errors import ConfigError
+from .errors import ConfigError, is_whole
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,24 @@ class WeightSchedule:
                 available=('linear', 'cosine'),
             )
         for name in ('warmup_iters', 'decay_iters', 'stop_epoch'):
-            value = getattr(self, name)
-            if value is not None and value < 0:
+            value, least = getattr(self, name), int(name == 'stop_epoch')
+            given = value is not None or name == 'warmup_iters'
+            if given and not (is_whole(value) and value >= least):
                 raise ConfigError(
-                    f'schedule: {name} must not be negative', actual=value
+                    f'schedule: {name} must be a whole number, {least} or more',
+                    actual=repr(value),
+                    hint='weight=0 switches a term off',
                 )
+        if self.decay_iters is not None and self.decay is None:
+            raise ConfigError(
+                'schedule: decay_iters without decay', hint="decay='linear'"
+            )
+        if self.decay_iters is not None and self.decay_iters <= self.warmup_iters:
+            raise ConfigError(
+                'schedule: the decay ends before the warm-up does',
+                actual=f'warmup_iters={self.warmup_iters},'
+                f' decay_iters={self.decay_iters}',
+            )
 
     def factor(self, progress: Progress) -> float:
         """The factor at `progress`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
@@ -22,7 +25,9 @@ from .errors import (
     TeacherFileError,
     TeacherKeysError,
     check_keys,
+    check_mapping,
 )
+from .registry import built
 from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
 from .taps import Tap
@@ -72,12 +77,14 @@ def _read_config(name: str) -> Config:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f'package {package!r} is not installed')
         return get_config(name)
-    except (OSError, ImportError, ValueError) as error:
+    except Exception as error:
+        there = Path(name).is_file()
         raise TeacherFileError(
-            f'teacher config {name} does not exist',
+            f'teacher config {name} '
+            + ('cannot be read' if there else 'does not exist'),
             expected="a file, or 'package::folder/name.py'",
-            actual=str(error),
-        ) from None
+            actual=f'{type(error).__name__}: {error}',
+        ) from error
 
 
 @dataclass
@@ -127,13 +134,15 @@ class Teacher:
     @classmethod
     def build(cls, name: str, cfg: Mapping[str, Any]) -> Teacher:
         """Build the model, with random weights yet."""
-        check_keys(cfg, _KEYS, f'teachers.{name}')
+        check_mapping(cfg, f'teachers.{name}')
+        check_keys(cfg or {}, _KEYS, f'teachers.{name}')
         if 'checkpoint' not in cfg:
             raise ConfigError(
                 f'teachers.{name}: `checkpoint` is missing',
                 available=_KEYS,
                 hint=f"{name}=dict(cfg=..., checkpoint='teacher.pth')",
             )
+        _check_values(name, cfg)
         if cfg.get('speed', 'auto') not in SPEEDS:
             raise ConfigError(
                 f'teachers.{name}: unknown speed', actual=cfg['speed'], available=SPEEDS
@@ -142,7 +151,8 @@ class Teacher:
         # For this teacher alone: the runner goes on in the student's scope.
         scope = None if whole is None else whole.get('default_scope', 'mmdet')
         with MODELS.switch_scope_and_registry(scope) as registry:
-            model = registry.build(ConfigDict(model_cfg)).eval().requires_grad_(False)
+            model = built(registry, ConfigDict(model_cfg), f'teachers.{name}')
+        model.eval().requires_grad_(False)
         rest = {k: v for k, v in cfg.items() if k != 'cfg'}
         rest['taps'] = dict(rest.get('taps') or {})
         return cls(name, model, cfg=whole, **rest)
@@ -162,10 +172,18 @@ class Teacher:
         weights = weights_of(content, self.checkpoint)
         if self.prefix:
             cut = len(self.prefix)
+            if not any(k.startswith(self.prefix) for k in weights):
+                raise TeacherKeysError(
+                    f'teachers.{self.name}: no key of checkpoint {self.checkpoint}'
+                    f' begins with {self.prefix!r}',
+                    actual=', '.join(list(weights)[:4]),
+                    hint='no `prefix`, or that of these keys',
+                )
             weights = {
                 k[cut:]: v for k, v in weights.items() if k.startswith(self.prefix)
             }
         _check_fit(self, weights)
+        _check_numbers(self, weights)
         self.model.load_state_dict(weights, strict=False)
         meta = content.get('meta')
         self.meta = dict(meta) if isinstance(meta, Mapping) else {}
@@ -226,6 +244,43 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
             actual='; '.join(shapes[:4]),
             hint='the `cfg` that it was trained with, num_classes included',
         )
+
+
+def _check_numbers(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
+    """Raise for weights that no training leaves behind."""
+    for key, own in teacher.model.state_dict().items():
+        value = weights.get(key)
+        if value is None or not own.is_floating_point():
+            continue
+        wrong = ''
+        if not value.is_floating_point():
+            wrong = f'of type {value.dtype}'.replace('torch.', '')
+        elif not torch.isfinite(value).all():
+            wrong = 'not finite'
+        elif key.endswith('running_var') and (value < 0).any():
+            wrong = 'a variance below 0'
+        if wrong:
+            raise TeacherKeysError(
+                f'teachers.{teacher.name}: {key} in checkpoint {teacher.checkpoint}'
+                f' is {wrong}',
+                expected='finite floating point numbers',
+                hint='an earlier checkpoint of that training',
+            )
+
+
+def _check_values(name: str, cfg: Mapping[str, Any]) -> None:
+    """Types of what stands in `teachers.<name>`."""
+    check_mapping(cfg.get('taps'), f'teachers.{name}.taps')
+    for key, kinds, words in (
+        ('checkpoint', (str, os.PathLike, type(None)), 'a path, an address or None'),
+        ('prefix', (str,), 'a string'),
+        ('trust_checkpoint', (bool,), 'True or False'),
+        ('cache', (str, os.PathLike, type(None)), 'a folder or None'),
+    ):
+        if key in cfg and not isinstance(cfg[key], kinds):
+            raise ConfigError(
+                f'teachers.{name}: {key} must be {words}', actual=repr(cfg[key])
+            )
 
 
 def _common_prefix(own: Mapping[str, Any], weights: Mapping[str, Any]) -> str:

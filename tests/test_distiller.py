@@ -22,6 +22,8 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.distiller import Distiller
 from mkd_det.errors import CheckpointFileError, ConfigError, TeacherError
+from mkd_det.losses import PairLoss
+from mkd_det.registry import LOSSES
 from mkd_det.structures import Knowledge, first_tensor
 from mkd_det.taps import run_features
 from mkd_det.teachers import Teacher
@@ -895,3 +897,23 @@ def test_a_teacher_of_another_scope_leaves_the_scope_as_it_was(tmp_path: Path) -
     with suppress(KeyError):
         Teacher.build('t', dict(cfg=str(tmp_path / 'teacher.py'), checkpoint=None))
     assert DefaultScope.get_current_instance() is before
+
+
+def test_a_term_without_gradient_is_told_in_the_first_step() -> None:
+    class DetachedKD(PairLoss):
+        """Trains nothing."""
+
+        def pair(self, student: Any, teacher: Any, mask: Any = None) -> Any:
+            return student.detach().mean()
+
+    LOSSES.register_module(module=DetachedKD, force=True)
+    try:
+        terms = dict(loss_x=dict(type='DetachedKD', student='fpn', teacher='t.fpn'))
+        cfg = tiny.distiller(
+            tiny.gfl(), tiny.gfl(), terms=terms, adapters={}, branches={}
+        )
+        model = tiny.build({**cfg, 'taps': dict(fpn='neck')})
+        with pytest.raises(ConfigError, match='no gradient'):
+            losses_of(model)
+    finally:
+        LOSSES.module_dict.pop('DetachedKD')

@@ -492,3 +492,124 @@ def test_a_loss_on_outputs_need_not_ask_what_kind_the_head_is() -> None:
         assert 'loss_x' in model.plan.terms
     finally:
         LOSSES.module_dict.pop('ScoreKD')
+
+
+# -- values of the wrong kind ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('weight', '1.0'),
+        ('weight', None),
+        ('weight', float('inf')),
+        ('weight', True),
+        ('tau', '2'),
+        ('tau', float('inf')),
+        ('box_tau', float('nan')),
+        ('beta', float('inf')),
+        ('focus', -1),
+        ('balance', '1'),
+        ('schedule', [1]),
+        ('schedule', dict(stop_epoch=0)),
+        ('schedule', dict(warmup_iters='3')),
+        ('schedule', dict(warmup_iters=None)),
+        ('schedule', dict(decay_iters=10)),
+        ('schedule', dict(decay='linear', decay_iters=10, warmup_iters=10)),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_the_term_and_the_key(
+    key: str, value: Any
+) -> None:
+    terms = term('SoftOutputKD', 'head', 't.head', **{key: value})
+    error = refused(ConfigError, terms=terms)
+    assert "term 'loss_x'" in error.message
+    name = next(iter(value)) if isinstance(value, dict) else key
+    assert name in str(error)
+
+
+@pytest.mark.parametrize('both', [dict(class_weight=0.0, box_weight=0.0)])
+def test_a_term_without_any_part_is_refused(both: dict[str, float]) -> None:
+    refused(ConfigError, terms=term('SoftOutputKD', 'head', 't.head', **both))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(taps=['neck']),
+        dict(taps={3: 'neck'}),
+        dict(terms=[1]),
+        dict(adapters=[1]),
+        dict(branches='x'),
+        dict(teachers=[1]),
+        dict(teachers=dict(t=None)),
+        dict(teachers=dict(t=[1])),
+        dict(teachers=dict(t=dict(cfg=BIG, checkpoint=3))),
+        dict(teachers=dict(t=dict(cfg=BIG, checkpoint=None, prefix=3))),
+        dict(teachers=dict(t=dict(cfg=BIG, checkpoint=None, trust_checkpoint='False'))),
+        dict(teachers=dict(t=dict(cfg=BIG, checkpoint=None, taps=['neck']))),
+        dict(sampling=[1]),
+        dict(sampling=dict(drop_exact=0.5)),
+        dict(sampling=dict(keep_prob='0.5')),
+        dict(probe_size=0),
+        dict(probe_size=None),
+        dict(probe_size=[64, 64, 64]),
+        dict(probe_size=100000),
+        dict(
+            adapters=dict(
+                keys=dict(type='GuidanceLayer', student='fpn', teacher='t.fpn')
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_part_of_the_wrong_kind_is_told(changes: dict[str, Any]) -> None:
+    cfg = tiny.distiller(SMALL, BIG, adapters={}, branches={}, terms={})
+    with pytest.raises(ConfigError):
+        MODELS.build({**cfg, **changes})
+
+
+def test_a_model_that_cannot_be_built_is_told() -> None:
+    teachers = dict(t=dict(cfg={**BIG, 'neckk': 1}, checkpoint=None))
+    error = refused(ConfigError, teachers=teachers)
+    assert 'neckk' in str(error)
+
+
+@pytest.mark.parametrize(
+    ('result', 'words'),
+    [
+        (lambda s, t: (s - t).square().mean((1, 2, 3)), 'one number'),
+        (lambda s, t: 3.0, 'one number'),
+        (lambda s, t: (s - t).mean() / 0, 'not finite'),
+    ],
+)
+def test_what_a_users_loss_yields_is_looked_at(result: Any, words: str) -> None:
+    class OwnKD(PairLoss):
+        """Of a user."""
+
+        def over_levels(self, student: Any, teacher: Any, mask: Any) -> Any:
+            return result(student[0].repeat(2, 1, 1, 1), student[0].repeat(2, 1, 1, 1))
+
+    LOSSES.register_module(module=OwnKD, force=True)
+    try:
+        error = refused(ConfigError, terms=term('OwnKD', 'fpn', 't.fpn'))
+    finally:
+        LOSSES.module_dict.pop('OwnKD')
+    assert words in error.message
+
+
+def test_a_demand_that_nobody_checks_is_refused() -> None:
+    class TypoKD(PairLoss):
+        """Of a user."""
+
+        demands = frozenset({'same_chanels'})
+
+        def pair(self, student: Any, teacher: Any, mask: Any = None) -> Any:
+            return student.mean()
+
+    LOSSES.register_module(module=TypoKD, force=True)
+    try:
+        error = refused(ConfigError, terms=term('TypoKD', 'fpn', 't.fpn'))
+    finally:
+        LOSSES.module_dict.pop('TypoKD')
+    assert 'same_chanels' in str(error)

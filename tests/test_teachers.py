@@ -462,3 +462,33 @@ def test_features_of_any_detector_are_run_once_through_call() -> None:
         getattr(model, name).register_forward_hook(count)
     run_features(model, torch.zeros(1, 3, 64, 64))
     assert fired == OrderedDict(backbone=1, neck=1, bbox_head=1)
+
+
+@pytest.mark.parametrize(
+    ('key', 'change', 'words'),
+    [
+        ('backbone.conv1.weight', lambda v: v * float('nan'), 'not finite'),
+        ('backbone.bn1.running_var', lambda v: -v - 1, 'below 0'),
+        ('backbone.conv1.weight', lambda v: v.int(), 'int32'),
+        ('backbone.conv1.weight', lambda v: v.to(torch.complex64), 'complex64'),
+    ],
+)
+def test_weights_that_no_training_leaves_behind_are_refused(
+    key: str, change: Any, words: str, tmp_path: Path
+) -> None:
+    state = weights()
+    state[key] = change(state[key])
+    error = refuses(teacher(save(tmp_path / 't.pth', state)), TeacherKeysError)
+    assert key in error.message and words in error.message
+
+
+def test_a_prefix_that_no_key_has_is_told(tmp_path: Path) -> None:
+    file = save(tmp_path / 't.pth', weights())
+    error = refuses(teacher(file, prefix='module.'), TeacherKeysError)
+    assert "begins with 'module.'" in error.message
+
+
+def test_a_teachers_config_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / 'teacher.py').write_text('model = dict(type=')
+    with pytest.raises(TeacherFileError, match='cannot be read'):
+        Teacher.build('t', dict(cfg=str(tmp_path / 'teacher.py'), checkpoint=None))

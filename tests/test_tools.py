@@ -444,6 +444,43 @@ def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('model = dict(type=', 'SyntaxError'),
+        ('model = nothing', 'NameError'),
+        ("_base_ = ['absent.py']", 'cannot be read'),
+        ('optim_wrapper = dict()', 'no `model`'),
+        ("model = dict(type='Distiler')", 'Distiler'),
+    ],
+)
+def test_a_config_that_is_broken_is_told(
+    text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / 'broken.py').write_text(text)
+    fails(capsys, 'plan', [str(tmp_path / 'broken.py')], 'ConfigError', words)
+
+
+def test_classes_of_teacher_and_data_are_compared_before_anything_is_written(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / 'teacher.pth'
+    tiny.write_checkpoint(tiny.gfl(16, 24), file)
+    content = torch.load(file)
+    classes = write_classes(write(distiller(file)))
+    content['meta'] = dict(dataset_meta=dict(classes=classes[::-1]))
+    torch.save(content, file)
+    argv = [write(distiller(file))]
+    fails(capsys, 'train', argv, 'TeacherClassesError', 'another order')
+    assert not (tmp_path / 'run').exists()
+
+
+def write_classes(config: str) -> tuple[str, ...]:
+    from mkd_det.data.check import classes_of
+
+    return classes_of(Config.fromfile(config)) or ()
+
+
 def test_weights_to_start_from_must_be_of_the_student(
     write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+    from mkd_det.distiller import Distiller
+
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """mmdet's own arguments, and `--debug`."""
@@ -102,10 +104,24 @@ def check_before_start(cfg: Config) -> None:
     model = build_model(cfg)
     if isinstance(model, Distiller):
         model.teachers.load()
+        check_classes(cfg, model)
     if cfg.get('resume'):
         check_resume(model, resume_path(cfg))
     elif cfg.get('load_from'):
         check_start(model, cfg.load_from)
+
+
+def check_classes(cfg: Config, model: Distiller) -> None:
+    """Raise unless the teachers were trained on the classes of the data."""
+    from mkd_det.data.check import classes_of
+
+    hooks = [*cfg.get('default_hooks', {}).values(), *(cfg.get('custom_hooks') or [])]
+    if any(isinstance(h, dict) and h.get('check_classes') is False for h in hooks):
+        return
+    classes = classes_of(cfg)
+    for name, teacher in model.teachers.items():
+        if classes and name in model.plan.taps:
+            teacher.check_classes(classes)
 
 
 def check_start(model: nn.Module, path: str) -> None:

@@ -71,7 +71,13 @@ def read_coco(
     _demand_keys(categories, ('id', 'name'), 'categories', ann_file)
 
     used = {entry['id'] for entry in categories if entry['name'] in classes}
-    boxes = [box for box in boxes if box['category_id'] in used]
+    # mmdet never sees the boxes of images that are not listed.
+    known = {image['id'] for image in images}
+    boxes = [
+        box
+        for box in boxes
+        if box['category_id'] in used and box['image_id'] in known
+    ]
     return Listing(
         images=tuple(osp.join(folder, image['file_name']) for image in images),
         boxes=len(boxes),
@@ -111,6 +117,10 @@ def _demand_keys(
     entries: Sequence[dict], keys: Sequence[str], what: str, path: str
 ) -> None:
     for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise AnnotationError(
+                f'{path}: {what}[{number}] is no object', actual=repr(entry)
+            )
         for key in keys:
             if key not in entry:
                 raise AnnotationError(

@@ -62,6 +62,19 @@ def check_data(
     return lines
 
 
+def classes_of(cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names of the classes of the training data; None where they are not known
+    without reading it."""
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    for leaf in _leaves((cfg.get('train_dataloader') or {}).get('dataset')):
+        kind = leaf['type']
+        kind = kind if isinstance(kind, type) else DATASETS.get(kind)
+        if _is_ours_to_judge(kind):
+            dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
+            return tuple(dataset.metainfo.get('classes') or ()) or None
+    return None
+
+
 def _leaves(dataset: Any) -> Iterator[Mapping]:
     """The innermost dataset configs, taken out of their wrappers."""
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):

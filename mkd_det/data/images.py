@@ -44,11 +44,15 @@ def check_images(paths: Sequence[str], limit: int) -> int:
             if fault:
                 raise ImageError(
                     f'the image {path} cannot be read',
-                    actual=f'{osp.getsize(path)} bytes: {fault}',
+                    actual=f'{_size(path)}: {fault}',
                     hint='copy or unpack the file again, or take it out of the '
                     'annotation file',
                 )
     return len(sample)
+
+
+def _size(path: str) -> str:
+    return f'{osp.getsize(path)} bytes' if osp.exists(path) else 'a broken link'
 
 
 def _missing(paths: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, check_keys
+from ..errors import ConfigError, check_keys, check_mapping
 from ..schedules import Progress, WeightSchedule
 from ..structures import Level, first_tensor, full_precision
 
@@ -44,6 +44,7 @@ class PairLoss(nn.Module):
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
         self.weight = float(weight)
+        check_mapping(schedule, f'{type(self).__name__}: schedule')
         known = [field.name for field in fields(WeightSchedule)]
         check_keys(schedule or {}, known, f'{type(self).__name__}: schedule')
         self.schedule = WeightSchedule(**(schedule or {}))

@@ -99,6 +99,11 @@ class SoftOutputKD(PairLoss):
     ) -> None:
         super().__init__(**base)
         self._check(classes, kind, tau, beta, boxes, box_tau, class_weight, box_weight)
+        if not focus >= 0 or class_weight == box_weight == 0:
+            raise ConfigError(
+                'SoftOutputKD: focus must be >= 0, and one of the weights above 0',
+                actual=(focus, class_weight, box_weight),
+            )
         softmax = 'softmax' in (classes, kind)
         if not 0 <= balance <= 1 or (balance and softmax):
             raise ConfigError(
