@@ -152,6 +152,12 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg = _read_config(path)
     if options:
         cfg.merge_from_dict(options)
+    if not isinstance(cfg.get('model'), dict):
+        raise ConfigError(
+            f'config {path} has no `model`',
+            expected="model=dict(type='Distiller', ...), or any detector's",
+            actual=repr(cfg.get('model')),
+        )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return cfg
 
@@ -208,8 +214,6 @@ def build_model(cfg: Config, model: dict | None = None) -> Any:
 
     from .registry import built
 
-    if not isinstance(cfg.get('model'), dict):
-        raise ConfigError('the config has no `model`', actual=cfg.get('model'))
     # mmdet's models write into the config that they are built from.
     model = deepcopy(cfg.model if model is None else model)
     if cfg.get('data_preprocessor') is not None:

@@ -97,15 +97,8 @@ class Distiller(BaseModel):
         **unknown: Any,
     ) -> None:
         check_keys(unknown, _KEYS, 'Distiller')
-        for name, part in (
-            ('teachers', teachers),
-            ('taps', taps),
-            ('adapters', adapters),
-            ('branches', branches),
-            ('terms', terms),
-            ('sampling', sampling),
-        ):
-            check_mapping(part, name)
+        for name in ('teachers', 'taps', 'adapters', 'branches', 'terms', 'sampling'):
+            check_mapping(locals()[name], name)
         _check_probe_size(probe_size)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}

@@ -56,13 +56,12 @@ class WeightSchedule:
                 available=('linear', 'cosine'),
             )
         for name in ('warmup_iters', 'decay_iters', 'stop_epoch'):
-            value, least = getattr(self, name), int(name == 'stop_epoch')
+            value = getattr(self, name)
             given = value is not None or name == 'warmup_iters'
-            if given and not (is_whole(value) and value >= least):
+            if given and not (is_whole(value) and value >= 0):
                 raise ConfigError(
-                    f'schedule: {name} must be a whole number, {least} or more',
+                    f'schedule: {name} must be a whole number, 0 or more',
                     actual=repr(value),
-                    hint='weight=0 switches a term off',
                 )
         if self.decay_iters is not None and self.decay is None:
             raise ConfigError(

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.dense_heads.base_mask_head import BaseMaskHead
+from mmdet.models.dense_heads import DETRHead
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
@@ -335,7 +334,7 @@ def run_features(model: Any, inputs: Tensor) -> None:
         getattr(model, 'mask_head', None)
     ]
     for head in heads:
-        if isinstance(head, (BaseDenseHead, BaseMaskHead)):
+        if isinstance(head, nn.Module) and not isinstance(head, DETRHead):
             head(features)
 
 

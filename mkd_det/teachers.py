@@ -135,7 +135,8 @@ class Teacher:
     def build(cls, name: str, cfg: Mapping[str, Any]) -> Teacher:
         """Build the model, with random weights yet."""
         check_mapping(cfg, f'teachers.{name}')
-        check_keys(cfg or {}, _KEYS, f'teachers.{name}')
+        cfg = cfg or {}
+        check_keys(cfg, _KEYS, f'teachers.{name}')
         if 'checkpoint' not in cfg:
             raise ConfigError(
                 f'teachers.{name}: `checkpoint` is missing',

@@ -23,6 +23,7 @@ PACKAGE = 'mkd_det'
 # put in its place here.
 ORDER = (
     'errors',
+    'data',
     'utils',
     'version',
     'structures',

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from mmengine.logging import MessageHub
 
@@ -184,6 +184,8 @@ def test_warm_up_and_decay_multiply() -> None:
 def test_a_factor_is_always_between_zero_and_one(
     warmup: int, decay: str | None, end: int | None, stop: int | None, iteration: int
 ) -> None:
+    if end is not None:
+        assume(decay is not None and end > warmup)
     schedule = WeightSchedule(warmup, decay, end, stop)
     factor = schedule.factor(Progress(iteration, 100, iteration // 10))
     assert 0 <= factor <= 1
