@@ -38,6 +38,7 @@ PARTS = {
     'soft': ({'loss_soft'}, False, False),
     'relation': ({'loss_relation'}, False, False),
     'attention': ({'loss_attention'}, False, False),
+    'two_teachers': ({'loss_soft', 'loss_soft_a'}, False, False),
     'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
     'guided': (
         {'loss_soft', 'loss_relation', 'loss_attention', 'loss_feature'},

@@ -747,6 +747,29 @@ def test_a_launcher_works_without_a_gpu(
     tiny.build(tiny.gfl()).load_state_dict(weights, strict=True)
 
 
+# -- measure_speed ------------------------------------------------------------
+
+
+def test_measured_speeds_become_table_and_figure(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    measure = tool('measure_speed')
+    for options in measure.CASES.values():
+        assert Path(options[0]).is_file()
+    config = write(distiller(None))
+    case = [config, '--batches', '2', '--batch-size', '2', '--warmup', '2']
+    monkeypatch.setattr(measure, 'CASES', {'tiny': case})
+    out = tmp_path / 'out'
+    assert measure.main(['--iters', '1', '--out', str(out)]) == 0
+    saved = json.loads((out / 'speed.json').read_text())['tiny']
+    assert saved['command'].startswith('python tools/benchmark_step.py')
+    ratio = saved['ratios']['K cached']['of_medians']
+    assert f'{ratio:.2f} |' in (out / 'speed.md').read_text()
+    assert saved['speedups']['K cached']['t'] == 'read from a disk'
+    assert (out / 'speed.png').stat().st_size > 1000
+
+
 # -- measure_bccd -------------------------------------------------------------
 
 
