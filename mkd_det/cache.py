@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -136,11 +137,12 @@ class TeacherCache:
 
 
 def _fingerprint(model: nn.Module, taps: Mapping[str, Tap]) -> str:
-    """Of the weights and of what is read."""
-    digest = hashlib.sha256()
+    """Of the layers, their weights and what is read."""
+    digest = hashlib.sha256(str(model).encode())
     for key, value in model.state_dict().items():
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     digest.update(str(sorted((name, str(tap)) for name, tap in taps.items())).encode())
     return digest.hexdigest()[:20]
 
@@ -175,7 +177,9 @@ def _as_batch(
     def join(parts: Sequence[Level]) -> Level:
         if isinstance(parts[0], tuple):
             return tuple(map(join, zip(*parts, strict=True)))  # type: ignore[arg-type]
-        return torch.stack(list(parts)).to(like.device, like.dtype)  # type: ignore
+        # Where one did not fit into float16, the types differ.
+        tensors: Any = [part.to(like.dtype) for part in parts]  # type: ignore
+        return torch.stack(tensors).to(like.device)
 
     return {
         tap: tuple(map(join, zip(*(image[tap] for image in images), strict=True)))

@@ -18,6 +18,18 @@ def compile_parts(
 ) -> None:
     """Compile modules of `model` in place; its state dict stays as it is.
 
+    Args and errors: see `parts_to_compile`.
+    """
+    modules, options = parts_to_compile(model, wanted, taps, where)
+    for module in modules:
+        module.compile(**options)
+
+
+def parts_to_compile(
+    model: nn.Module, wanted: Wanted, taps: Iterable[Tap], where: str
+) -> tuple[list[nn.Module], dict[str, Any]]:
+    """The modules that `wanted` names, checked, and the options for torch.compile.
+
     Args:
         model: The model.
         wanted: Paths of modules, or dict(modules=[...], **options of torch.compile).
@@ -29,9 +41,10 @@ def compile_parts(
         ConfigError: A tap reads at or inside of a part: a hook on what is compiled is
             traced with it, and would be traced anew in every step.
     """
-    options = dict(wanted) if isinstance(wanted, Mapping) else {}
-    paths = options.pop('modules', []) if options else wanted
-    if isinstance(paths, str) or not all(isinstance(path, str) for path in paths):
+    options = dict(wanted) if isinstance(wanted, Mapping) else dict(modules=wanted)
+    paths: Any = options.pop('modules', None)
+    listed = isinstance(paths, (list, tuple))
+    if not listed or not all(isinstance(path, str) for path in paths):
         raise ConfigError(
             f'{where}: `compile` must name modules',
             actual=wanted,
@@ -49,8 +62,7 @@ def compile_parts(
                     available=_free(model, part, [path for _, path in read]),
                     hint='parts that no tap reads: see `available`',
                 )
-    for _, module in parts:
-        module.compile(**options)
+    return [module for _, module in parts], options
 
 
 def _free(model: nn.Module, part: str, read: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from .branches.base import Branch
+from .compiling import parts_to_compile
 from .errors import (
     ConfigError,
     HeadKindError,
@@ -353,6 +354,8 @@ class Planner:
                 run_features(model, image)
             if not ours:
                 teacher = self.teachers[owner]
+                where = f'teachers.{owner}'
+                parts_to_compile(model, teacher.compile, taps.values(), where)
                 teacher.calls = dict(seen.calls)
                 teacher.pairs = watcher.pairs(model, taps.values())
                 self.plan.speeds[owner] = f'speed {teacher.speed!r}' + (

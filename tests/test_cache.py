@@ -38,7 +38,12 @@ class Source:
         self.asked.append(len(images))
         mean = images.mean((1, 2, 3))[:, None, None, None]
         fpn = (images * 2, images[..., ::2, ::2] + mean)
-        return dict(fpn=fpn, head=((images, images[:, :1] * 1e6),))
+        # The first image's is too large for float16, the others' are not.
+        large = (
+            images[:, :1]
+            * torch.tensor([1e6, 1, 1, 1])[: len(images), None, None, None]
+        )
+        return dict(fpn=fpn, head=((images, large),))
 
 
 def store(folder: Path, seed: int = 0, **taps: Tap) -> TeacherCache:
@@ -88,6 +93,22 @@ def test_another_teacher_or_other_taps_find_nothing(tmp_path: Path) -> None:
         one.run(IMAGES, source)
     assert source.asked == [4, 4, 4]
     assert len(list(tmp_path.glob('*.sqlite'))) == 3
+
+
+def test_equal_weights_in_other_layers_are_another_teacher(tmp_path: Path) -> None:
+    one = tiny.build(tiny.gfl(4, 8))
+    other = tiny.build(tiny.gfl(4, 8))
+    assert (
+        TeacherCache(tmp_path, one, TAPS).path
+        == TeacherCache(tmp_path, other, TAPS).path
+    )
+    other.backbone.relu = torch.nn.SiLU()
+    assert (
+        TeacherCache(tmp_path, one, TAPS).path
+        != TeacherCache(tmp_path, other, TAPS).path
+    )
+    half = one.to(torch.bfloat16)
+    assert TeacherCache(tmp_path, half, TAPS).path.name.endswith('.sqlite')
 
 
 def test_padding_belongs_to_the_image(tmp_path: Path) -> None:

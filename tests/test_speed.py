@@ -379,6 +379,14 @@ def test_what_a_tap_reads_is_not_compiled(part: str) -> None:
     assert 'backbone.layer1' in error.value.available or part != 'backbone'
 
 
+@pytest.mark.parametrize('wanted', [['backbone'], 'neck', None, 3, dict(mode='x')])
+def test_a_teachers_parts_are_checked_before_the_first_step(wanted: Any) -> None:
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl())
+    cfg['teachers']['t']['compile'] = wanted
+    with pytest.raises(ConfigError, match='teachers.t'):
+        tiny.build(cfg)
+
+
 def test_a_part_that_is_not_there_is_told() -> None:
     with pytest.raises(TapNotFoundError, match='backbone.layer9'):
         tiny.build(tiny.distiller(tiny.gfl(), tiny.gfl(), compile=['backbone.layer9']))
