@@ -118,9 +118,7 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
     for key, value in kwargs.items():
         if key in kinds and not kinds[key][1](value):
             raise ConfigError(
-                f'{where}: {key} must be {kinds[key][0]}',
-                actual=repr(value),
-                hint=f'{key}=...',
+                f'{where}: {key} must be {kinds[key][0]}', actual=repr(value)
             )
     for name, parameter in inspect.signature(cls).parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (

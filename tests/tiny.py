@@ -361,32 +361,10 @@ def runner_cfg(
     val: bool = True,
 ) -> Config:
     """A whole training on the data of `write_coco`: SGD, no workers, seed 0."""
-    dataset = dict(
-        type='CocoDataset',
-        metainfo=dict(classes=CLASSES),
-        data_root=str(data),
-        ann_file='annotations.json',
-        data_prefix=dict(img='images/'),
-    )
-    load = [
-        dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(96, 64), keep_ratio=True),
-    ]
-    meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-
-    def loader(pipeline: list[dict], train: bool) -> dict[str, Any]:
-        return dict(
-            batch_size=batch_size,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=train),
-            dataset=dict(**dataset, test_mode=not train, pipeline=pipeline),
-        )
-
     cfg = dict(
         default_scope='mmdet',
         model=model,
-        train_dataloader=loader([*load, dict(type='PackDetInputs')], train=True),
+        train_dataloader=_loader(data, batch_size, train=True),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
         optim_wrapper=dict(
             type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)
@@ -409,20 +387,46 @@ def runner_cfg(
         work_dir=str(work_dir),
     )
     if val:
-        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
-        evaluator = dict(
-            type='CocoMetric',
-            ann_file=str(data / 'annotations.json'),
-            metric='bbox',
-        )
-        cfg |= dict(
-            val_dataloader=loader([*load, pack], train=False),
-            test_dataloader=loader([*load, pack], train=False),
-            val_cfg=dict(type='ValLoop'),
-            test_cfg=dict(type='TestLoop'),
-            val_evaluator=evaluator,
-            test_evaluator=evaluator,
-        )
+        cfg |= _evaluation(data, batch_size)
     # mmengine writes the config out six times a run. To have yapf make it nice to
     # look at takes longer than all the rest.
     return Config(cfg, format_python_code=False)
+
+
+def _loader(data: Path, batch_size: int, train: bool) -> dict[str, Any]:
+    """Of the data of `write_coco`."""
+    pack: dict[str, Any] = dict(type='PackDetInputs')
+    if not train:
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        pack['meta_keys'] = keys
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=train),
+        dataset=dict(
+            type='CocoDataset',
+            metainfo=dict(classes=CLASSES),
+            data_root=str(data),
+            ann_file='annotations.json',
+            data_prefix=dict(img='images/'),
+            test_mode=not train,
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', with_bbox=True),
+                dict(type='Resize', scale=(96, 64), keep_ratio=True),
+                pack,
+            ],
+        ),
+    )
+
+
+def _evaluation(data: Path, batch_size: int) -> dict[str, Any]:
+    """Loops, data and metric of validation and test."""
+    path = str(data / 'annotations.json')
+    metric = dict(type='CocoMetric', ann_file=path, metric='bbox')
+    parts: dict[str, Any] = dict(val_cfg=dict(type='ValLoop'))
+    parts['test_cfg'] = dict(type='TestLoop')
+    for split in ('val', 'test'):
+        parts[f'{split}_dataloader'] = _loader(data, batch_size, train=False)
+        parts[f'{split}_evaluator'] = dict(metric)
+    return parts

@@ -109,6 +109,7 @@ class SoftOutputKD(PairLoss):
             raise ConfigError(
                 'SoftOutputKD: balance must be from 0 to 1, and 0 for softmax heads',
                 actual=balance,
+                hint='balance=0' if softmax else 'balance=1.0',
             )
         self.classes = kind if classes == 'auto' else classes
         self.tau = tau
