@@ -26,11 +26,11 @@ env:
 	@$(PYTHON) tools/setup_env.py --venv $(VENV)
 
 demo: env
-	@echo "Demo: three trainings on drawn digits, about 12 minutes on two cores"
+	@echo "Demo: three trainings on drawn digits, about 10 minutes on two cores"
 	@$(IN_VENV) tools/demo.py
 
 test: env
-	@echo "Tests: about 4 minutes on two cores"
+	@echo "Tests: about 5 minutes on two cores"
 	@$(IN_VENV) -m pytest
 
 lint: env

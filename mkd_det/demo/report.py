@@ -93,7 +93,7 @@ def draw_curves(
         axes.set_xlim(0, None)
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-    left.legend(frameon=False, loc='upper left')
+    left.legend(frameon=False, loc='lower right')
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
