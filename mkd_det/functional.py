@@ -140,6 +140,86 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - bbox_overlaps(student, teacher, mode='giou', is_aligned=True, eps=1e-7)
 
 
+# --------------------------------------------------------- aggregated class losses
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    r"""Cross entropy against a distribution: :math:`-\sum_k t_k \log p_k`.
+
+    Shape:
+        - logits, target: (\*, K)
+        - output: (\*)
+    """
+    return -(target * logits.log_softmax(-1)).sum(-1)
+
+
+def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    r"""Focal loss of a softmax: :math:`-\sum_k t_k (1 - p_k)^\gamma \log p_k`.
+
+    Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
+    which has the sigmoid form and hard targets.
+
+    Args:
+        logits: Of classes that exclude each other.
+        target: Their probabilities.
+        gamma: How much less easy classes count; 0 is cross entropy.
+
+    Shape:
+        - logits, target: (\*, K)
+        - output: (\*)
+    """
+    log_p = logits.log_softmax(-1)
+    return -(target * (1 - log_p.exp()) ** gamma * log_p).sum(-1)
+
+
+def sigmoid_focal(
+    logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = 0.25
+) -> Tensor:
+    r"""Focal loss of independent classes, for hard and soft targets.
+
+    .. math:: (\alpha t + (1 - \alpha)(1 - t)) \, |t - \sigma|^\gamma \,
+        \mathrm{BCE}(\sigma, t)
+
+    Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
+    where t is 0 or 1 and :math:`|t - \sigma|` is :math:`1 - p_t`; between, it is the
+    quality focal loss of Li et al., NeurIPS 2020, arXiv 2006.04388, with alpha.
+
+    Args:
+        logits: Of independent classes.
+        target: Their probabilities.
+        gamma: How much less what is easy counts; 0 is binary cross entropy.
+        alpha: Weight of positives; None for 1 on both sides.
+
+    Shape:
+        - logits, target, output: (\*)
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+    if gamma:
+        loss = loss * (target - logits.sigmoid()).abs() ** gamma
+    if alpha is not None:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss
+
+
+def effective_number_weights(counts: Tensor, beta: float = 0.999) -> Tensor:
+    r"""Weights of classes by their effective number of samples, mean 1.
+
+    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
+
+    Cui et al.: "Class-Balanced Loss Based on Effective Number of Samples", CVPR
+    2019, arXiv 1901.05555, whose weights sum to the number of classes, as here.
+
+    Args:
+        counts: Samples of each class, all above 0.
+        beta: From 0 (all 1) towards 1 (inverse frequency).
+
+    Shape:
+        - counts, output: (C,)
+    """
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return (weights / weights.mean()).float()
+
+
 # -------------------------------------------------------------------- features
 
 
