@@ -137,8 +137,9 @@ class LossAggregation(PairLoss):
     .. math:: \sum_i w_i L_i, \quad \text{or, with learned weights,} \quad
         \sum_i e^{-s_i} L_i + \frac{s_i}{2}
 
-    After Doan, Nguyen, IJ-AI 13(3), 2024, 10.11591/ijai.v13.i3.pp3240-3249, of which the abstract names cross entropy,
-    balanced cross entropy and focal loss, on labels and in distillation. Which "balance
+    After Doan, Nguyen, IJ-AI 13(3), 2024, 10.11591/ijai.v13.i3.pp3240-3249, of which
+    the abstract names cross entropy, balanced cross entropy and focal loss, on labels
+    and in distillation. Which "balance
     cross entropy" is meant it does not say: `BalancedCE` weighs classes, `BinaryCE` is
     one against the rest. Learned weights: Kendall et al.: "Multi-Task Learning Using
     Uncertainty", CVPR 2018, arXiv 1705.07115.
@@ -343,7 +344,7 @@ def _check_distribution(target: Tensor) -> None:
     wrong = (target.sum(-1) - 1).abs() > 1e-3
     if wrong.any():
         raise ConfigError(
-            'LossAggregation: soft targets must sum to 1, and labels be those of a class',
+            'LossAggregation: soft targets must sum to 1; labels must be of a class',
             actual=f'{target.sum(-1)[wrong][0].item():.4g} in {int(wrong.sum())} of'
             f' {len(target)} samples',
             hint="dict(type='BinaryCE') or dict(type='Focal', use_sigmoid=True) takes"

@@ -1,0 +1,17 @@
+"""Image classifiers for mmengine: models, data, metrics. Knows no distillation."""
+
+from .cifar_resnet import CifarResNet
+from .classifier import ImageClassifier
+from .datasets import TorchvisionDataset
+from .metrics import ClassAccuracy
+from .preprocessor import ClassifierPreprocessor
+from .torchvision_backbone import TorchvisionBackbone
+
+__all__ = [
+    'CifarResNet',
+    'ClassAccuracy',
+    'ClassifierPreprocessor',
+    'ImageClassifier',
+    'TorchvisionBackbone',
+    'TorchvisionDataset',
+]

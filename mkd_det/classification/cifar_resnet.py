@@ -1,0 +1,94 @@
+"""ResNets for images of 32x32."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; where the size changes, the shortcut takes every second
+    pixel and pads with channels of zeros (option A)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            channels, out_channels, 3, stride=stride, padding=1, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride, self.padding = stride, out_channels - channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        before = self.padding // 2
+        after = self.padding - before
+        return F.relu(out + F.pad(shortcut, (0, 0, 0, 0, before, after)))
+
+
+@MODELS.register_module()
+class CifarResNet(BaseModule):
+    """ResNet of depth 6n + 2 with three stages of 16, 32 and 64 channels.
+
+    He et al.: "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv
+    1512.03385, section 4.2: shortcuts of option A, no parameters in them. Module names
+    are those of the weights in circulation: conv1, bn1, layer1.0.conv1, ...
+
+    Args:
+        depth: 20, 32, 44, 56, 110, ...
+        base_channels: Channels of the first stage.
+        init_cfg: As in every mmengine module.
+
+    Shape:
+        - input: (N, 3, H, W)
+        - output: (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4)
+
+    Raises:
+        ConfigError: The depth is not 6n + 2.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        base_channels: int = 16,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        kaiming = [
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Constant', val=1, layer='BatchNorm2d'),
+        ]
+        super().__init__(init_cfg or kaiming)
+        if depth < 8 or (depth - 2) % 6:
+            raise ConfigError(
+                'CifarResNet: depth must be 6n + 2',
+                actual=depth,
+                available=['20', '32', '44', '56', '110'],
+            )
+        count = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, base_channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_channels)
+        self.layer1 = _stage(base_channels, base_channels, count, 1)
+        self.layer2 = _stage(base_channels, 2 * base_channels, count, 2)
+        self.layer3 = _stage(2 * base_channels, 4 * base_channels, count, 2)
+        self.out_channels = 4 * base_channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The three stages; see the class."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        one = self.layer1(x)
+        two = self.layer2(one)
+        return one, two, self.layer3(two)
+
+
+def _stage(channels: int, out_channels: int, count: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(channels, out_channels, stride)
+    rest = (BasicBlock(out_channels, out_channels, 1) for _ in range(count - 1))
+    return nn.Sequential(first, *rest)

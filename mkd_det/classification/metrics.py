@@ -1,0 +1,95 @@
+"""How often a classifier is right, and what it takes for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from mmengine.registry import METRICS
+
+from ..errors import ConfigError
+
+
+@METRICS.register_module()
+class ClassAccuracy(BaseMetric):
+    """Accuracy of the first k guesses, in percent, for each class too, and the confusion
+    matrix as a picture.
+
+    Args:
+        topk: Which k to report.
+        per_class: Log the accuracy of every class.
+        picture: File for the confusion matrix, row by row in shares of the true
+            class; None for none.
+        **base: Of mmengine's BaseMetric.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(
+        self,
+        topk: Sequence[int] = (1, 5),
+        per_class: bool = False,
+        picture: str | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if not topk or min(topk) < 1:
+            raise ConfigError('ClassAccuracy: topk must be 1 or more', actual=topk)
+        self.topk, self.per_class, self.picture = tuple(topk), per_class, picture
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep label and best guesses of each sample."""
+        for sample in data_samples:
+            scores = sample['pred_score']
+            best = scores.topk(min(max(self.topk), len(scores))).indices
+            self.results.append((int(sample['gt_label']), best.tolist()))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Percentages by name: top1, top5."""
+        labels = np.array([label for label, _ in results])
+        guesses = np.array([best for _, best in results])
+        hits = guesses == labels[:, None]
+        metrics = {f'top{k}': 100 * float(hits[:, :k].any(1).mean()) for k in self.topk}
+        names = self.dataset_meta['classes'] if self.dataset_meta else ()
+        count = max(len(names), int(labels.max()) + 1, int(guesses.max()) + 1)
+        matrix = np.zeros((count, count))
+        np.add.at(matrix, (labels, guesses[:, 0]), 1)
+        share = matrix / matrix.sum(1, keepdims=True).clip(1)
+        if self.per_class:
+            said = ', '.join(
+                f'{names[i] if i < len(names) else i} {100 * share[i, i]:.1f}'
+                for i in range(count)
+            )
+            MMLogger.get_current_instance().info(f'accuracy by class: {said}')
+        if self.picture:
+            draw(share, names, Path(self.picture))
+        return metrics
+
+
+def draw(share: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """The confusion matrix (K, K), rows summing to 1, as a picture."""
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    size = max(4.0, 0.45 * len(share) + 1.5)
+    figure, axes = plt.subplots(figsize=(size, size), layout='constrained')
+    axes.imshow(share, vmin=0, vmax=1, cmap='Blues')
+    ticks = [names[i] if i < len(names) else str(i) for i in range(len(share))]
+    axes.set_xticks(range(len(share)), ticks, rotation=90)
+    axes.set_yticks(range(len(share)), ticks)
+    axes.set_xlabel('predicted')
+    axes.set_ylabel('true')
+    if len(share) <= 20:
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.005:
+                colour = 'white' if value > 0.5 else 'black'
+                text = f'{100 * value:.0f}'
+                axes.text(column, row, text, ha='center', va='center', color=colour)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
