@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .compiling import Wanted, compile_parts
+from .confidence import TeacherWeights, as_mask
 from .errors import ConfigError, check_keys, check_mapping, is_whole
 from .plan import SIDES, Link, Planner, Ref
 from .renormalize import Renormalizer
@@ -29,10 +30,20 @@ _KEYS = (
     'branches',
     'terms',
     'sampling',
+    'teacher_weights',
     'probe_size',
     'compile',
     'data_preprocessor',
     'init_cfg',
+)
+_MAPPINGS = (
+    'teachers',
+    'taps',
+    'adapters',
+    'branches',
+    'terms',
+    'sampling',
+    'teacher_weights',
 )
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed')
 
@@ -72,6 +83,8 @@ class Distiller(BaseModel):
         terms: By name (`loss_...`), dict(type, student, teacher, weight, ...).
         sampling: dict(keep_prob | drop_exact, seed): which teachers take part
             in a step; see `sampler.py`.
+        teacher_weights: dict(tap, teachers): weigh teachers (default: all) by sample,
+            by what they say of its label at that tap; see `confidence.py`.
         compile: Modules of the student to compile, see `compiling.py`.
         probe_size: Side, or (H, W), of the image that shapes are probed with.
         data_preprocessor: Config for the student, if it has none of its own.
@@ -90,6 +103,7 @@ class Distiller(BaseModel):
         branches: Mapping[str, Mapping[str, Any]] | None = None,
         terms: Mapping[str, Mapping[str, Any]] | None = None,
         sampling: Mapping[str, Any] | None = None,
+        teacher_weights: Mapping[str, Any] | None = None,
         probe_size: int | Sequence[int] = 256,
         compile: Wanted = (),
         data_preprocessor: dict | None = None,
@@ -97,8 +111,9 @@ class Distiller(BaseModel):
         **unknown: Any,
     ) -> None:
         check_keys(unknown, _KEYS, 'Distiller')
-        for name in ('teachers', 'taps', 'adapters', 'branches', 'terms', 'sampling'):
+        for name in _MAPPINGS:
             check_mapping(locals()[name], name)
+        self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
@@ -118,6 +133,7 @@ class Distiller(BaseModel):
                 adapters or {},
                 branches or {},
                 terms or {},
+                self.weigher.taps,
                 probe_size,
             )
             self.plan = planner.build()
@@ -188,7 +204,7 @@ class Distiller(BaseModel):
         self._notify_knowledge(known)
 
         for name, link in self._read_by(active).items():
-            output = link.module(_at(known, link.student), _at(known, link.teacher))
+            output = link({side: _at(known, ref) for side, ref in link.refs.items()})
             known[name] = {'student': output.student, 'teacher': output.teacher}
             for key, value in output.losses.items():
                 _add(losses, f'loss_{name}_{key}', value)
@@ -196,10 +212,9 @@ class Distiller(BaseModel):
             levels = {key: _at(known, Ref(name, key)) for key in branch.taps()}
             for key, value in branch.losses(levels).items():
                 _add(losses, f'loss_{name}_{key}', value)
+        shares = self.weigher(known, data_samples)
         for name, link in active.items():
-            value = self.losses[name](*self._sides(link, known))
-            parts = value if isinstance(value, dict) else {'': value}
-            for key, part in parts.items():
+            for key, part in self._parts(link, known, shares).items():
                 if grad and not part.requires_grad:
                     raise ConfigError(
                         f'term {name!r} {key} has no gradient: it would train nothing',
@@ -223,28 +238,38 @@ class Distiller(BaseModel):
 
     def _read_by(self, terms: Mapping[str, Link]) -> dict[str, Link]:
         """The adapters that `terms` read."""
-        owners = {ref.owner for t in terms.values() for ref in (t.student, t.teacher)}
+        owners = {ref.owner for term in terms.values() for ref in term.refs.values()}
         return {n: link for n, link in self.plan.adapters.items() if n in owners}
 
-    def _sides(self, link: Link, known: dict[str, dict[str, Levels]]) -> list[Any]:
-        """What a term compares; the output of heads is read first."""
-        sides: list[Any] = []
-        for ref, reader in zip((link.student, link.teacher), link.readers, strict=True):
+    def _parts(
+        self, link: Link, known: dict[str, dict[str, Levels]], shares: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The parts of a term's loss, without its weight."""
+        sides: dict[str, Any] = {}
+        for side, ref in link.refs.items():
             levels: Any = _at(known, ref)
-            if reader is not None:
+            if side in link.readers:
                 ours = ref.owner == 'student'
                 model = self.student if ours else self.teachers[ref.owner].model
                 tap = self.plan.taps[ref.owner][ref.key]
-                levels = (reader(tap.resolve(model)[0][1], levels),)
-            sides.append(levels)
-        return sides
+                levels = (link.readers[side](tap.resolve(model)[0][1], levels),)
+            sides[side] = levels
+        share = shares.get(self.plan.teacher_of(link))
+        if share is None:
+            value = link(sides)
+        else:
+            masks = [as_mask(share, level) for level in sides['student']]
+            value = link(sides, mask=masks)
+        parts = value if isinstance(value, dict) else {'': value}
+        # A loss divides by the sum of its mask.
+        return (
+            parts if share is None else {k: v * share.mean() for k, v in parts.items()}
+        )
 
     def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
         """Zero, with a gradient of zero for every module that sat out, if only
         with one side: DDP then needs no `find_unused_parameters`."""
-        read = {
-            (r.owner, r.key) for t in active.values() for r in (t.student, t.teacher)
-        }
+        read = {(r.owner, r.key) for t in active.values() for r in t.refs.values()}
         used = {n for n in self.adapters if {(n, side) for side in SIDES} <= read}
         used |= set(active)
         parameters = [
@@ -297,6 +322,23 @@ class Distiller(BaseModel):
             if name.startswith('_') or 'student' not in self.__dict__['_modules']:
                 raise
             return getattr(self.student, name)
+
+
+def _weighing(
+    cfg: Mapping[str, Any] | None, teachers: Mapping[str, Any]
+) -> dict[str, str]:
+    """Tap of the class logits by teacher, from `teacher_weights`."""
+    if cfg is None:
+        return {}
+    check_keys(cfg, ('tap', 'teachers'), 'teacher_weights')
+    if not isinstance(cfg.get('tap'), str):
+        raise ConfigError(
+            'teacher_weights: `tap` is missing',
+            expected='the name of a tap that yields class logits',
+            actual=cfg.get('tap'),
+            hint="teacher_weights=dict(tap='logits')",
+        )
+    return dict.fromkeys(cfg.get('teachers') or teachers, cfg['tap'])
 
 
 def _check_probe_size(size: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def softmax_kl(
-    student: Tensor, teacher: Tensor, tau: float = 1.0, dim: int = -1
+    student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0, dim: int = -1
 ) -> Tensor:
     r"""Divergence between softened distributions, one figure a distribution.
 
@@ -30,15 +30,18 @@ def softmax_kl(
     Args:
         student: Logits.
         teacher: Logits.
-        tau: Temperature; tau^2 keeps the gradient's size over temperatures.
+        tau: Temperature, or one for each distribution; tau^2 keeps the gradient's
+            size over temperatures.
         dim: The dimension that is a distribution.
 
     Shape:
         - student, teacher: (\*, K)
+        - tau: () or (\*)
         - output: (\*)
     """
-    log_s = F.log_softmax(student / tau, dim)
-    log_t = F.log_softmax(teacher / tau, dim)
+    by = tau.unsqueeze(dim) if isinstance(tau, Tensor) else tau
+    log_s = F.log_softmax(student / by, dim)
+    log_t = F.log_softmax(teacher / by, dim)
     return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(dim) * tau**2
 
 
@@ -138,6 +141,60 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         - output: (\*)
     """
     return 1 - bbox_overlaps(student, teacher, mode='giou', is_aligned=True, eps=1e-7)
+
+
+# ------------------------------------------------------------------ difficulty
+
+
+def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    r"""Divergence between softened probabilities of independent classes, summed.
+
+    .. math:: \tau^2 \sum_k \left( \mathrm{BCE}(\sigma_s, \sigma_t)
+        - \mathrm{BCE}(\sigma_t, \sigma_t) \right), \quad \sigma = \sigma(z_k / \tau)
+
+    Hinton's divergence (arXiv 1503.02531) of each class against all else.
+
+    Shape:
+        - student, teacher: logits (\*, K)
+        - tau: () or (\*)
+        - output: (\*)
+    """
+    by = tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau
+    student, teacher = student / by, teacher / by
+    target = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, target, reduction='none')
+    own = F.binary_cross_entropy_with_logits(teacher, target, reduction='none')
+    return (cross - own).sum(-1) * tau**2
+
+
+def difficulty(teacher: Tensor, pruned: Tensor) -> Tensor:
+    r"""How far apart a teacher and its pruned self are: :math:`\| p_t - p_p \|_2`.
+
+    "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
+    10.1016/j.neucom.2024.128375.
+
+    Shape:
+        - teacher, pruned: probabilities (\*, K)
+        - output: (\*), in :math:`[0, \sqrt 2]`
+    """
+    return (teacher - pruned).square().sum(-1).sqrt()
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Place of each value among all: 0 for the least, 1 for the greatest, equal
+    for equal values; 0 where all are equal.
+
+    Shape:
+        - values, output: (M,)
+    """
+    if not len(values):
+        return values
+    order = values.sort().values
+    first = torch.searchsorted(order, values)
+    last = torch.searchsorted(order, values, right=True)
+    place = (first + last).to(values.dtype)
+    place = place - place.min()
+    return place / place.max().clamp_min(1)
 
 
 # --------------------------------------------------------- aggregated class losses
@@ -422,6 +479,18 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return values.mean()
     return (values.mean(1, keepdim=True) * mask).sum() / mask.sum().clamp_min(1e-6)
+
+
+def weighted_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of figures; 0 where all weights are 0.
+
+    Shape:
+        - values, weights: (M,)
+        - output: ()
+    """
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
 # -------------------------------------------------------------------- branches

@@ -20,6 +20,7 @@ from torch import nn
 
 from .branches.base import Branch
 from .compiling import parts_to_compile
+from .confidence import check_logits
 from .errors import (
     ConfigError,
     HeadKindError,
@@ -58,21 +59,29 @@ class Ref:
 
 @dataclass
 class Link:
-    """An adapter or a term, and the two places it reads.
+    """An adapter or a term, and the places it reads.
 
     Args:
         name: Its name in the config.
-        student: Where the student's side comes from.
-        teacher: Where the teacher's side comes from.
+        refs: Where its sides come from: 'student', 'teacher', and what the loss reads
+            beside them (`PairLoss.also`).
         module: The adapter or the loss.
-        readers: For terms on heads: who reads the student's and teacher's output.
+        readers: For terms on heads: who reads the output, by side.
     """
 
     name: str
-    student: Ref
-    teacher: Ref
+    refs: dict[str, Ref]
     module: Any  # Adapter or PairLoss; torch types its calls loosely
-    readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
+    readers: dict[str, DenseReader] = field(default_factory=dict)
+
+    def __call__(self, sides: Mapping[str, Any], **more: Any) -> Any:
+        """Run the module on what was read, by side."""
+        also = {side: levels for side, levels in sides.items() if side not in SIDES}
+        return self.module(sides['student'], sides['teacher'], **also, **more)
+
+    def __str__(self) -> str:
+        student, *rest = map(str, self.refs.values())
+        return f'{type(self.module).__name__}: {student} <- {", ".join(rest)}'
 
 
 @dataclass
@@ -100,12 +109,18 @@ class Plan:
     def teachers_of(self, link: Link) -> set[str]:
         """Names of the teachers that a term or adapter needs, on either side."""
         names: set[str] = set()
-        for owner in (link.student.owner, link.teacher.owner):
+        for owner in (ref.owner for ref in link.refs.values()):
             if owner in self.adapters:
                 names |= self.teachers_of(self.adapters[owner])
             elif owner in self.speeds:
                 names.add(owner)
         return names
+
+    def teacher_of(self, link: Link) -> str:
+        """The teacher whom a term or adapter has the student resemble."""
+        owner = link.refs['teacher'].owner
+        adapter = self.adapters.get(owner)
+        return self.teacher_of(adapter) if adapter else owner
 
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
@@ -117,7 +132,7 @@ class Plan:
                 lines[f'tap {Ref(owner, name)}'] = f'{tap} [{shape}]'
         for kind, links in (('adapter', self.adapters), ('term', self.terms)):
             for name, link in links.items():
-                what = f'{type(link.module).__name__}: {link.student} <- {link.teacher}'
+                what = str(link)
                 shape = self._shape(Ref(name, 'student'))  # of what an adapter yields
                 count = sum(p.numel() for p in link.module.parameters())
                 what += f' [{shape}]' if shape else ''
@@ -153,10 +168,9 @@ class Plan:
             for name, link in links.items():
                 module = link.module
                 count = sum(p.numel() for p in module.parameters())
-                what = f'{type(module).__name__}: {link.student} <- {link.teacher}'
-                shape = self._shape(link.student) + ' <- ' + self._shape(link.teacher)
+                shape = ' <- '.join(self._shape(link.refs[side]) for side in SIDES)
                 weight = f'{module.weight:g}' if isinstance(module, PairLoss) else ''
-                table.add_row(f'{kind} {name}', what, shape, weight, f'{count:,}')
+                table.add_row(f'{kind} {name}', str(link), shape, weight, f'{count:,}')
         for name, branch in self.branches.items():
             keys = ', '.join(f'{name}.{key}' for key in branch.taps())
             table.add_row(
@@ -180,6 +194,8 @@ class Planner:
         teachers: The teachers.
         taps: Taps by name; a teacher's own taps come over them.
         adapters, branches, terms: Their configs by name.
+        weighing: Tap of the class logits of teachers that are weighed by sample, by
+            teacher's name; see `confidence.py`.
         probe_size: Side (or (H, W)) of the probe's zero image, in pixels.
 
     Raises:
@@ -194,10 +210,12 @@ class Planner:
         adapters: Mapping[str, Mapping[str, Any]],
         branches: Mapping[str, Mapping[str, Any]],
         terms: Mapping[str, Mapping[str, Any]],
+        weighing: Mapping[str, str] | None = None,
         probe_size: int | Sequence[int] = 256,
     ) -> None:
         self.student, self.teachers = student, teachers
         self.tap_texts = dict(taps)
+        self.weighing = dict(weighing or {})
         size = (probe_size, probe_size) if isinstance(probe_size, int) else probe_size
         self.size = (int(size[0]), int(size[1]))
         self.cfgs = {'adapter': adapters, 'branch': branches, 'term': terms}
@@ -218,14 +236,16 @@ class Planner:
             self.plan.off += [f'branch {n}' for n in self.cfgs['branch']]
         for kind, cfgs in (('adapter', needed), ('term', live)):
             for name, cfg in cfgs.items():
-                for side in SIDES:
+                for side in _sides_of(kind, cfg):
                     self._register(self._ref(cfg, side, f'{kind} {name}'))
+        self._register_weights()
         self._probe()
         self.plan.off += self._unread_taps()
         for name, cfg in needed.items():
             self._build_adapter(name, cfg)
         for name, cfg in live.items():
             self._build_term(name, cfg)
+        self._check_weights()
         self.levels.clear()
         return self.plan
 
@@ -287,7 +307,9 @@ class Planner:
         for name, cfg in adapters.items():
             find_class(ADAPTERS, dict(cfg), f'adapter {name!r}')
         read = {
-            str(c.get(side)).split('.')[0] for c in terms.values() for side in SIDES
+            str(c.get(side)).split('.')[0]
+            for c in terms.values()
+            for side in _sides_of('term', c)
         }
         return {name: cfg for name, cfg in adapters.items() if name in read}
 
@@ -321,7 +343,35 @@ class Planner:
             for name, teacher in self.teachers.items():
                 taps = {**self.tap_texts, **teacher.taps}
                 yield from (f'{name}.{tap}' for tap in taps)
-        yield from (f'{name}.{side}' for name in self.cfgs['adapter'])
+        key = 'student' if side == 'student' else 'teacher'
+        yield from (f'{name}.{key}' for name in self.cfgs['adapter'])
+
+    def _register_weights(self) -> None:
+        """Note the taps that weigh the teachers that are read."""
+        for owner, tap in self.weighing.items():
+            if owner not in self.teachers:
+                raise ConfigError(
+                    'teacher_weights: there is no such teacher',
+                    actual=owner,
+                    available=list(self.teachers),
+                )
+            if owner in self.plan.taps:
+                where = 'teacher_weights'
+                self._register(self._ref({'tap': f'{owner}.{tap}'}, 'tap', where))
+
+    def _check_weights(self) -> None:
+        for owner, tap in self.weighing.items():
+            if owner in self.plan.taps:
+                check_logits(self.levels[owner, tap], f'teacher_weights, {owner}')
+        for name, link in self.plan.terms.items():
+            weighed = self.plan.teacher_of(link) in self.weighing
+            if weighed and not link.module.weighs_samples:
+                raise PlanError(
+                    f'term {name!r}: {type(link.module).__name__} cannot weigh samples',
+                    expected='a loss that is a mean over samples',
+                    hint='teacher_weights=dict(teachers=[...]) without'
+                    f' {self.plan.teacher_of(link)!r}',
+                )
 
     def _register(self, ref: Ref) -> None:
         """Note the tap that `ref` needs."""
@@ -397,49 +447,58 @@ class Planner:
 
     def _build_adapter(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'adapter {name!r}'
-        refs = [self._ref(cfg, side, f'adapter {name}') for side in SIDES]
-        for ref in refs:
+        refs = {side: self._ref(cfg, side, f'adapter {name}') for side in SIDES}
+        for ref in refs.values():
             if ref.owner in self.cfgs['adapter']:
                 raise PlanError(f'{where} reads adapter {ref.owner!r}: taps only')
             _check_features(where, ref, self.levels[ref.owner, ref.key])
-        specs = [self.plan.specs[ref.owner, ref.key] for ref in refs]
+        specs = {s: self.plan.specs[ref.owner, ref.key] for s, ref in refs.items()}
         rest = {k: v for k, v in cfg.items() if k not in SIDES}
-        module = build(ADAPTERS, rest, where, student=specs[0], teacher=specs[1])
-        self.plan.adapters[name] = Link(name, refs[0], refs[1], module)
+        module = build(ADAPTERS, rest, where, **specs)
+        teacher = refs['teacher'].owner
+        if teacher in self.teachers:
+            module.bind(self.teachers[teacher].model, where)
+        self.plan.adapters[name] = Link(name, refs, module)
+        levels = {s: self.levels[ref.owner, ref.key] for s, ref in refs.items()}
         with frozen_state(module):
-            device = first_tensor(self.levels[refs[0].owner, refs[0].key][0]).device
-            module.to(device)
-            output = module(*(self.levels[r.owner, r.key] for r in refs))
+            module.to(first_tensor(levels['student'][0]).device)
+            output = self.plan.adapters[name](levels)
         for side, levels in zip(SIDES, output[:2], strict=True):
             self._note(Ref(name, side), tuple(levels))
 
     def _build_term(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'term {name!r}'
         cls: Any = find_class(LOSSES, dict(cfg), where)
-        refs = [self._ref(cfg, side, f'term {name}') for side in SIDES]
-        sides: list[Any] = [self.levels[ref.owner, ref.key] for ref in refs]
-        rest = {k: v for k, v in cfg.items() if k not in SIDES}
-        readers: tuple[DenseReader | None, DenseReader | None] = (None, None)
+        names = _sides_of('term', cfg)
+        refs = {side: self._ref(cfg, side, f'term {name}') for side in names}
+        sides: dict[str, Any] = {
+            side: self.levels[ref.owner, ref.key] for side, ref in refs.items()
+        }
+        rest = {k: v for k, v in cfg.items() if k not in names}
+        readers: dict[str, DenseReader] = {}
         if cls.reads == 'outputs':
-            readers = (self._reader(refs[0]), self._reader(refs[1]))
-            found = _check_outputs(where, refs, readers)
-            rest.update({k: v for k, v in found.items() if k in arguments_of(cls)})
-        link = Link(name, refs[0], refs[1], build(LOSSES, rest, where), readers)
-        if readers[0] and readers[1]:
-            student = readers[0](self._module(refs[0]), sides[0])
-            teacher = readers[1](self._module(refs[1]), sides[1])
-            _check_dense(where, student, teacher)
-            sides = [(student,), (teacher,)]
-            readers[0].decodes = link.module.needs_boxes(student, teacher)
-            readers[1].decodes = readers[0].decodes
+            found = {side: self._reader(ref) for side, ref in refs.items()}
+            known = _check_outputs(where, refs, found)
+            rest.update({k: v for k, v in known.items() if k in arguments_of(cls)})
+            readers = {side: r for side, r in found.items() if r is not None}
+        link = Link(name, refs, build(LOSSES, rest, where), readers)
+        if readers:
+            for side, reader in readers.items():
+                sides[side] = (reader(self._module(refs[side]), sides[side]),)
+                _check_dense(where, sides['student'][0], sides[side][0])
+            heads = sides['student'][0], sides['teacher'][0]
+            for reader in readers.values():
+                reader.decodes = link.module.needs_boxes(*heads)
         else:
-            for ref, levels in zip(refs, sides, strict=True):
-                _check_features(where, ref, levels)
-            specs = [self.plan.specs[ref.owner, ref.key] for ref in refs]
-            _check_demands(where, link.module, refs, specs)
+            for side, ref in refs.items():
+                _check_features(where, ref, sides[side])
+                specs = [
+                    self.plan.specs[r.owner, r.key] for r in (refs['student'], ref)
+                ]
+                _check_demands(where, link.module, (refs['student'], ref), specs)
         # What the loss alone can tell, it tells now and not in the first step.
         with frozen_state(link.module):
-            _check_result(where, link.module(*sides))
+            _check_result(where, link(sides))
         self.plan.terms[name] = link
 
     def _module(self, ref: Ref) -> nn.Module:
@@ -454,6 +513,14 @@ class Planner:
             return None
         module = self._module(ref)
         return DenseReader(module) if is_dense_head(module) else None
+
+
+def _sides_of(kind: str, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what a term or adapter reads."""
+    if kind != 'term':
+        return SIDES
+    cls: Any = find_class(LOSSES, dict(cfg), kind)
+    return (*SIDES, *cls.also)
 
 
 def _check_term_name(name: str) -> None:
@@ -481,25 +548,26 @@ def _check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:
 
 
 def _check_outputs(
-    where: str, refs: Sequence[Ref], readers: Sequence[DenseReader | None]
+    where: str, refs: Mapping[str, Ref], readers: Mapping[str, DenseReader | None]
 ) -> dict[str, str]:
-    """Both sides must be heads of one kind, or both plain logits."""
-    student, teacher = readers
-    if student is None and teacher is None:
+    """All sides must be heads of one kind, or all plain logits."""
+    heads = [reader for reader in readers.values() if reader is not None]
+    if not heads:
         return {}
-    if student is None or teacher is None:
+    if len(heads) < len(readers):
         raise PlanError(
-            f'{where}: one side is a dense head, the other is not',
-            expected=f'{refs[0]} and {refs[1]} both tapped at the head',
+            f'{where}: one side is a dense head, another is not',
+            expected=' and '.join(map(str, refs.values())) + ' all tapped at the head',
             hint="taps=dict(head='bbox_head')",
         )
-    if student.kind != teacher.kind:
+    kind, *kinds = (head.kind for head in heads)
+    if any(other != kind for other in kinds):
         raise HeadKindError(
             f'{where}: the heads mean their class logits differently',
-            expected=f'{teacher.kind}, as the teacher',
-            actual=f'{student.kind} in the student',
+            expected=f'{kinds[0]}, as the teacher',
+            actual=f'{kind} in the student',
         )
-    return {'kind': student.kind}
+    return {'kind': kind}
 
 
 def _check_dense(where: str, student: DenseOutput, teacher: DenseOutput) -> None:

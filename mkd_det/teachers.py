@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from .cache import TeacherCache
 from .checkpoint import read_checkpoint, weights_of
@@ -26,6 +28,7 @@ from .errors import (
     TeacherKeysError,
     check_keys,
     check_mapping,
+    is_number,
 )
 from .registry import built
 from .speed import SPEEDS, Engine, Pairs, settle
@@ -41,6 +44,8 @@ _KEYS = (
     'speed',
     'cache',
     'compile',
+    'revise_keys',
+    'prune',
 )
 
 
@@ -97,6 +102,12 @@ class Teacher:
         checkpoint: Where its weights are; None keeps random weights (tests).
         taps: Its own taps, over those of the config.
         prefix: What stands before every key of the checkpoint.
+        revise_keys: Pairs of a regular expression and what to write in its place, for
+            the keys of the checkpoint, one after another; as mmengine's loader has
+            them, before which `prefix` is cut.
+        prune: Share of the weights of convolutions and linear layers that become
+            zero when the checkpoint is loaded: the smallest of all (Zhang et al., see
+            `losses/dlkd.py`).
         trust_checkpoint: Unpickle anything in the checkpoint.
         speed: How it runs. 'exact': batch norms folded, channels-last, equal within
             float rounding. 'fast': in half precision, too. 'auto': the faster of
@@ -119,6 +130,8 @@ class Teacher:
     checkpoint: str | None = None
     taps: dict[str, Any] = field(default_factory=dict)
     prefix: str = ''
+    revise_keys: Sequence[tuple[str, str]] = ()
+    prune: float = 0.0
     trust_checkpoint: bool = False
     speed: str = 'auto'
     cache: str | None = None
@@ -167,10 +180,14 @@ class Teacher:
 
     def load(self) -> None:
         """Load the checkpoint completely, or raise and change nothing."""
-        if self.checkpoint is None:
-            return
-        content = read_checkpoint(self.checkpoint, self.trust_checkpoint)
-        weights = weights_of(content, self.checkpoint)
+        if self.checkpoint is not None:
+            self._fill(self.checkpoint)
+        if self.prune:
+            prune_smallest(self.model, self.prune)
+
+    def _fill(self, checkpoint: str) -> None:
+        content = read_checkpoint(checkpoint, self.trust_checkpoint)
+        weights = weights_of(content, checkpoint)
         if self.prefix:
             cut = len(self.prefix)
             if not any(k.startswith(self.prefix) for k in weights):
@@ -183,6 +200,7 @@ class Teacher:
             weights = {
                 k[cut:]: v for k, v in weights.items() if k.startswith(self.prefix)
             }
+        weights = _revised(self, weights)
         _check_fit(self, weights)
         _check_numbers(self, weights)
         self.model.load_state_dict(weights, strict=False)
@@ -200,6 +218,34 @@ class Teacher:
                 actual=self.classes,
                 hint='metainfo=dict(classes=...) of the data as the teacher had it',
             )
+
+
+def _revised(teacher: Teacher, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names that `revise_keys` makes of theirs."""
+    revised: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        new = key
+        for pattern, replacement in teacher.revise_keys:
+            new = re.sub(pattern, replacement, new)
+        if new in revised:
+            raise TeacherKeysError(
+                f'teachers.{teacher.name}: revise_keys gives two keys of checkpoint'
+                f' {teacher.checkpoint} the name {new!r}',
+                actual=key,
+                hint='patterns that begin with ^',
+            )
+        revised[new] = value
+    return revised
+
+
+def prune_smallest(model: nn.Module, share: float) -> None:
+    """Set the smallest weights of all convolutions and linear layers together to 0."""
+    kinds = (nn.Conv2d, nn.Linear)
+    layers = [(m, 'weight') for m in model.modules() if isinstance(m, kinds)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=float(share))
+    for module, name in layers:
+        prune.remove(module, name)
+        module.weight.requires_grad_(False)
 
 
 def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
@@ -277,11 +323,34 @@ def _check_values(name: str, cfg: Mapping[str, Any]) -> None:
         ('prefix', (str,), 'a string'),
         ('trust_checkpoint', (bool,), 'True or False'),
         ('cache', (str, os.PathLike, type(None)), 'a folder or None'),
+        ('revise_keys', (list, tuple), 'pairs of patterns and replacements'),
     ):
         if key in cfg and not isinstance(cfg[key], kinds):
             raise ConfigError(
                 f'teachers.{name}: {key} must be {words}', actual=repr(cfg[key])
             )
+    for pair in cfg.get('revise_keys', ()):
+        _check_pattern(name, pair)
+    share = cfg.get('prune', 0.0)
+    if not is_number(share) or not 0 <= share < 1:
+        raise ConfigError(
+            f'teachers.{name}: prune must be a share from 0 to below 1',
+            actual=repr(share),
+            hint='prune=0.5',
+        )
+
+
+def _check_pattern(name: str, pair: Any) -> None:
+    try:
+        pattern, replacement = pair
+        re.sub(pattern, replacement, '')
+    except (TypeError, ValueError, re.error) as error:
+        raise ConfigError(
+            f'teachers.{name}: revise_keys must be pairs of a regular expression and'
+            ' what to write in its place',
+            actual=f'{pair!r}: {error}',
+            hint=r"revise_keys=[(r'^module\.', '')]",
+        ) from error
 
 
 def _common_prefix(own: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
@@ -305,6 +374,7 @@ class TeacherBank(Mapping[str, Teacher]):
     def __init__(self, cfgs: Mapping[str, Mapping[str, Any]]) -> None:
         self._teachers: dict[str, Teacher] = {}
         for name, cfg in cfgs.items():
+            cfg = _with_source(name, cfg, cfgs)
             if not name.isidentifier() or name == 'student':
                 raise ConfigError(
                     f'teachers: {name!r} cannot be a name',
@@ -404,6 +474,26 @@ class TeacherBank(Mapping[str, Teacher]):
             model, where = teacher.engine.model, f'teachers.{teacher.name}'
             compile_parts(model, teacher.compile, taps.values(), where)
         return teacher.engine.run(inputs, taps, stop)
+
+
+def _with_source(
+    name: str, cfg: Mapping[str, Any], cfgs: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """What `prune_of` stands for: the settings of the teacher it names."""
+    if not isinstance(cfg, Mapping) or 'prune_of' not in cfg:
+        return cfg
+    source = cfg['prune_of']
+    if source not in cfgs or 'prune_of' in cfgs[source]:
+        raise ConfigError(
+            f'teachers.{name}: prune_of must name another teacher',
+            actual=source,
+            available=[n for n, c in cfgs.items() if 'prune_of' not in (c or {})],
+            hint="pruned=dict(prune_of='t', prune=0.5)",
+        )
+    rest = {k: v for k, v in cfg.items() if k != 'prune_of'}
+    # A cache is one teacher's.
+    own = {k: v for k, v in cfgs[source].items() if k != 'cache'}
+    return {**own, 'prune': 0.5, **rest}
 
 
 def _device_type(model: nn.Module) -> str:

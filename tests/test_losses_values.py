@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mkd_det import functional as MF
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
-from mkd_det.losses import AttentionKD, FeatureKD, RelationKD, SoftOutputKD
+from mkd_det.losses import DLKD, AttentionKD, FeatureKD, RelationKD, SoftOutputKD
 from mkd_det.structures import DenseOutput
 
 ln = math.log
@@ -501,3 +501,92 @@ def test_unit_gives_zeros_no_gradient_and_hides_no_nan() -> None:
     out.sum().backward()
     assert x.grad is not None and torch.equal(x.grad[1], torch.zeros(2))
     assert MF.unit(torch.tensor([[math.nan, 1.0]]), dim=1).isnan().all()
+
+
+# ------------------------------------------------------- difficulty, by sample
+
+
+def test_difficulty_is_the_distance_of_probabilities() -> None:
+    teacher = torch.tensor([[1.0, 0.0], [0.7, 0.3], [0.5, 0.5]])
+    pruned = torch.tensor([[0.0, 1.0], [0.3, 0.7], [0.5, 0.5]])
+    expected = [math.sqrt(2), 0.4 * math.sqrt(2), 0.0]
+    assert MF.difficulty(teacher, pruned).tolist() == pytest.approx(expected)
+
+
+def test_ranks_run_from_0_to_1_and_are_equal_for_equal_values() -> None:
+    assert MF.ranks(torch.tensor([0.3, 0.1, 0.9])).tolist() == [0.5, 0.0, 1.0]
+    assert MF.ranks(torch.tensor([2.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 1.0]
+    assert MF.ranks(torch.tensor([5.0, 5.0])).tolist() == [0.0, 0.0]
+    assert MF.ranks(torch.tensor([5.0])).tolist() == [0.0]
+
+
+def _two_samples() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Student even; teacher 3:1 and 1:3; pruned agrees on the first sample, and says
+    the contrary (3:1) of the second: d = 0 and sqrt(2) / 2."""
+    teacher = torch.tensor([[ln(3), 0.0], [0.0, ln(3)]])
+    return [torch.zeros(2, 2)], [teacher], [teacher[[0, 0]]]
+
+
+def _kl_at(tau: float) -> float:
+    """tau^2 KL of logits (ln 3, 0) from even ones."""
+    p = 3 ** (1 / tau) / (3 ** (1 / tau) + 1)
+    return tau**2 * (p * ln(2 * p) + (1 - p) * ln(2 * (1 - p)))
+
+
+@pytest.mark.parametrize('map, taus', [('rank', (2, 6)), ('linear', (2, 4))])
+def test_dlkd_softens_difficult_samples_more(
+    map: str, taus: tuple[float, float]
+) -> None:
+    student, teacher, pruned = _two_samples()
+    loss = DLKD(tau_min=2, tau_max=6, map=map)  # type: ignore[arg-type]
+    value = loss(student, teacher, pruned=pruned)
+    assert value.item() == pytest.approx(
+        (_kl_at(taus[0]) + _kl_at(taus[1])) / 2, rel=1e-4
+    )
+    assert loss.difficulties.tolist() == pytest.approx([0, math.sqrt(2) / 2])
+
+
+def test_dlkd_at_one_temperature_is_plain_distillation() -> None:
+    student, teacher, pruned = _two_samples()
+    value = DLKD(tau_min=3, tau_max=3)(student, teacher, pruned=pruned)
+    assert value.item() == pytest.approx(SoftOutputKD(tau=3)(student, teacher).item())
+
+
+def test_dlkd_on_a_dense_head_looks_where_the_teacher_is_confident() -> None:
+    # Three places: sure, sure and difficult, and nothing there (below 0.05).
+    student = dense([[0.5], [0.5], [0.5]])
+    teacher = dense([[0.8], [0.8], [0.01]])
+    pruned = dense([[0.8], [0.3], [0.9]])
+    loss = DLKD(tau_min=1, tau_max=2, kind='sigmoid')
+    value = loss([student], [teacher], pruned=[pruned])
+    assert loss.difficulties.tolist() == pytest.approx([0, 0.5 * math.sqrt(2)])
+
+    def kl(tau: float) -> float:
+        p = 1 / (1 + 0.25 ** (1 / tau))
+        return tau**2 * (p * ln(2 * p) + (1 - p) * ln(2 * (1 - p)))
+
+    # Weights 0.8 and 0.8, over their sum of 1.6.
+    assert value.item() == pytest.approx((kl(1) + kl(2)) / 2, rel=1e-5)
+
+
+def test_dlkd_without_the_pruned_teacher_says_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match='prune_of'):
+        DLKD()([torch.zeros(1, 2)], [torch.zeros(1, 2)])
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [dict(tau_min=0), dict(tau_min=3, tau_max=2), dict(map='no'), dict(confident=1)],
+)
+def test_dlkd_refuses_impossible_settings(bad: dict) -> None:
+    with pytest.raises(ConfigError, match='DLKD'):
+        DLKD(**bad)
+
+
+def test_a_mask_of_samples_weighs_the_mean_over_samples() -> None:
+    student = [torch.zeros(2, 2)]
+    teacher = [torch.tensor([[ln(3), 0.0], [0.0, 0.0]])]
+    mask = [torch.tensor([3.0, 1.0]).reshape(2, 1, 1, 1)]
+    kl = 0.75 * ln(1.5) + 0.25 * ln(0.5)
+    value = SoftOutputKD()(student, teacher, mask=mask)
+    assert value.item() == pytest.approx(3 / 4 * kl, rel=1e-5)

@@ -3,7 +3,8 @@
 from ..registry import import_files
 from .base import Adapter, AdapterOutput
 from .guidance import GuidanceLayer
+from .nonlinear_align import NonLinearAlign
 
-__all__ = ['Adapter', 'AdapterOutput', 'GuidanceLayer']
+__all__ = ['Adapter', 'AdapterOutput', 'GuidanceLayer', 'NonLinearAlign']
 
 import_files(__name__, __path__)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..functional import as_map
 from ..structures import LevelSpec
 
 
@@ -22,6 +24,24 @@ class AdapterOutput(NamedTuple):
     student: tuple[Tensor, ...]
     teacher: tuple[Tensor, ...]
     losses: dict[str, Tensor]
+
+
+class Frozen:
+    """Keeps a module of a teacher out of the module tree, and out of copies: they
+    share it, as they share the teachers.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Tensor) -> Tensor:
+        return self.module(*args)
+
+    def __deepcopy__(self, memo: dict) -> Frozen:
+        return self
 
 
 class Adapter(nn.Module):
@@ -43,8 +63,31 @@ class Adapter(nn.Module):
         self.student_specs = tuple(student)
         self.teacher_specs = tuple(teacher)
 
+    def bind(self, teacher: nn.Module, where: str) -> None:
+        """Called once, by the plan, before the first forward: for adapters that use a
+        part of the frozen teacher. What they keep of it must not become a child module
+        (see `Frozen`).
+
+        Args:
+            teacher: The teacher's model.
+            where: Name of this adapter, for messages.
+        """
+
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
         """Adapt one step's levels."""
         raise TypeError(f'{type(self).__name__} must define forward()')
+
+
+def on_map(module: nn.Module, level: Tensor) -> Tensor:
+    """Run a module for maps on a level of any kind, whose shape it gets back."""
+    out = module(as_map(level))
+    if level.dim() == 2:
+        return out.flatten(1)
+    return out.squeeze(-1).transpose(1, 2) if level.dim() == 3 else out
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Of at least 8 channels a group: a group of one would be constant on 1x1 maps."""
+    return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import as_map
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
-from .base import Adapter, AdapterOutput
+from .base import Adapter, AdapterOutput, group_norm, on_map
 
 
 @ADAPTERS.register_module()
@@ -115,20 +114,20 @@ class GuidanceLayer(Adapter):
     ) -> AdapterOutput:
         """Lead both sides into the space."""
         ours = tuple(
-            _apply(side, level)
+            on_map(side, level)
             for side, level in zip(self.student_side, student, strict=True)
         )
         teacher = tuple(level.detach() for level in teacher)
         if not self.encoders:
             return AdapterOutput(ours, teacher, {})
         codes = tuple(
-            _apply(encoder, level)
+            on_map(encoder, level)
             for encoder, level in zip(self.encoders, teacher, strict=True)
         )
         losses = {}
         if self.decoders:
             errors = [
-                relative_error(_apply(decoder, code), level)
+                relative_error(on_map(decoder, code), level)
                 for decoder, code, level in zip(self.decoders, codes, teacher)
             ]
             losses['reconstruction'] = self.reconstruction * torch.stack(errors).mean()
@@ -144,8 +143,7 @@ def student_side(channels: int, width: int, out_channels: int) -> nn.Sequential:
     """1x1 conv, norm, ReLU, 1x1 conv."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 1, bias=False),
-        # At least 8 channels a group: a group of one would be constant on 1x1 maps.
-        nn.GroupNorm(math.gcd(max(width // 8, 1), width), width),
+        group_norm(width),
         nn.ReLU(),
         nn.Conv2d(width, out_channels, 1),
     )
@@ -155,14 +153,6 @@ def relative_error(output: Tensor, target: Tensor) -> Tensor:
     """Squared error in relation to the target's square, in float32."""
     output, target = full_precision(output), full_precision(target)
     return (output - target).square().sum() / target.square().sum().clamp_min(1e-6)
-
-
-def _apply(module: nn.Module, level: Tensor) -> Tensor:
-    """Run a module for maps on a level of any kind, whose shape it gets back."""
-    out = module(as_map(level))
-    if level.dim() == 2:
-        return out.flatten(1)
-    return out.squeeze(-1).transpose(1, 2) if level.dim() == 3 else out
 
 
 def _list(specs: Sequence[LevelSpec]) -> str:

@@ -1,6 +1,7 @@
 """Hooks for mmengine's runner, one a file."""
 
 from .attention_map_hook import AttentionMapHook
+from .difficulty_hook import DifficultyHook
 from .distill_hook import DistillHook
 from .export_student_hook import ExportStudentHook
 from .resume_state_hook import ResumeStateHook
@@ -10,6 +11,7 @@ from .teacher_check_hook import TeacherCheckHook
 
 __all__ = [
     'AttentionMapHook',
+    'DifficultyHook',
     'DistillHook',
     'ExportStudentHook',
     'ResumeStateHook',

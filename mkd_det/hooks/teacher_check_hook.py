@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest
-from ..runtime import distiller_of
+from ..runtime import class_count, distiller_of
 from ..teachers import Teacher
 from .random_state import preserved_random_state
 
@@ -54,9 +54,11 @@ class TeacherCheckHook(Hook):
             set; None for all of it.
         metric: Name of the metric that is compared with `threshold`, as the
             evaluator calls it (`coco/bbox_mAP`); None for the first whose name
-            contains 'mAP', or else the first.
+            contains 'mAP' or 'top1', or else the first.
         threshold: A teacher below this is no better than chance. None: 0.01
-            for an mAP, and no comparison for other metrics. 0 never stops.
+            for an mAP; for a top1 in percent, 1.5 times what guessing gives (with
+            few classes: that, and a tenth of the rest); no comparison for other
+            metrics. 0 never stops.
         check_classes: Whether classes must agree. Without, a teacher of other
             classes (that gives features alone) is not measured.
 
@@ -159,7 +161,8 @@ class TeacherCheckHook(Hook):
             return None, 0.0
         key = self.metric
         if key is None:
-            key = next((k for k in metrics if 'mAP' in k), next(iter(metrics)))
+            known = (k for k in metrics if 'mAP' in k or 'top1' in k)
+            key = next(known, next(iter(metrics)))
         if key not in metrics:
             raise ConfigError(
                 'TeacherCheckHook: the evaluator yields no such metric',
@@ -178,7 +181,7 @@ class TeacherCheckHook(Hook):
     ) -> None:
         threshold = self.threshold
         if threshold is None:
-            threshold = CHANCE_MAP if key is None or 'mAP' in key else 0.0
+            threshold = _chance(key, _classes_of(runner))
         if math.isnan(figure) or figure < 0:
             # What COCO's evaluation says when there is nothing to find.
             print_log(
@@ -190,7 +193,7 @@ class TeacherCheckHook(Hook):
             raise TeacherChanceError(
                 f'teacher {teacher.name!r} is no better than chance on {size}'
                 ' validation images',
-                expected=f'{key or "a metric"} of at least {threshold}',
+                expected=f'{key or "a metric"} of at least {threshold:g}',
                 actual=f'{figure:.4f}' if key else 'no detection at all',
                 hint=f'look at teachers.{teacher.name}: checkpoint'
                 f' ({teacher.checkpoint}), order of the classes,\n'
@@ -277,13 +280,20 @@ def _classes_of(runner: Runner) -> tuple[str, ...] | None:
     return None if classes is None else tuple(classes)
 
 
+def _chance(key: str | None, classes: tuple[str, ...] | None) -> float:
+    """What a teacher must reach in that metric to have learned anything."""
+    if key is None or 'mAP' in key:
+        return CHANCE_MAP
+    if 'top1' in key and classes and len(classes) > 1:
+        guessing = 100 / len(classes)
+        return min(1.5 * guessing, guessing + (100 - guessing) / 10)
+    return 0.0
+
+
 def _check_count(teacher: Teacher, count: int) -> None:
     """Without names in its checkpoint, a teacher's head still has a number."""
-    head: Any = teacher.model
-    for name in ('roi_head', 'bbox_head'):
-        head = getattr(head, name, head)
-    own = getattr(head, 'num_classes', count)
-    if own != count:
+    own = class_count(teacher.model)
+    if own is not None and own != count:
         raise TeacherClassesError(
             f'teacher {teacher.name!r} tells {own} classes apart, the data has {count}',
             expected=count,

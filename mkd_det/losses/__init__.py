@@ -1,12 +1,22 @@
 """Distillation losses: one method a file."""
 
 from ..registry import import_files
+from .aggregation import LossAggregation
 from .attention import AttentionKD
 from .base import PairLoss
+from .dlkd import DLKD
 from .feature import FeatureKD
 from .relation import RelationKD
 from .soft_output import SoftOutputKD
 
-__all__ = ['AttentionKD', 'FeatureKD', 'PairLoss', 'RelationKD', 'SoftOutputKD']
+__all__ = [
+    'DLKD',
+    'AttentionKD',
+    'FeatureKD',
+    'LossAggregation',
+    'PairLoss',
+    'RelationKD',
+    'SoftOutputKD',
+]
 
 import_files(__name__, __path__)

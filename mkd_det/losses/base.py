@@ -32,10 +32,16 @@ class PairLoss(nn.Module):
         reads: 'features' for maps and vectors; 'outputs' for what a
             dense head yields, read into `DenseOutput` (see `outputs.py`). A
             constructor with the argument `kind` is told 'sigmoid' or 'softmax'.
+        also: Names under which the config gives further knowledge of teachers, which
+            `forward` gets by these names.
+        weighs_samples: Whether a mask that is one number a sample makes samples
+            count more or less (the loss is a mean over samples).
     """
 
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
+    also: ClassVar[tuple[str, ...]] = ()
+    weighs_samples: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
         super().__init__()
@@ -68,6 +74,7 @@ class PairLoss(nn.Module):
         student: Sequence[Level],
         teacher: Sequence[Level],
         mask: Sequence[Tensor] | None = None,
+        **also: Sequence[Level],
     ) -> Tensor | dict[str, Tensor]:
         """Mean of `pair` over the levels, without the weight.
 
@@ -75,6 +82,7 @@ class PairLoss(nn.Module):
             student: Levels of the student.
             teacher: As many levels of the teacher.
             mask: Per level (N, 1, H, W), what counts how much. Optional.
+            **also: Levels of what `also` names, for `over_levels`.
 
         Returns:
             A scalar, or a dict of scalars for losses with parts.
@@ -85,6 +93,10 @@ class PairLoss(nn.Module):
                 [_float(level) for level in student],
                 [_float(level, detach=True) for level in teacher],
                 mask,
+                **{
+                    name: [_float(level, detach=True) for level in levels]
+                    for name, levels in also.items()
+                },
             )
 
     def over_levels(

@@ -58,6 +58,7 @@ class FeatureKD(PairLoss):
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
+    weighs_samples: ClassVar[bool] = True
 
     def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
         super().__init__(**base)

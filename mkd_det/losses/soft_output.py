@@ -14,6 +14,7 @@ from ..functional import (
     giou_distance,
     quality_bce,
     softmax_kl,
+    weighted_rows,
 )
 from ..registry import LOSSES
 from ..structures import DenseOutput, Level
@@ -77,11 +78,13 @@ class SoftOutputKD(PairLoss):
     Shape:
         - student, teacher: one `DenseOutput` of (N, P, C) scores, or, per level,
           logits (N, K), (N, L, K) or (N, K, H, W)
-        - mask: (N, P) or anything of as many entries, for `DenseOutput` only
+        - mask: (N, P) or anything of as many entries for `DenseOutput`; for logits,
+          as many entries as rows
         - output: dict(cls=(), box=()) for `DenseOutput`, () for logits
     """
 
     reads: ClassVar[str] = 'outputs'
+    weighs_samples: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -192,11 +195,15 @@ class SoftOutputKD(PairLoss):
                 'SoftOutputKD: balance is for dense heads', hint='balance=0'
             )
         student, teacher = _rows(student), _rows(teacher)
+        rows = None if mask is None else mask.reshape(-1)
         if self.classes != 'sigmoid':
-            return self.class_weight * softmax_kl(student, teacher, self.tau).mean()
+            loss = softmax_kl(student, teacher, self.tau)
+            return self.class_weight * weighted_rows(loss, rows)
         places = teacher.sigmoid().amax(-1) ** self.focus
-        loss = quality_bce(student, teacher, self.beta, self.tau).sum()
-        return self.class_weight * loss / places.sum().clamp_min(len(places))
+        loss = quality_bce(student, teacher, self.beta, self.tau).sum(-1)
+        if rows is not None:
+            places, loss = places * rows, loss * rows
+        return self.class_weight * loss.sum() / places.sum().clamp_min(len(places))
 
     def _dense(
         self, student: DenseOutput, teacher: DenseOutput, mask: Tensor | None

@@ -1,0 +1,154 @@
+"""Soft outputs, each sample at a temperature of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..functional import binary_kl, difficulty, ranks, softmax_kl, weighted_rows
+from ..registry import LOSSES
+from ..structures import DenseOutput, Level
+from .base import PairLoss
+
+Map = Literal['rank', 'linear']
+Kind = Literal['sigmoid', 'softmax']
+
+
+@LOSSES.register_module()
+class DLKD(PairLoss):
+    r"""What is difficult is softened more than what is easy.
+
+    "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
+    doi 10.1016/j.neucom.2024.128375, of which the abstract can be had: a sample's
+    difficulty is "the Euclidean distance between the teacher model's predictions and
+    the pruned teacher model's predictions",
+
+    .. math:: d = \| \mathrm{softmax}(z_t) - \mathrm{softmax}(z_p) \|_2
+        \in [0, \sqrt 2]
+
+    and a fixed temperature hides what the teacher knows of difficult samples, and
+    smooths easy ones too much. How d becomes a temperature is our reading:
+    :math:`\tau = \tau_{min} + (\tau_{max} - \tau_{min}) \, r`, with r the rank of d in
+    the batch over N - 1 ('rank'), or :math:`d / \sqrt 2` ('linear'). The loss is
+    :math:`\tau^2 \mathrm{KL}(p_t \| p_s)` at that temperature, mean over samples.
+
+    The pruned teacher is a teacher of its own, made of the first one's file:
+    `teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))`.
+
+    On dense heads the samples are the places where the teacher is confident. Sigmoid
+    heads: d is that of the teacher's best class against all else, the loss the sum over
+    classes of the divergence of two-way distributions. Places are weighted by the
+    teacher's confidence, as in `SoftOutputKD`; the boxes are another term's
+    (`SoftOutputKD(class_weight=0)`).
+
+    Args:
+        tau_min: Temperature of the easiest.
+        tau_max: Temperature of the most difficult.
+        map: How a difficulty becomes a temperature, see above.
+        confident: Least confidence of a place of a dense head.
+        kind: What the head is. The plan fills it in where it can be read.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Attributes:
+        difficulties: Those of the last call, (M,), for `DifficultyHook`.
+
+    Shape:
+        - student, teacher, pruned: logits (N, K), or one `DenseOutput` of (N, P, C)
+          scores
+        - mask: as many entries as samples or places
+        - output: ()
+    """
+
+    reads: ClassVar[str] = 'outputs'
+    also: ClassVar[tuple[str, ...]] = ('pruned',)
+    weighs_samples: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        tau_min: float = 2.0,
+        tau_max: float = 6.0,
+        map: Map = 'rank',
+        confident: float = 0.05,
+        kind: Kind | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if not 0 < tau_min <= tau_max:
+            raise ConfigError(
+                'DLKD: temperatures must be above 0, tau_max not below tau_min',
+                actual=(tau_min, tau_max),
+                hint='tau_min=2.0, tau_max=6.0',
+            )
+        if map not in get_args(Map):
+            raise ConfigError('DLKD: unknown map', actual=map, available=get_args(Map))
+        if not 0 <= confident < 1:
+            raise ConfigError(
+                'DLKD: confident must be from 0 to below 1', actual=confident
+            )
+        self.tau_min, self.tau_max, self.map = tau_min, tau_max, map
+        self.confident, self.kind = confident, kind
+        self.difficulties = torch.zeros(0)
+
+    def needs_boxes(self, student: Any, teacher: Any) -> bool:
+        """Never."""
+        return False
+
+    def over_levels(
+        self,
+        student: list[Level],
+        teacher: list[Level],
+        mask: Sequence[Tensor] | None,
+        pruned: Sequence[Level] = (),
+    ) -> Tensor:
+        """The loss of logits, or of a dense head."""
+        if not pruned:
+            raise ConfigError(
+                'DLKD reads a third model, the pruned teacher',
+                expected='pruned',
+                hint="pruned='pruned.logits' beside `teacher`, and"
+                " teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))",
+            )
+        s, t, p = student[0], teacher[0], pruned[0]
+        weights = None if mask is None else mask[0].flatten()
+        if isinstance(s, DenseOutput):
+            return self._dense(s.scores, t.scores, p.scores, weights)  # type: ignore
+        return self._logits(s, t, p, weights)  # type: ignore[arg-type]
+
+    def _logits(
+        self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        d = difficulty(teacher.softmax(-1), pruned.softmax(-1))
+        return weighted_rows(softmax_kl(student, teacher, self._taus(d)), weights)
+
+    def _dense(
+        self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        # The last class of a softmax head is the background.
+        softmax = self.kind == 'softmax'
+        said = teacher.softmax(-1)[..., :-1] if softmax else teacher.sigmoid()
+        sure = said.amax(-1).flatten()
+        chosen = sure > self.confident
+        s, t, p = (x.flatten(0, 1)[chosen] for x in (student, teacher, pruned))
+        sure = sure[chosen] if weights is None else sure[chosen] * weights[chosen]
+        if softmax:
+            tau = self._taus(difficulty(t.softmax(-1), p.softmax(-1)))
+            loss = softmax_kl(s, t, tau)
+        else:
+            best = t.argmax(-1, keepdim=True)
+            yes = [x.gather(-1, best).sigmoid() for x in (t, p)]
+            tau = self._taus(difficulty(*(torch.cat([y, 1 - y], -1) for y in yes)))
+            loss = binary_kl(s, t, tau)
+        return (sure * loss).sum() / sure.sum().clamp_min(len(student))
+
+    def _taus(self, difficulties: Tensor) -> Tensor:
+        self.difficulties = difficulties
+        if self.map == 'linear':
+            share = difficulties / math.sqrt(2)
+        else:
+            share = ranks(difficulties)
+        return self.tau_min + (self.tau_max - self.tau_min) * share
