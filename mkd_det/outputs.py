@@ -9,7 +9,7 @@ import torch
 from mmdet.structures.bbox import distance2bbox
 from torch import Tensor, nn
 
-from .errors import HeadKindError
+from .errors import HeadKindError, ShapeMismatchError
 from .structures import DenseOutput, Level, full_precision
 
 # TOOD's "scores" are probabilities already: no logits to compare.
@@ -77,6 +77,45 @@ class DenseReader:
             torch.cat(sides, 1) if self.bins else None,
         )
 
+    def check_places(
+        self, head: Any, other: Any, levels: Sequence[Level], where: str
+    ) -> None:
+        """Raise unless another head predicts at the places of this one.
+
+        Places with one prior may be half a cell apart (anchors stand at the corner of
+        a cell, points in its middle) and their anchors of any size, for boxes are
+        compared decoded. Of several priors at a place, the same must stand first.
+
+        Args:
+            head: This reader's head.
+            other: The other one.
+            levels: What one of them yields.
+            where: Who asks, for the message.
+
+        Raises:
+            ShapeMismatchError: They predict elsewhere, or with other anchors.
+        """
+        sizes = [level[0].shape[-2:] for level in levels]
+        ours, theirs = (
+            [grid.cpu() for grid in h.prior_generator.grid_priors(sizes, device='cpu')]
+            for h in (head, other)
+        )
+        for s, t, stride in zip(ours, theirs, _strides(head), strict=True):
+            several = len(s) > 1 and torch.equal(_centres(s)[0], _centres(s)[1])
+            if several and len(s) == len(t) and s.shape == t.shape:
+                apart, allowed = (s - t).abs().max(), 1.0
+            else:
+                apart, allowed = (_centres(s) - _centres(t)).abs().max(), stride / 2
+            if apart > allowed:
+                raise ShapeMismatchError(
+                    f'{where}: the heads have other anchors, or the same in another'
+                    ' order',
+                    expected=f'anchors no more than {allowed:g} px apart',
+                    actual=f'{apart:.0f} px, at stride {stride}',
+                    hint='anchor_generator=dict(...) of the student as the teacher has'
+                    ' it: scales, ratios, strides',
+                )
+
     def _boxes(
         self, head: Any, levels: Sequence[Level], sides: Sequence[Tensor]
     ) -> Tensor | None:
@@ -107,6 +146,13 @@ def _rows(tensor: Tensor, width: int) -> Tensor:
     """(N, A*width, H, W) to (N, H*W*A, width): the order of mmdet's priors."""
     n = tensor.shape[0]
     return tensor.permute(0, 2, 3, 1).reshape(n, -1, width)
+
+
+def _centres(priors: Tensor) -> Tensor:
+    """Of boxes (P, 4) or points (P, 2 or more): (P, 2)."""
+    return (
+        (priors[:, :2] + priors[:, 2:]) / 2 if priors.shape[1] == 4 else priors[:, :2]
+    )
 
 
 def _strides(head: Any) -> list[int]:

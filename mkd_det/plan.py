@@ -483,12 +483,7 @@ class Planner:
             readers = {side: r for side, r in found.items() if r is not None}
         link = Link(name, refs, build(LOSSES, rest, where), readers)
         if readers:
-            for side, reader in readers.items():
-                sides[side] = (reader(self._module(refs[side]), sides[side]),)
-                _check_dense(where, sides['student'][0], sides[side][0])
-            heads = sides['student'][0], sides['teacher'][0]
-            for reader in readers.values():
-                reader.decodes = link.module.needs_boxes(*heads)
+            self._read_heads(link, sides, where)
         else:
             for side, ref in refs.items():
                 _check_features(where, ref, sides[side])
@@ -500,6 +495,18 @@ class Planner:
         with frozen_state(link.module):
             _check_result(where, link(sides))
         self.plan.terms[name] = link
+
+    def _read_heads(self, link: Link, sides: dict[str, Any], where: str) -> None:
+        """Read what the heads of a term yield; they must speak of the same places."""
+        levels, ours = sides['student'], self._module(link.refs['student'])
+        for side, reader in link.readers.items():
+            head = self._module(link.refs[side])
+            sides[side] = (reader(head, sides[side]),)
+            _check_dense(where, sides['student'][0], sides[side][0])
+            link.readers['student'].check_places(ours, head, levels, where)
+        heads = sides['student'][0], sides['teacher'][0]
+        for reader in link.readers.values():
+            reader.decodes = link.module.needs_boxes(*heads)
 
     def _module(self, ref: Ref) -> nn.Module:
         model = (

@@ -295,6 +295,44 @@ def test_other_anchors_are_told() -> None:
     assert 'predict at different places' in str(error)
 
 
+def retina(**anchors: Any) -> dict[str, Any]:
+    """A RetinaNet, its anchors changed."""
+    model = copy.deepcopy(tiny.retinanet(4, 8))
+    model['bbox_head']['anchor_generator'].update(anchors)
+    return model
+
+
+@pytest.mark.parametrize(
+    'anchors',
+    [dict(ratios=[2.0, 1.0, 0.5]), dict(octave_base_scale=8)],
+    ids=['order', 'scale'],
+)
+def test_heads_with_other_anchors_are_not_compared(anchors: dict) -> None:
+    """As many places, but a tall anchor would teach a wide one."""
+    error = refused(
+        ShapeMismatchError,
+        student=retina(),
+        teacher=retina(**anchors),
+        terms=term('SoftOutputKD', 'head', 't.head'),
+    )
+    assert 'other anchors' in str(error)
+
+
+@pytest.mark.parametrize(
+    'student, teacher',
+    [
+        (retina(), retina()),
+        # A place has one prior: boxes are compared decoded, whatever it is.
+        (tiny.gfl(4, 8), tiny.fcos(8, 16)),
+        (tiny.atss(4, 8), tiny.gfl(8, 16)),
+    ],
+    ids=['equal', 'points', 'one anchor'],
+)
+def test_heads_of_equal_places_are_compared(student: dict, teacher: dict) -> None:
+    terms = term('SoftOutputKD', 'head', 't.head')
+    assert build(student, teacher, terms=terms).plan.terms
+
+
 def test_a_head_and_a_feature_map_do_not_meet() -> None:
     refused(PlanError, terms=term('SoftOutputKD', 'fpn', 't.head'))
     error = refused(PlanError, terms=term('FeatureKD', 'head', 't.head'))
