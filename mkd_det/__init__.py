@@ -1,14 +1,17 @@
 """Knowledge distillation for MMDetection 3.x: big detectors teach small ones.
 
 `custom_imports = dict(imports=['mkd_det'])` in a config makes `Distiller`, its
-losses, adapters, branches and hooks known to mmengine.
+losses, adapters, branches and hooks known to mmengine, and the image classifiers.
 """
 
 from .version import __version__, check_versions
 
 check_versions()  # before anything of ours imports what it checks
 
-from . import adapters, branches, hooks, losses  # noqa: E402
+from .quiet import quiet_import  # noqa: E402
+
+with quiet_import():
+    from . import adapters, branches, classification, hooks, losses
 from .distiller import Distiller  # noqa: E402
 from .hooks import DistillHook  # noqa: E402
 from .utils import join_mmengine  # noqa: E402
@@ -21,6 +24,7 @@ __all__ = [
     '__version__',
     'adapters',
     'branches',
+    'classification',
     'hooks',
     'losses',
 ]

@@ -136,13 +136,18 @@ class TeacherCache:
             MMLogger.get_current_instance().warning(f'teacher cache {self.path} {what}')
 
 
-def _fingerprint(model: nn.Module, taps: Mapping[str, Tap]) -> str:
-    """Of the layers, their weights and what is read."""
-    digest = hashlib.sha256(str(model).encode())
+def hash_weights(digest: Any, model: nn.Module) -> None:
+    """Feed names, shapes, types and numbers of a model to one of `hashlib`'s."""
     for key, value in model.state_dict().items():
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
+
+
+def _fingerprint(model: nn.Module, taps: Mapping[str, Tap]) -> str:
+    """Of the layers, their weights and what is read."""
+    digest = hashlib.sha256(str(model).encode())
+    hash_weights(digest, model)
     digest.update(str(sorted((name, str(tap)) for name, tap in taps.items())).encode())
     return digest.hexdigest()[:20]
 

@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from .errors import CheckpointFileError, UntrustedCheckpointError, nearest
+from .errors import (
+    CheckpointFileError,
+    CheckpointKeysError,
+    MkdError,
+    UntrustedCheckpointError,
+    nearest,
+)
 
 
 def _statistic(owner: Any, name: str) -> Any:
@@ -91,7 +97,8 @@ def _head(file: str) -> bytes:
 def _unreadable(path: str, error: Exception) -> CheckpointFileError:
     file = _local_file(path)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if 'weights_only' in reason:  # torch's advice to trust the file, of all files
+    # What is no file of torch's gets torch's advice to trust it, or a bare number.
+    if 'weights_only' in reason or _head(file)[:1] not in (b'P', b'\x80'):
         reason = f'begins with {_head(file)!r}'
     return CheckpointFileError(
         f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
@@ -126,6 +133,12 @@ def _local_file(path: str) -> str:
                     f'checkpoint {path} cannot be downloaded', actual=str(error)
                 ) from None
         return str(file)
+    if Path(path).is_dir():
+        raise CheckpointFileError(
+            f'checkpoint {path} is a folder',
+            expected='a file',
+            available=sorted(map(str, Path(path).glob('*.pth'))),
+        )
     if not Path(path).is_file():
         parent = Path(path).parent
         beside = [p.name for p in parent.glob('*.pth')] if parent.is_dir() else []
@@ -152,3 +165,40 @@ def weights_of(content: Mapping[str, Any], path: str) -> dict[str, torch.Tensor]
             actual=f'keys {list(content)[:5]}',
         )
     return weights
+
+
+def check_numbers(
+    weights: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    where: str,
+    kind: type[MkdError] = CheckpointKeysError,
+) -> None:
+    """Raise for weights that no training leaves behind.
+
+    Args:
+        weights: Those of the checkpoint.
+        own: Those of the model that they are for.
+        where: What the checkpoint is, for the message.
+        kind: What is raised.
+
+    Raises:
+        MkdError: One of the weights is not finite, or of another type.
+    """
+    for key, mine in own.items():
+        value = weights.get(key)
+        if value is None or not mine.is_floating_point():
+            continue
+        wrong = ''
+        if not value.is_floating_point():
+            wrong = f'of type {value.dtype}'.replace('torch.', '')
+        # torch does not compute in the types of eight bits.
+        elif not torch.isfinite(value.float() if value.itemsize < 2 else value).all():
+            wrong = 'not finite'
+        elif key.endswith('running_var') and (value < 0).any():
+            wrong = 'a variance below 0'
+        if wrong:
+            raise kind(
+                f'{where}: {key} is {wrong}',
+                expected='finite floating point numbers',
+                hint='an earlier checkpoint of that training',
+            )

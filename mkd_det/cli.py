@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from .errors import CheckpointKeysError, ConfigError, MkdError, nearest
+from .errors import (
+    CheckpointKeysError,
+    CheckpointSaveError,
+    ConfigError,
+    MkdError,
+    nearest,
+)
+from .hooks.atomic import NO_ROOM
+from .quiet import quiet_warnings
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -23,6 +32,14 @@ if TYPE_CHECKING:
 # Exit code of a typed error, as argparse has it for bad arguments.
 BAD_INPUT = 2
 _COUNTER = 'num_batches_tracked'
+# Keys of a config that are no arguments of a runner.
+_READ_BESIDE = (
+    'custom_imports',
+    'model_wrapper_cfg',
+    'runner_type',
+    'tta_model',
+    'tta_pipeline',
+)
 
 
 Main = Callable[[Sequence[str] | None], None]
@@ -33,23 +50,31 @@ def main_guard(main: Main) -> Callable[..., int]:
 
     The wrapped function takes `argv` (default: the command line) and returns
     the exit code: 0, or 2 for a typed error. `--debug` or MKD_DEBUG=1 lets the
-    error through with its traceback. Other exceptions pass untouched: they are
-    nobody's bad input, but bugs.
+    error through with its traceback. A full disk is a typed error, whoever noticed
+    it. Other exceptions pass untouched: they are nobody's bad input, but bugs.
     """
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if argv is None else list(argv)
+        debug = '--debug' in given or os.environ.get('MKD_DEBUG', '0') != '0'
         try:
             main(given)
-        except MkdError as error:
-            if '--debug' in given or os.environ.get('MKD_DEBUG', '0') != '0':
+        except (MkdError, OSError) as error:
+            if debug or isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise
-            print_error(error)
+            print_error(error if isinstance(error, MkdError) else _no_room(error))
             return BAD_INPUT
         return 0
 
     return guarded
+
+
+def _no_room(error: OSError) -> CheckpointSaveError:
+    return CheckpointSaveError(
+        f'{error.filename or "a file"} could not be written: {error.strerror}',
+        hint='make room, then start again (a training: with --resume)',
+    )
 
 
 def print_error(error: MkdError) -> None:
@@ -72,11 +97,10 @@ def console() -> Console:
 def quiet_libraries() -> None:
     """For tools that print tables: no log lines and warnings of mmdet between."""
     import logging
-    import warnings
 
     from mmengine.logging import MMLogger
 
-    warnings.filterwarnings('ignore', module=r'(mmdet|mmengine|mmcv)\b')
+    quiet_warnings()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 
@@ -144,14 +168,16 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg = get_config(path)
     else:
         if not Path(path).is_file():
+            folder = Path(path).is_dir()
             raise ConfigError(
-                'there is no such config file',
+                'this is a folder' if folder else 'there is no such config file',
+                expected='a config file',
                 actual=path,
-                available=_siblings(Path(path)),
+                available=_siblings(Path(path, 'config.py') if folder else Path(path)),
             )
         cfg = _read_config(path)
     if options:
-        cfg.merge_from_dict(options)
+        _merge(cfg, options)
     if not isinstance(cfg.get('model'), dict):
         raise ConfigError(
             f'config {path} has no `model`',
@@ -168,11 +194,62 @@ def _read_config(path: str) -> Config:
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is code
+        words = str(error.args[0] if isinstance(error, KeyError) else error)
+        shown = words.partition(', the current sys')[0]  # the whole of sys.path
         raise ConfigError(
             f'config {path} cannot be read',
-            actual=f'{type(error).__name__}: {error}',
-            hint='--debug shows where',
+            actual=f'{type(error).__name__}: {shown}',
+            hint=_way_out(error, words, path),
         ) from error
+
+
+def _way_out(error: Exception, words: str, path: str) -> str:
+    """What to write where a config cannot be read."""
+    if isinstance(error, ImportError):
+        return (
+            f'PYTHONPATH=. python tools/train.py {path}: modules of your own are'
+            ' looked\nfor in the folders of PYTHONPATH'
+        )
+    if isinstance(error, FileNotFoundError):
+        return (
+            '`_base_` is relative to the folder of the config that names it; or'
+            " _base_ = ['mkd_det::...']"
+        )
+    if 'Duplicate key' in words:
+        return (
+            'one base only with these keys; what the other one says of them, in the'
+            ' config itself'
+        )
+    return '--debug shows where'
+
+
+def _merge(cfg: Config, options: dict) -> None:
+    """Put `--cfg-options` into the config.
+
+    As with mmengine, a new key may stand below a known one (an argument that the
+    config leaves to its default); a new one at the top would have no effect.
+
+    Raises:
+        ConfigError: The key is not known, or a list has no such place.
+    """
+    from mmengine.runner import Runner
+
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_READ_BESIDE}
+    for key in options:
+        first = key.partition('.')[0]
+        if first not in known:
+            raise ConfigError(
+                f'--cfg-options: the config has no {first!r}',
+                actual=key,
+                available=nearest(first, cfg),
+            )
+        try:
+            cfg.merge_from_dict({key: options[key]})
+        except (KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise ConfigError(
+                f'--cfg-options: {key} fits nothing in the config',
+                actual=str(error.args[0] if error.args else error).partition('\n')[0],
+            ) from error
 
 
 def _siblings(path: Path) -> list[str]:
@@ -187,16 +264,35 @@ def _siblings(path: Path) -> list[str]:
 def set_work_dir(cfg: Config, config: str, work_dir: str | None) -> None:
     """Where a run writes: the argument, else the config's, else its name."""
     if work_dir is not None:
+        if not work_dir.strip():
+            raise ConfigError(
+                '--work-dir is empty',
+                expected='a folder',
+                actual=repr(work_dir),
+                hint='--work-dir work_dirs/my_run, or none: the name of the config',
+            )
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         name = config.rpartition('::')[2]
         cfg.work_dir = str(Path('work_dirs', Path(name).stem))
 
 
+def check_optim_wrapper(cfg: Config) -> None:
+    """Raise ConfigError unless the config says how to train."""
+    if not isinstance(cfg.get('optim_wrapper'), dict):
+        raise ConfigError(
+            'the config has no `optim_wrapper`: nothing says how to train',
+            expected='a dict',
+            actual=repr(cfg.get('optim_wrapper')),
+            hint="optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01))",
+        )
+
+
 def check_amp(cfg: Config) -> None:
     """Raise ConfigError for mixed precision on a machine that cannot do it."""
     from mmengine.device import get_device
 
+    check_optim_wrapper(cfg)
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError(
             'mixed precision (AmpOptimWrapper) needs a GPU, and none was found',
@@ -247,6 +343,8 @@ def fill_strict(
     model: nn.Module, weights: dict[str, Any], path: str, what: str
 ) -> None:
     """`load_strict` for weights that have been read already."""
+    from .checkpoint import check_numbers
+
     weights = {k.removeprefix('module.'): v for k, v in weights.items()}
     own = model.state_dict()
     # Old checkpoints lack the counters of BatchNorm, which nothing reads.
@@ -265,4 +363,5 @@ def fill_strict(
             actual=', '.join(unexpected[:4] or shapes[:4]) or None,
             hint='the config that this checkpoint was trained with',
         )
+    check_numbers(weights, own, f'checkpoint {path}')
     model.load_state_dict(weights, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from .compiling import Wanted, compile_parts
 from .confidence import TeacherWeights, as_mask
 from .errors import ConfigError, check_keys, check_mapping, is_whole
 from .plan import SIDES, Link, Planner, Ref
+from .registry import settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
@@ -126,7 +128,7 @@ class Distiller(BaseModel):
         # own initialisation must not notice.
         with torch.random.fork_rng(devices=[]):
             self.teachers = TeacherBank(teachers or {})
-            planner = Planner(
+            self.plan = Planner(
                 model,
                 self.teachers,
                 taps or {},
@@ -135,13 +137,13 @@ class Distiller(BaseModel):
                 terms or {},
                 self.weigher.taps,
                 probe_size,
-            )
-            self.plan = planner.build()
+            ).build()
         read = self.plan.taps.get('student', {}).values()
         compile_parts(model, compile, read, 'the student')
         self.branches = self.plan.branches
         self.adapters = _modules(self.plan.adapters)
         self.losses = _modules(self.plan.terms)
+        self._told = _settings(self.plan.terms, terms or {})
         check_keys(sampling or {}, _SAMPLING, 'sampling')
         self.sampler = SourceSampler(tuple(self.teachers), **(sampling or {}))
         self.renormalizers = {
@@ -296,6 +298,14 @@ class Distiller(BaseModel):
         for observer in self.observers:
             observer.on_knowledge(student, knowledge)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the plan does not say and a resumed training must share all the same:
+        the teachers' weights, and what terms are told but weight and schedule."""
+        used = {n: t for n, t in self.teachers.items() if n in self.plan.taps}
+        weights = {f'teacher {n}': t.weights for n, t in used.items() if t.weights}
+        return {**weights, **self._told}
+
     # -- one model with the student ------------------------------------------
 
     def init_weights(self) -> None:
@@ -339,6 +349,25 @@ def _weighing(
             hint="teacher_weights=dict(tap='logits')",
         )
     return dict.fromkeys(cfg.get('teachers') or teachers, cfg['tap'])
+
+
+def _settings(
+    terms: Mapping[str, Link], cfgs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """What terms are told, in words: equal for configs that mean the same."""
+    words: dict[str, str] = {}
+    for name, link in terms.items():
+        told = settings_of(type(link.module), cfgs[name])
+        words[f'term {name}'] = ', '.join(
+            f'{key}={json.dumps(value, default=_name, sort_keys=True)}'
+            for key, value in sorted(told.items())
+            if key not in (*link.refs, 'weight', 'schedule')
+        )
+    return words
+
+
+def _name(value: Any) -> str:
+    return getattr(value, '__name__', type(value).__name__)
 
 
 def _check_probe_size(size: Any) -> None:
@@ -395,6 +424,7 @@ def _to_plain(
     state.update({prefix + key: value for key, value in plain.items()})
     local_metadata['distill'] = {
         'plan': module.plan.describe(),
+        'settings': module.settings,
         'speeds': module.teachers.speeds,
         'adapters': _on_cpu(_below('adapters.', own)),
         'losses': _on_cpu(_below('losses.', own)),

@@ -4,7 +4,8 @@ and what to write instead."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -160,10 +161,32 @@ class EnvironmentVersionError(MkdError):
     """An installed package is too old, or does not work with another."""
 
 
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Turn any error of what is built inside into ConfigError; typed ones stay.
+
+    Args:
+        what: What is built, for the message.
+    """
+    try:
+        yield
+    except MkdError:
+        raise
+    except Exception as error:
+        # mmengine puts the words of the deepest one into the outer ones.
+        words = error.args[0] if isinstance(error, KeyError) and error.args else error
+        lines = str(words).splitlines() or ['']
+        raise ConfigError(
+            f'{what} cannot be built from its config',
+            actual=f'{type(error).__name__}: {lines[0]}',
+            hint='--debug shows where',
+        ) from error
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
     """`known`, the closest matches to `name` first, at most `limit` of them."""
     known = list(dict.fromkeys(known))
-    close = get_close_matches(name, known, n=limit, cutoff=0.5)
+    close = get_close_matches(name, known, n=max(limit, 1), cutoff=0.5)
     return (close + [k for k in known if k not in close])[:limit]
 
 

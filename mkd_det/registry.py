@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 from mmengine.registry import Registry
 
-from .errors import ConfigError, MkdError, is_number, is_whole, nearest
+from .errors import ConfigError, MkdError, building, is_number, is_whole, nearest
 
 LOSSES = Registry('distill loss', scope='mkd_det', locations=['mkd_det.losses'])
 ADAPTERS = Registry('adapter', scope='mkd_det', locations=['mkd_det.adapters'])
@@ -72,18 +72,9 @@ def built(registry: Registry, cfg: dict, where: str) -> Any:
         cfg: The model's config.
         where: What it is, for the message.
     """
-    try:
+    with building(f'{where}: the model'):
         return registry.build(cfg)
-    except MkdError:
-        raise
-    except Exception as error:
-        # mmengine puts the words of the deepest one into the outer ones.
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f'{where}: the model cannot be built from its config',
-            actual=f'{type(error).__name__}: {lines[0]}',
-            hint='--debug shows where',
-        ) from error
+    raise AssertionError  # mypy: `building` lets no exception vanish
 
 
 def arguments_of(cls: type) -> list[str]:
@@ -101,6 +92,20 @@ def arguments_of(cls: type) -> list[str]:
         ]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+    return known
+
+
+def settings_of(cls: type, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of the constructors along the mro, as `cfg` gives it, or else
+    its default."""
+    known: dict[str, Any] = {}
+    for base in cls.__mro__:
+        init = base.__dict__.get('__init__')
+        if init is None or base.__module__.startswith('torch.'):
+            continue
+        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                known.setdefault(name, cfg.get(name, parameter.default))
     return known
 
 

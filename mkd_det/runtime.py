@@ -12,6 +12,7 @@ import mmengine.registry
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, Registry
+from torch import nn
 
 from .errors import ConfigError
 
@@ -63,6 +64,19 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
             hint=f"model=dict(type='Distiller', student=..., ...), or no {asker}",
         )
     return model
+
+
+def class_count(model: nn.Module) -> int | None:
+    """How many classes a detector or classifier tells apart; None where it does not
+    say, or where classes are words that it reads."""
+    if hasattr(model, 'language_model'):
+        return None
+    head: Any = model
+    for name in ('roi_head', 'bbox_head'):
+        head = getattr(head, name, head)
+    if isinstance(head, nn.ModuleList):
+        head = head[-1]
+    return getattr(head, 'num_classes', None)
 
 
 def prepare(cfg: Config) -> Config:

@@ -239,7 +239,7 @@ def settle(
         alone: Whether other ranks may be elsewhere: they are not asked then, and
             'auto' means 'exact'.
     """
-    plain = Engine(model, Speedup('off'))
+    plain, wanted = Engine(model, Speedup('off')), speed
     if speed == 'off':
         return plain
     if speed == 'auto' and (alone or torch.are_deterministic_algorithms_enabled()):
@@ -266,7 +266,12 @@ def settle(
     if len(engines) == 2:
         engines = [_faster(engines[0], engines[1], run)]
     engine = engines[0] if engines else plain
-    logger.info(f'teacher {name!r} runs at speed {speed!r}: {engine.speedup}')
+    chosen = engine.speedup.speed
+    why = f' (chosen by {wanted!r})' if wanted == 'auto' else f' (not {wanted!r})'
+    logger.info(
+        f'teacher {name!r} runs at speed {chosen!r}'
+        f'{"" if chosen == wanted else why}: {engine.speedup}'
+    )
     return engine
 
 

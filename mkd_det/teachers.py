@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,17 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from .cache import TeacherCache
-from .checkpoint import read_checkpoint, weights_of
+from .cache import TeacherCache, hash_weights
+from .checkpoint import check_numbers, read_checkpoint, weights_of
 from .compiling import Wanted, compile_parts
 from .errors import (
+    CheckpointFileError,
     ConfigError,
     TeacherClassesError,
     TeacherError,
@@ -117,6 +118,7 @@ class Teacher:
         compile: Modules to compile, see `compiling.py`.
         cfg: The whole config, if `cfg` named a file.
         meta: The checkpoint's `meta`, once loaded.
+        weights: Which weights it has, in words, once loaded.
         calls: Calls of each tap in one whole forward, found by the probe.
         pairs: Convolutions and the batch norms to fold into them, found by the probe.
         settled: What 'auto' came to in the part of the training that is resumed:
@@ -138,6 +140,7 @@ class Teacher:
     compile: Wanted = ()
     cfg: Config | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    weights: str = ''
     calls: dict[str, int] = field(default_factory=dict)
     pairs: Pairs = ()
     settled: tuple[str, str] | None = None
@@ -184,9 +187,17 @@ class Teacher:
             self._fill(self.checkpoint)
         if self.prune:
             prune_smallest(self.model, self.prune)
+        self.weights = 'random weights'
+        if self.checkpoint is not None:
+            digest = hashlib.blake2b(digest_size=6)
+            hash_weights(digest, self.model)
+            self.weights = f'weights {digest.hexdigest()}'
 
     def _fill(self, checkpoint: str) -> None:
-        content = read_checkpoint(checkpoint, self.trust_checkpoint)
+        try:
+            content = read_checkpoint(checkpoint, self.trust_checkpoint)
+        except CheckpointFileError as error:
+            raise _of_teacher(self.name, error) from None
         weights = weights_of(content, checkpoint)
         if self.prefix:
             cut = len(self.prefix)
@@ -202,7 +213,9 @@ class Teacher:
             }
         weights = _revised(self, weights)
         _check_fit(self, weights)
-        _check_numbers(self, weights)
+        where = f'teachers.{self.name}: checkpoint {checkpoint}'
+        own = self.model.state_dict()
+        check_numbers(weights, own, where, TeacherKeysError)
         self.model.load_state_dict(weights, strict=False)
         meta = content.get('meta')
         self.meta = dict(meta) if isinstance(meta, Mapping) else {}
@@ -293,26 +306,16 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_numbers(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
-    """Raise for weights that no training leaves behind."""
-    for key, own in teacher.model.state_dict().items():
-        value = weights.get(key)
-        if value is None or not own.is_floating_point():
-            continue
-        wrong = ''
-        if not value.is_floating_point():
-            wrong = f'of type {value.dtype}'.replace('torch.', '')
-        elif not torch.isfinite(value).all():
-            wrong = 'not finite'
-        elif key.endswith('running_var') and (value < 0).any():
-            wrong = 'a variance below 0'
-        if wrong:
-            raise TeacherKeysError(
-                f'teachers.{teacher.name}: {key} in checkpoint {teacher.checkpoint}'
-                f' is {wrong}',
-                expected='finite floating point numbers',
-                hint='an earlier checkpoint of that training',
-            )
+def _of_teacher(name: str, error: CheckpointFileError) -> CheckpointFileError:
+    """The same error, with the teacher's name and what can be written instead."""
+    return type(error)(
+        f'teachers.{name}: {error.message}',
+        expected=error.expected,
+        actual=error.actual,
+        available=error.available,
+        hint=f"teachers.{name}.checkpoint='https://...', the address of a file to"
+        ' fetch; or first train\nthis teacher: python tools/train.py TEACHER_CONFIG',
+    )
 
 
 def _check_values(name: str, cfg: Mapping[str, Any]) -> None:

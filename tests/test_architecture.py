@@ -23,6 +23,8 @@ PACKAGE = 'mkd_det'
 # put in its place here.
 ORDER = (
     'errors',
+    'quiet',
+    'places',
     'data',
     'utils',
     'version',
@@ -37,6 +39,7 @@ ORDER = (
     'probes',
     'checkpoint',
     'renormalize',
+    'confidence',
     'taps',
     'outputs',
     'speed',
@@ -47,6 +50,7 @@ ORDER = (
     'distiller',
     'runtime',
     'hooks',
+    'resuming',
     'chain',
     'cli',
     'demo',

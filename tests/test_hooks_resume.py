@@ -14,6 +14,7 @@ import torch
 import hook_runs
 import tiny
 from mkd_det.errors import ResumeError
+from mkd_det.hooks.resume_state_hook import check_resumable
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
 
@@ -161,6 +162,98 @@ def test_a_new_weight_is_no_other_plan(checkpoint: Path, tmp_path: Path) -> None
     cfg = _cfg(tmp_path, epochs=2, val=False)
     cfg.model.terms.loss_attention.weight = 3.0
     assert list(_train(cfg, tmp_path / 'weight.log', resume=True)) == [1]
+
+
+def _state(root: Path) -> tuple[Any, dict[str, Any]]:
+    """A config with two terms, and what a checkpoint of it holds, untrained."""
+    pair = dict(student='fpn', teacher='t.fpn')
+    terms = dict(
+        loss_attention=dict(type='AttentionKD', **pair),
+        loss_relation=dict(type='RelationKD', relation='spatial', **pair),
+    )
+    cfg = hook_runs.distill_cfg(root, images=1, val=False, terms=terms)
+    return cfg, _content(cfg)
+
+
+def _content(cfg: Any) -> dict[str, Any]:
+    model = _loaded(cfg)
+    state = dict(random={}, sampler_seed=None)
+    return dict(
+        state_dict=model.state_dict(), optimizer={}, distill_resume=dict(ranks=[state])
+    )
+
+
+def _loaded(cfg: Any) -> Any:
+    model = tiny.build(cfg.model.to_dict())
+    model.teachers.load()
+    return model
+
+
+def _other_teacher(model: Any) -> None:
+    file = Path(model.teachers.t.checkpoint)
+    content = torch.load(file)
+    content['state_dict']['backbone.conv1.weight'] *= 1.1
+    torch.save(content, file)
+
+
+OTHER_TRAININGS: dict[str, tuple[Any, str]] = {
+    'teacher': (_other_teacher, 'settings of teacher t: checkpoint has weights'),
+    'setting': (
+        lambda model: model.terms.loss_relation.update(normalize=False),
+        'settings of term loss_relation: checkpoint has normalize=true',
+    ),
+    'weight 0': (
+        lambda model: model.terms.loss_relation.update(weight=0),
+        'term loss_relation has weight 0, which takes it out of the plan',
+    ),
+    'branch': (
+        lambda model: model.update(
+            branches=dict(
+                e=dict(type='ExplorationBranch', on=['neck.fpn_convs', 'bbox_head'])
+            )
+        ),
+        'branch e: checkpoint has none',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', OTHER_TRAININGS)
+def test_resuming_another_training_is_told_in_a_few_short_lines(
+    case: str, tmp_path: Path
+) -> None:
+    change, words = OTHER_TRAININGS[case]
+    cfg, content = _state(tmp_path)
+    change(cfg.model)
+    with pytest.raises(ResumeError) as error:
+        check_resumable(content, _loaded(cfg))
+    assert words in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_what_may_change_is_no_other_training(tmp_path: Path) -> None:
+    cfg, content = _state(tmp_path)
+    term = cfg.model.terms.loss_relation
+    # The default, written out, is no other setting.
+    term.update(weight=3.0, schedule=dict(warmup_iters=2), normalize=True)
+    file = Path(cfg.model.teachers.t.checkpoint)
+    cfg.model.teachers.t.checkpoint = str(file.rename(tmp_path / 'moved.pth'))
+    assert check_resumable(content, _loaded(cfg))['plan']
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes(tmp_path: Path) -> None:
+    cfg, content = _state(tmp_path)
+    del content['state_dict']._metadata['']['distill']['settings']
+    assert check_resumable(content, _loaded(cfg))['plan']
+
+
+@pytest.mark.parametrize('state', [{}, 3, dict(ranks=[3]), dict(ranks=None)])
+def test_a_damaged_distillation_state_is_a_typed_error(
+    state: Any, tmp_path: Path
+) -> None:
+    cfg, content = _state(tmp_path)
+    content['distill_resume'] = state
+    with pytest.raises(ResumeError, match='not what ResumeStateHook writes'):
+        check_resumable(content, _loaded(cfg))
 
 
 def test_resuming_a_plain_student_says_load_from(tmp_path: Path) -> None:

@@ -121,3 +121,36 @@ def test_an_unwritable_folder_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     with pytest.raises(CheckpointSaveError, match='could not be written'):
         write_atomically(tmp_path / 'file' / 'weights.pth', b'')
+
+
+@pytest.mark.parametrize('place', ['file/weights.pth', 'folder', 'a\0b'])
+def test_only_a_full_disk_is_told_to_be_made_room_on(
+    place: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(CheckpointSaveError) as error:
+        write_atomically(tmp_path / place, b'')
+    assert 'room' not in str(error.value)
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    file = tmp_path / 'weights.pth'
+    alive = tmp_path / f'.weights.pth.{os.getppid()}.partial'
+    dead = tmp_path / f'.weights.pth.{2**22 + 1}.partial'
+    for partial in (alive, dead):
+        partial.write_bytes(b'half')
+    write_atomically(file, b'ours')
+    assert file.read_bytes() == b'ours'
+    assert alive.exists() and not dead.exists()
+
+
+def test_a_link_stays_a_link_and_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    file, link = tmp_path / 'weights.pth', tmp_path / 'link.pth'
+    file.write_bytes(b'before')
+    file.chmod(0o600)
+    link.symlink_to(file)
+    write_atomically(link, b'after')
+    assert link.is_symlink() and file.read_bytes() == b'after'
+    assert file.stat().st_mode & 0o777 == 0o600

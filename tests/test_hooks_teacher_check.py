@@ -13,7 +13,10 @@ from mmengine.structures import InstanceData
 
 import hook_runs
 import tiny
+import tiny_images
+from mkd_det.classification import ImageClassifier
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
+from mkd_det.hooks import TeacherCheckHook
 
 
 @MODELS.register_module()
@@ -156,3 +159,100 @@ def test_an_unknown_metric_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         _train(cfg)
     assert error.value.available[0] == 'coco/bbox_mAP'
+
+
+# ------------------------------------------------------------------- classifiers
+
+
+@MODELS.register_module()
+class BlueClassifier(ImageClassifier):
+    """A classifier that takes everything for the first class."""
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().logits(inputs) * 0 + torch.eye(self.num_classes)[0]
+
+
+def _classifier_cfg(root: Path, counts: tuple[int, ...], **check: Any) -> Any:
+    """Of as many classes as counts; the teacher always says the first."""
+    names = tuple(f'class{i:02d}' for i in range(len(counts)))
+    data = tiny_images.write_folder(root / 'data', counts, classes=names)
+    cfg = {**tiny_images.classifier(), 'num_classes': len(counts)}
+    model = dict(
+        type='Distiller',
+        student=cfg,
+        teachers=dict(t=dict(cfg={**cfg, 'type': 'BlueClassifier'}, checkpoint=None)),
+        taps=dict(stages='backbone'),
+        terms=dict(
+            loss_attention=dict(
+                type='AttentionKD', student='stages', teacher='t.stages'
+            )
+        ),
+        probe_size=16,
+    )
+    cfg = tiny_images.runner_cfg(model, data, root / 'run')
+    cfg.default_hooks.teacher_check = dict(type='TeacherCheckHook', **check)
+    cfg.log_level = 'INFO'
+    return cfg
+
+
+@pytest.mark.parametrize(
+    'counts, wanted',
+    [
+        # Guessing gives 10 %: 15 % is chance no more.
+        ((2, *[2] * 9), 15),
+        # Of two classes, 50 %: not 75 %, but 55 %.
+        ((6, 6), 55),
+    ],
+)
+def test_a_classifier_that_guesses_stops(
+    tmp_path: Path, counts: tuple[int, ...], wanted: float
+) -> None:
+    with pytest.raises(TeacherChanceError, match='no better than chance') as error:
+        _train(_classifier_cfg(tmp_path, counts))
+    assert error.value.expected == f'accuracy/top1 of at least {wanted}'
+
+
+def test_a_classifier_better_than_guessing_goes_on(tmp_path: Path) -> None:
+    # 4 of 22, and 6 of 10: just above.
+    log = _log(_train(_classifier_cfg(tmp_path / 'ten', (4, *[2] * 9)), 'ten'))
+    assert 'accuracy/top1 18.1818 on all 22 validation images' in log
+    log = _log(_train(_classifier_cfg(tmp_path / 'two', (6, 4)), 'two'))
+    assert 'accuracy/top1 60.0000' in log
+
+
+def test_a_threshold_of_ones_own_counts_instead(tmp_path: Path) -> None:
+    with pytest.raises(TeacherChanceError) as error:
+        _train(_classifier_cfg(tmp_path / 'high', (6, 4), threshold=61.0), 'high')
+    assert error.value.expected == 'accuracy/top1 of at least 61'
+    _train(_classifier_cfg(tmp_path / 'low', (2, 6), threshold=0.0), 'low')
+
+
+def test_what_is_measured_is_said_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        'mkd_det.hooks.teacher_check_hook.print_log',
+        lambda text, **_: said.append(text),
+    )
+    runner = hook_runs.build(_cfg(tmp_path, num_images=2), 'said')
+
+    def measured(*_: Any) -> dict[str, float]:
+        assert said[-1] == 'Measuring teacher t on 2 of 6 validation images'
+        return {'coco/bbox_mAP': 1.0}
+
+    monkeypatch.setattr(TeacherCheckHook, '_measure', measured)
+    for hook in runner.hooks:
+        if isinstance(hook, TeacherCheckHook):
+            hook.before_train(runner)
+    assert 'bbox_mAP 1.0000 on 2 of 6' in said[-1]
+
+
+def test_a_cache_is_refused_before_a_teacher_is_measured(tmp_path: Path) -> None:
+    OracleGFL.asked = 0
+    cfg = _cfg(tmp_path, num_images=2)
+    cfg.model.teachers.t.cache = str(tmp_path / 'cache')
+    cfg.default_hooks.teacher_cache = dict(type='TeacherCacheHook')
+    with pytest.raises(ConfigError, match='same in every epoch'):
+        hook_runs.build(cfg, 'cache').train()
+    assert OracleGFL.asked == 0

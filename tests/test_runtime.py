@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 import hook_runs
 import tiny
 from mkd_det.errors import ConfigError
+from mkd_det.hooks.safe_checkpoint_hook import SafeCheckpointHook, save_safely
 from mkd_det.runtime import prepare, student_config
 
 OURS = {
@@ -45,6 +47,18 @@ def test_a_plain_config_comes_back_as_given(tmp_path: Path) -> None:
     data = tiny.write_coco(tmp_path / 'coco', images=1)
     plain = tiny.runner_cfg(tiny.gfl(), data, tmp_path)
     assert prepare(plain) is plain
+
+
+def test_a_plain_run_saves_safely_under_a_config_of_stock_mmdet(
+    tmp_path: Path,
+) -> None:
+    data = tiny.write_coco(tmp_path / 'coco', images=1)
+    runner = hook_runs.build(tiny.runner_cfg(tiny.gfl(), data, tmp_path), 'plain')
+    save_safely(runner)
+    assert [type(h) for h in runner.hooks if isinstance(h, CheckpointHook)] == [
+        SafeCheckpointHook
+    ]
+    assert 'SafeCheckpointHook' not in str(runner.cfg)
 
 
 def test_hooks_that_the_config_names_stay_as_they_are(cfg: Any) -> None:

@@ -159,7 +159,7 @@ def test_what_says_something_else_is_not_used(log: Any) -> None:
     engine = engine_of(model, 'auto', out='free')
     assert engine.model is model
     assert 'says something else' in log.text
-    assert "runs at speed 'auto': as it is" in log.text
+    assert "runs at speed 'off' (chosen by 'auto'): as it is" in log.text
 
 
 def test_numbers_that_are_none_are_a_difference_too(

@@ -40,6 +40,11 @@ from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import _environment  # noqa: F401
+
+# torch's profiler tells about itself on stderr; it asks when torch is imported.
+os.environ.setdefault('KINETO_LOG_LEVEL', '6')
+
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -57,6 +62,7 @@ from mkd_det.cli import (
 )
 from mkd_det.distiller import Distiller
 from mkd_det.errors import ConfigError
+from mkd_det.places import check_output
 from mkd_det.runtime import is_distill
 from mkd_det.speed import SPEEDS, Engine
 
@@ -567,6 +573,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def check_device(device: str) -> None:
+    """Raise ConfigError for a device that torch does not know or have."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            '--device: torch cannot compute there',
+            expected='cpu, cuda, cuda:1, ...',
+            actual=f'{device!r}: {str(error).splitlines()[0]}',
+        ) from None
+
+
 def _machine(device: str) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     info = Path('/proc/cpuinfo')
@@ -594,8 +612,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args = parse_args(argv)
     quiet_libraries()
-    # torch's profiler tells about itself on stderr.
-    os.environ.setdefault('KINETO_LOG_LEVEL', '5')
     cfg = load_config(args.config, args.cfg_options)
     if not is_distill(cfg):
         raise ConfigError(
@@ -607,6 +623,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = args.device or get_device()
+    check_device(device)
+    if args.json:
+        check_output(args.json, '--json', args.config)
     machine = _machine(device)
     bench = Bench(cfg, device, args.speeds)
     batches = batches_of(cfg, args, bench.classes)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _environment  # noqa: F401
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -31,6 +32,7 @@ from mkd_det.cli import (
     quiet_libraries,
 )
 from mkd_det.hooks.atomic import write_atomically
+from mkd_det.places import check_output
 from mkd_det.runtime import student_config
 
 META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
@@ -49,6 +51,9 @@ def export(cfg: Config, checkpoint: str, weights: Path, config: Path) -> None:
         MkdError: The checkpoint does not fit the student completely (nothing is
             written then), or a file could not be written.
     """
+    sources = (checkpoint, *([cfg.filename] if cfg.filename else []))
+    for path in (weights, config):
+        check_output(path, 'OUT', *sources)
     plain = student_config(cfg)
     model = MODELS.build(plain.model)
     content = load_strict(model, checkpoint, 'the student of the config')
@@ -58,8 +63,9 @@ def export(cfg: Config, checkpoint: str, weights: Path, config: Path) -> None:
     kept['cfg'] = plain.pretty_text
     buffer = io.BytesIO()
     torch.save(dict(meta=kept, state_dict=model.state_dict()), buffer)
-    write_atomically(config, plain.pretty_text.encode())
+    # The large one first: a config without weights would be of no use.
     write_atomically(weights, buffer.getbuffer())
+    write_atomically(config, plain.pretty_text.encode())
     verify(config, weights)
 
 
@@ -109,8 +115,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     export(cfg, args.checkpoint, weights, config)
     console().print(table(args.checkpoint, weights, config))
-    print('Loads strictly into stock mmdet:')
-    print(f"    mmdet.apis.init_detector('{config}', '{weights}')")
+    if 'mkd_det' in config.read_text():
+        # Made of what stock mmdet does not have: a classifier, a loss of ours.
+        print('Loads strictly where mkd_det is installed:')
+        print(f'    python tools/test.py {config} {weights}')
+    else:
+        print('Loads strictly into stock mmdet:')
+        print(f"    mmdet.apis.init_detector('{config}', '{weights}')")
 
 
 if __name__ == '__main__':

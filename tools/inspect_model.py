@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
+import _environment  # noqa: F401
 import torch
 from rich.table import Table
 from torch import Tensor, nn

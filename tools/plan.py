@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _environment  # noqa: F401
 from rich.table import Table
 from torch import nn
 

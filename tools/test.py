@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluates a student (or any plain mmdet model) on its test set.
+"""Evaluates a student (or any plain model) on its test set.
 
     python tools/test.py CONFIG CHECKPOINT
 
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import _environment  # noqa: F401
 
 from mkd_det.cli import (
     add_launcher,
@@ -25,6 +29,7 @@ from mkd_det.cli import (
     set_work_dir,
 )
 from mkd_det.errors import ConfigError
+from mkd_det.places import check_folder, check_output
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -47,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test time augmentation')
     add_launcher(parser)
     args = parser.parse_args(argv)
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error('--out must end in .pkl or .pickle')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
@@ -60,6 +65,7 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.resume, cfg.load_from = False, None
     if args.show or args.show_dir:
+        check_show(args)
         if 'visualization' not in (cfg.get('default_hooks') or {}):
             raise ConfigError(
                 '--show and --show-dir need the visualization hook',
@@ -68,6 +74,38 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
         trigger_visualization_hook(cfg, args)
     if args.tta:
         use_tta(cfg)
+
+
+def check_show(args: argparse.Namespace) -> None:
+    """Raise ConfigError where predictions cannot be shown: windows need a screen."""
+    screens = ('DISPLAY', 'WAYLAND_DISPLAY')
+    if args.show and sys.platform == 'linux' and not any(map(os.environ.get, screens)):
+        raise ConfigError(
+            '--show opens windows, and there is no screen here',
+            expected='DISPLAY in the environment',
+            hint='--show-dir painted: images in a folder',
+        )
+
+
+def check_before_start(cfg: Config, args: argparse.Namespace) -> None:
+    """Raise for what would stop the test, or lose its results, later.
+
+    Raises:
+        ConfigError: There is nothing to test, or a place cannot be written to.
+    """
+    for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
+        if cfg.get(key) is None:
+            raise ConfigError(
+                f'the config has no `{key}`',
+                expected='test_dataloader, test_evaluator and test_cfg',
+                hint=f'{key} = val_{key.removeprefix("test_")}',
+            )
+    check_folder(cfg.work_dir, '--work-dir')
+    if args.out is not None:
+        check_output(args.out, '--out', args.config, args.checkpoint)
+    if args.show_dir is not None:
+        # Below the work dir, unless it is absolute.
+        check_folder(Path(cfg.work_dir, args.show_dir), '--show-dir')
 
 
 def use_tta(cfg: Config) -> None:
@@ -120,14 +158,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mkd_det.checkpoint import read_checkpoint
     from mkd_det.data import check_data
+    from mkd_det.quiet import quiet_warnings
     from mkd_det.runtime import student_config
 
+    quiet_warnings()
     setup_cache_size_limit_of_dynamo()
     set_work_dir(cfg, args.config, args.work_dir)
     work_dir = cfg.work_dir
     cfg = student_config(cfg)
     cfg.work_dir = work_dir
     apply_args(cfg, args)
+    check_before_start(cfg, args)
     content = read_checkpoint(args.checkpoint)
     check_data(cfg, splits=('test',))
     join_processes(cfg)

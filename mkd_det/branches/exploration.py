@@ -215,6 +215,8 @@ def _linear_layers(
                 f'ExplorationBranch: the student has no module {path!r}',
                 actual=path,
                 available=nearest(path, modules),
+                hint="on='...', a module of convolutions of this student; or leave the"
+                ' branch out,\nand what terms read of it',
             )
         below = list(modules[path].modules())
         if any(isinstance(module, ParallelLinear) for module in below):

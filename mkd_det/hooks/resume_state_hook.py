@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank
@@ -18,7 +19,12 @@ from ..errors import ResumeError
 from ..runtime import distiller_of
 from .random_state import preserved_random_state, random_state, set_random_state
 
+if TYPE_CHECKING:
+    from ..distiller import Distiller
+
 KEY = 'distill_resume'
+# How many differences an error names, and how much of each, in characters.
+LINES, WIDTH = 6, 80
 
 
 @HOOKS.register_module()
@@ -90,7 +96,7 @@ class ResumeStateHook(Hook):
         if not runner._resume:
             return
         distiller = distiller_of(runner, 'ResumeStateHook')
-        saved = check_resumable(checkpoint, distiller.plan.describe())
+        saved = check_resumable(checkpoint, distiller)
         distiller.teachers.keep_speeds(saved.get('speeds', {}))
         self._resumed = checkpoint[KEY]
 
@@ -133,12 +139,12 @@ class ResumeStateHook(Hook):
 
 
 def check_resumable(
-    checkpoint: Mapping[str, Any], plan: dict[str, str]
+    checkpoint: Mapping[str, Any], distiller: Distiller
 ) -> dict[str, Any]:
     """The distillation state of `checkpoint`.
 
     Raises:
-        ResumeError: It was not written under `plan`.
+        ResumeError: It was not written by a training like that of `distiller`.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     metadata = getattr(weights, '_metadata', None) or {}
@@ -150,10 +156,16 @@ def check_resumable(
             expected='a checkpoint that this training wrote (epoch_*.pth)',
             hint="load_from='...' without resume: start from its weights",
         )
-    if saved['plan'] != plan:
+    _check_whole(saved, checkpoint[KEY])
+    # Checkpoints of former versions hold no settings.
+    theirs = {**saved['plan'], **_marked(saved.get('settings') or {})}
+    ours = distiller.plan.describe()
+    if saved.get('settings'):
+        ours |= _marked(distiller.settings)
+    if theirs != ours:
         raise ResumeError(
             'the checkpoint is of another distillation plan:\n'
-            + '\n'.join(_differences(saved['plan'], plan)),
+            + '\n'.join(_differences(theirs, ours, distiller.plan.off)),
             hint='the config it was trained with; or load_from without resume, to'
             ' start from its weights',
         )
@@ -166,13 +178,60 @@ def check_resumable(
     return saved
 
 
-def _differences(saved: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+def _check_whole(saved: Any, state: Any) -> None:
+    """Raise unless both hold what this version of ours puts there."""
+    parts = ('plan', 'adapters', 'losses', 'branches')
+    ranks = state.get('ranks') if isinstance(state, Mapping) else None
+    if (
+        not isinstance(saved, Mapping)
+        or not all(isinstance(saved.get(part), Mapping) for part in parts)
+        or not isinstance(ranks, list)
+        or not all(isinstance(r, Mapping) and 'random' in r for r in ranks)
+    ):
+        raise ResumeError(
+            'the distillation state in the checkpoint is not what ResumeStateHook'
+            ' writes',
+            hint='another checkpoint of that training',
+        )
+
+
+def _marked(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f'settings of {part}': words for part, words in settings.items()}
+
+
+def _differences(
+    saved: Mapping[str, str], ours: Mapping[str, str], off: Sequence[str]
+) -> list[str]:
+    """A line for each part that differs, what matters first, the first ones only."""
+    parts = [p for p in dict.fromkeys([*saved, *ours]) if saved.get(p) != ours.get(p)]
+    # A term that is not there leaves out its settings, its taps and its adapter.
+    of_terms = [p for p in parts if 'term ' in p or p.startswith('settings')]
+    if of_terms:
+        parts = of_terms + [p for p in parts if p in saved and p in ours]
     lines = []
-    for part in dict.fromkeys([*saved, *ours]):
+    for part in dict.fromkeys(parts):
         theirs, own = saved.get(part, 'none'), ours.get(part, 'none')
-        if theirs != own:
+        if part in off:
+            lines.append(
+                f'  {part} has weight 0, which takes it out of the plan; a small'
+                ' weight (1e-9) keeps it in'
+            )
+        elif part.removeprefix('settings of ') == part or 'none' not in (theirs, own):
+            theirs, own = _where_they_part(theirs, own)
             lines.append(f'  {part}: checkpoint has {theirs}; config has {own}')
-    return lines
+    rest = len(lines) - LINES
+    return lines[:LINES] + ([f'  and {rest} more'] if rest > 0 else [])
+
+
+def _where_they_part(first: str, second: str) -> list[str]:
+    """Both texts, as far as they are needed to see the difference."""
+    same = len(commonprefix([first, second]))
+    start = 0 if max(len(first), len(second)) <= WIDTH else max(same - 20, 0)
+    ends = (text[start : start + WIDTH] for text in (first, second))
+    return [
+        ('...' if start else '') + end + ('...' if len(text) > start + WIDTH else '')
+        for text, end in zip((first, second), ends)
+    ]
 
 
 def _validation_follows(runner: Runner) -> bool:

@@ -31,6 +31,9 @@ class TeacherCacheHook(Hook):
         ConfigError: The pipeline is random.
     """
 
+    # Before TeacherCheckHook measures the teachers, which takes its time.
+    priority = 'ABOVE_NORMAL'
+
     def before_train(self, runner: Runner) -> None:
         """Check the pipeline; estimate."""
         distiller = distiller_of(runner, 'TeacherCacheHook')

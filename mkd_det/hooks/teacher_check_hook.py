@@ -133,10 +133,15 @@ class TeacherCheckHook(Hook):
             )
             return
         start = time.time()
-        metrics, size = self._measure(runner, teacher)
-        key, figure = self._figure(metrics)
         total = len(runner.val_dataloader.dataset)
+        size = min(self.num_images or total, total)
         of = f'{size} of {total}' if size < total else f'all {total}'
+        print_log(
+            f'Measuring teacher {teacher.name} on {of} validation images',
+            logger=runner.logger,
+        )
+        metrics = self._measure(runner, teacher, size)
+        key, figure = self._figure(metrics)
         said = 'no detection at all' if key is None else f'{key} {figure:.4f}'
         print_log(
             f'Teacher {teacher.name} ({type(teacher.model).__name__}): {said} on'
@@ -202,11 +207,10 @@ class TeacherCheckHook(Hook):
                 "type='TeacherCheckHook', threshold=0))",
             )
 
-    def _measure(self, runner: Runner, teacher: Teacher) -> tuple[dict[str, Any], int]:
-        """The teacher's metrics and the number of images."""
+    def _measure(self, runner: Runner, teacher: Teacher, size: int) -> dict[str, Any]:
+        """The teacher's metrics on so many images."""
         dataset = runner.val_dataloader.dataset
         total = len(dataset)
-        size = min(self.num_images or total, total)
         indices = [i * total // size for i in range(size)]
         evaluator = _fresh_evaluator(runner)
         evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
@@ -227,7 +231,7 @@ class TeacherCheckHook(Hook):
                 evaluator.process(data_samples=outputs, data_batch=batch)
         # pycocotools prints its tables.
         with contextlib.redirect_stdout(io.StringIO()):
-            return dict(evaluator.evaluate(size)), size
+            return dict(evaluator.evaluate(size))
 
 
 @contextlib.contextmanager
