@@ -206,8 +206,9 @@ def test_a_stage_leaves_a_folder_of_others_alone(tmp_path: Path) -> None:
 
 def test_a_done_stage_is_not_run_again(tmp_path: Path) -> None:
     done = stage(tmp_path, config='tools/train.py')  # would fail if it ran
-    result = Result('student', 0.25, 0.5, 12.0, 'python tools/train.py')
-    content = {'fingerprint': done.fingerprint, 'result': vars(result)}
+    figures = {'box_map': 0.25, 'box_map_50': 0.5}
+    result = Result('student', figures, 12.0, 'python tools/train.py')
+    content = {'fingerprint': done.fingerprint, 'result': result.entry()}
     (tmp_path / 'done.json').write_text(json.dumps(content))
     done.checkpoint.touch()
     assert run_stage(done, {}, Lines(1)) == result

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
 import pickle
+import resource
 import socket
 import subprocess
 import sys
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def tool(name: str) -> ModuleType:
     """A tool as a module: starting a process for each costs seconds."""
     path = ROOT / 'tools' / f'{name}.py'
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # tools use each other
     spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -318,7 +322,15 @@ def _hostile(path: Path) -> None:
 
 
 BAD_TEACHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    'missing': (lambda path: None, ('CheckpointFileError', 'does not exist')),
+    'missing': (
+        lambda path: None,
+        ('CheckpointFileError', 'teachers.t: ', 'does not exist', "'https://"),
+    ),
+    'folder': (lambda path: path.mkdir(), ('CheckpointFileError', 'is a folder')),
+    'text': (
+        lambda path: path.write_text('no weights'),
+        ('CheckpointFileError', "begins with b'no weights'"),
+    ),
     'truncated': (_truncated, ('CheckpointFileError', 'truncated', 'bytes')),
     'another model': (
         lambda path: tiny.write_checkpoint(tiny.fcos(16, 24), path),
@@ -417,6 +429,144 @@ def test_arguments_that_the_machine_or_config_cannot_follow_are_refused(
     assert not (tmp_path / 'run').exists()
 
 
+BAD_ARGUMENTS: dict[str, tuple[str, list[str], tuple[str, ...]]] = {
+    'no work dir': ('train', ['--work-dir', ''], ('--work-dir is empty',)),
+    'work dir is a file': ('train', ['--work-dir', '{config}'], ('nothing can be',)),
+    'work dir below one': ('train', ['--work-dir', '{config}/a'], ('nothing can be',)),
+    'work dir in proc': ('train', ['--work-dir', '/proc/nope'], ('nothing can be',)),
+    'long work dir': ('train', ['--work-dir', 'x' * 300], ('too long',)),
+    'no resume': ('train', ['--resume', ''], ('--resume is empty',)),
+    'new key': (
+        'train',
+        ['--cfg-options', 'modle.x=2'],
+        ("has no 'modle'", 'available: model'),
+    ),
+    'beyond a list': (
+        'train',
+        ['--cfg-options', 'train_dataloader.dataset.pipeline.9.type=x'],
+        ('fits nothing in the config',),
+    ),
+    'no optimizer': (
+        'train',
+        ['--cfg-options', 'optim_wrapper=None'],
+        ('no `optim_wrapper`',),
+    ),
+    'no test data': (
+        'test',
+        ['{weights}', '--cfg-options', 'test_dataloader=None'],
+        ('no `test_dataloader`', 'test_dataloader = val_dataloader'),
+    ),
+    'test work dir': (
+        'test',
+        ['{weights}', '--work-dir', '{config}'],
+        ('nothing can',),
+    ),
+    'no out': ('test', ['{weights}', '--out', '{folder}.pkl'], ('a folder',)),
+    'out is read': ('test', ['{weights}', '--out', '{weights}'], ('would destroy',)),
+    'out below a file': ('test', ['{weights}', '--out', '{config}/a.pkl'], ('--out',)),
+    'show-dir': ('test', ['{weights}', '--show-dir', '{config}'], ('--show-dir',)),
+    'export onto itself': (
+        'export_student',
+        ['{checkpoint}', '{checkpoint}'],
+        ('would destroy',),
+    ),
+    'device': ('benchmark_step', ['--device', 'foo'], ('--device', "'foo'")),
+    'json': ('benchmark_step', ['--json', '{folder}.pkl'], ('--json', 'a folder')),
+}
+
+
+@pytest.mark.parametrize('case', BAD_ARGUMENTS)
+def test_arguments_that_would_lose_or_destroy_something_are_refused(
+    case: str, write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    name, given, words = BAD_ARGUMENTS[case]
+    config = write(distiller(None))
+    weights = tmp_path / 'weights.pkl'
+    weights.write_bytes(b'weights')
+    checkpoint = weights.rename(tmp_path / 'w.pth') if name[0] == 'e' else weights
+    (tmp_path / 'folder.pkl').mkdir()
+    places = dict(config=config, weights=weights, checkpoint=checkpoint)
+    argv = [text.format(**places, folder=tmp_path / 'folder') for text in given]
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()}
+    fails(capsys, name, [config, *argv], 'ConfigError', *words)
+    assert before == {
+        path: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()
+    }
+
+
+def test_windows_need_a_screen(
+    write: Any, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    config = write(distiller(None))
+    fails(capsys, 'test', [config, 'x.pth', '--show'], 'no screen', '--show-dir')
+
+
+def test_new_keys_below_known_ones_stay_allowed(write: Any) -> None:
+    from mkd_det.cli import load_config
+
+    config = write(distiller(None))
+    options = {'train_dataloader.timeout': 3, 'randomness.seed': 1, 'tta_model': {}}
+    cfg = load_config(config, options)
+    assert cfg.train_dataloader.timeout == 3 and cfg.randomness.seed == 1
+
+
+def test_a_full_disk_is_a_typed_error_whoever_notices_it(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    from mkd_det.cli import main_guard
+
+    def full(argv: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'some.log')
+
+    def broken(argv: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert main_guard(full)([]) == 2
+    message = capsys.readouterr().err
+    assert 'some.log could not be written: No space left' in message
+    with pytest.raises(OSError):
+        main_guard(broken)([])
+
+
+def test_export_onto_a_full_disk_leaves_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [str(trained / 'config.py'), str(trained / 'run/epoch_1.pth')]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        fails(capsys, 'export_student', [*argv, str(tmp_path / 'out')], 'written')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['train', 'test', 'export_student'])
+def test_weights_that_are_not_finite_are_refused(
+    name: str, write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tiny.write_checkpoint(student(), tmp_path / 'nan.pth')
+    content = torch.load(path)
+    content['state_dict']['backbone.conv1.weight'][0] = float('nan')
+    torch.save(content, path)
+    argv = {
+        'train': ['--cfg-options', f'load_from={path}'],
+        'test': [str(path), '--work-dir', str(tmp_path / 'run')],
+        'export_student': [str(path), str(tmp_path / 'out')],
+    }
+    argv['train'] += ['train_cfg.max_epochs=0']
+    words = ('CheckpointKeysError', 'backbone.conv1.weight is not finite')
+    fails(capsys, name, [write(student()), *argv[name]], *words)
+
+
+def test_load_from_must_be_a_path(write: Any, capsys: pytest.CaptureFixture) -> None:
+    config = write(student())
+    fails(capsys, 'train', [config, '--cfg-options', 'load_from=3'], 'load_from must')
+
+
 def test_debug_shows_the_traceback(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mkd_det.errors import TapNotFoundError
 
@@ -441,7 +591,30 @@ def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -
     assert done.returncode == 2
     assert 'ConfigError: there is no such config file' in done.stderr
     assert 'Traceback' not in done.stderr
+    # What mmdet says of itself, on each run the same.
+    assert 'OneDL' not in done.stdout and 'Warning' not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+TOOLS = [
+    'benchmark_step',
+    'demo',
+    'export_student',
+    'inspect_model',
+    'plan',
+    'test',
+    'train',
+]
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_python_without_the_packages_is_told_in_one_line(name: str) -> None:
+    # -S: nothing that is installed.
+    command = [sys.executable, '-S', '-E', str(ROOT / f'tools/{name}.py'), 'config.py']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert 'has no torch' in line and '. .venv/bin/activate' in line
 
 
 @pytest.mark.parametrize(
@@ -449,7 +622,9 @@ def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -
     [
         ('model = dict(type=', 'SyntaxError'),
         ('model = nothing', 'NameError'),
-        ("_base_ = ['absent.py']", 'cannot be read'),
+        ("_base_ = ['absent.py']", 'relative to the folder of the config'),
+        ("custom_imports = dict(imports=['no_module'])", 'PYTHONPATH=. python'),
+        ("_base_ = ['a.py', 'b.py']", 'one base only with these keys'),
         ('optim_wrapper = dict()', 'no `model`'),
         ("model = dict(type='Distiler')", 'Distiler'),
     ],
@@ -457,6 +632,8 @@ def test_a_tool_as_a_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -
 def test_a_config_that_is_broken_is_told(
     text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    for name in 'ab':
+        (tmp_path / f'{name}.py').write_text('x = 1')
     (tmp_path / 'broken.py').write_text(text)
     fails(capsys, 'plan', [str(tmp_path / 'broken.py')], 'ConfigError', words)
 
@@ -753,7 +930,6 @@ def test_a_launcher_works_without_a_gpu(
 def test_measured_speeds_become_table_and_figure(
     write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     measure = tool('measure_speed')
     for options in measure.CASES.values():
         assert Path(options[0]).is_file()
@@ -770,32 +946,53 @@ def test_measured_speeds_become_table_and_figure(
     assert (out / 'speed.png').stat().st_size > 1000
 
 
-# -- measure_bccd -------------------------------------------------------------
+# -- measure_bccd, measure_cifar10 ----------------------------------------------
 
 
-def test_measured_runs_have_all_fields_and_become_table_and_figure(
-    tmp_path: Path,
-) -> None:
+def test_every_row_is_planned_with_every_seed(tmp_path: Path) -> None:
     measure = tool('measure_bccd')
-    args = measure.parse_args(['--seeds', '0', '1', '--out', str(tmp_path)])
-    stages = measure.plan_stages(args)
-    assert [row for row, _, _ in stages] == ['teacher', *measure.ROWS, *measure.ROWS]
+    rows = list(measure.ROWS)
+    parser = measure.measuring.parser('', rows, 'work_dirs/bccd')
+    stages = measure.plan_stages(parser.parse_args(['--seeds', '0', '1']))
+    assert [row for row, _, _ in stages] == ['teacher', *rows, *rows]
     for _, _, stage in stages:
         assert Path(stage.config).is_file()
     assert 'model.teachers.t.checkpoint' not in stages[1][2].options
     taught = stages[2][2].options['model.teachers.t.checkpoint']
     assert taught == str(stages[0][2].checkpoint)
+    assert measure.parameters('teacher') > 10 * measure.parameters('full M-KD') > 0
+
+
+def test_every_row_of_classifiers_is_a_config_that_its_options_fit(
+    tmp_path: Path,
+) -> None:
+    measure = tool('measure_cifar10')
+    for depth in (56, 44, 32):
+        (tmp_path / f'resnet{depth}-cifar10jpeg.pth').touch()
+    args = measure.parse_args(['--weights', str(tmp_path), '--seeds', '7'])
+    for row, seed, stage in measure.plan_stages(args):
+        cfg = Config.fromfile(stage.config)
+        named = set(cfg.model.get('teachers', ()))
+        given = {key.split('.')[2] for key in stage.options if 'teachers' in key}
+        assert given == {n for n in named if 'cfg' in cfg.model.teachers[n]}, row
+        for key in stage.options:
+            if key.endswith('.checkpoint'):
+                assert Path(stage.options[key]).is_file()
+        assert (seed, stage.options['randomness.seed']) == (7, '7')
+        assert stage.total == 15 * 79
+    assert measure.main(['--weights', str(tmp_path / 'none')]) == 2
+
+
+def test_measured_runs_become_json_table_and_figure(tmp_path: Path) -> None:
+    measure = tool('measure_bccd')
 
     def run(row: str, seed: int, value: float) -> dict[str, Any]:
-        result = measure.Result('x', value, 2 * value, 60.0, 'python tools/train.py')
-        return measure.as_run(row, seed, result)
+        figures = dict(box_map=value, box_map_50=2 * value)
+        return dict(name=row, seed=seed, params=1, seconds=60.0, command='', **figures)
 
     runs = [run('teacher', 0, 0.4), run('full M-KD', 0, 0.1), run('full M-KD', 1, 0.3)]
-    measure.write(args, runs)
-    saved = json.loads((tmp_path / 'bccd.json').read_text())
-    fields = {'name', 'seed', 'box_map', 'box_map_50', 'seconds', 'params', 'command'}
-    assert all(set(entry) == fields for entry in saved)
-    assert saved[0]['params'] > 10 * saved[1]['params'] > 0
+    measure.measuring.write_report(measure.REPORT, 'python', tmp_path, runs)
+    assert json.loads((tmp_path / 'bccd.json').read_text()) == runs
     table = (tmp_path / 'bccd.md').read_text()
     assert '| full M-KD | 0.200 ± 0.141 | 0.400 | 0.100, 0.300 | 60 |' in table
     assert (tmp_path / 'bccd.png').stat().st_size > 1000

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import _environment  # noqa: F401
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.table import Table
@@ -35,6 +36,7 @@ from mkd_det.demo.files import write_json
 from mkd_det.demo.history import read_history
 from mkd_det.demo.progress import Display, display
 from mkd_det.demo.stages import ROOT, Result, Stage, StageError, run_stage
+from mkd_det.places import check_folder
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',
@@ -158,6 +160,7 @@ def alone(work_dir: Path) -> Iterator[None]:
     Raises:
         StageError: There is one already.
     """
+    check_folder(work_dir, '--work-dir')
     work_dir.mkdir(parents=True, exist_ok=True)
     with open(work_dir / '.lock', 'w') as lock:
         try:
@@ -244,7 +247,7 @@ def _parameters(model: Any) -> int:
 
 def summary(rows: Sequence[report.Row]) -> str:
     """What the table says, in a sentence."""
-    maps = {row.result.name: row.result.box_map for row in rows}
+    maps = {row.result.name: row.result.figures['box_map'] for row in rows}
     gain = 100 * (maps['mkd'] - maps['student'])
     gap = 100 * (maps['teacher'] - maps['student'])
     more = 'more' if gain >= 0 else 'less'
@@ -259,7 +262,7 @@ def write_results(
     path: Path, rows: Sequence[report.Row], size: Size, seed: int
 ) -> None:
     """All numbers, one entry a run."""
-    runs = [{**asdict(row.result), 'seed': seed, 'params': row.params} for row in rows]
+    runs = [{**row.result.entry(), 'seed': seed, 'params': row.params} for row in rows]
     write_json(path, {'data': asdict(size), 'runs': runs})
 
 

@@ -11,21 +11,16 @@ where BCCD_ROOT says.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-from mmengine.logging import MMLogger
+import measuring
 
-from mkd_det.cli import build_model, load_config, main_guard
-from mkd_det.demo.files import write_json
-from mkd_det.demo.progress import display
-from mkd_det.demo.stages import ROOT, Result, Stage, run_stage
+from mkd_det.cli import main_guard
+from mkd_det.demo.stages import Stage
 
 TEACHER = 'configs/bccd/gfl_r18-w64_bccd.py'
 STUDENT = 'configs/bccd/gfl_r18-w16_bccd.py'
@@ -39,26 +34,24 @@ ROWS = {
     'full M-KD': 'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
 }
 EPOCHS, ITERATIONS = 16, 16 * 26
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What to run, and where."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--rows', nargs='+', default=list(ROWS), choices=list(ROWS))
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/bccd'))
-    parser.add_argument('--out', type=Path, default=Path('docs/results'))
-    parser.add_argument('--debug', action='store_true', help='show tracebacks')
-    return parser.parse_args(argv)
+REPORT = measuring.Report(
+    stem='bccd',
+    note='The guidance layers bring a term on features with them, which needs them. The'
+    ' weights were chosen on the same test split, with seed 0.',
+    figures=(
+        measuring.Figure('box_map', 'box mAP'),
+        measuring.Figure('box_map_50', 'mAP50'),
+    ),
+    axis='box mAP on the test split of BCCD',
+    teachers=['teacher'],
+)
 
 
 def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
     """(row, seed, training) of the teacher and then of every row and seed."""
 
     def stage(row: str, config: str, seed: int, **options: Any) -> Stage:
-        name = f'{row.replace(",", "").replace(" ", "_")}-{seed}'
+        name = measuring.folder_name(row, seed)
         return Stage(
             name=name,
             title=f'{row}, seed {seed}',
@@ -79,86 +72,25 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
     return stages
 
 
-def as_run(row: str, seed: int, result: Result) -> dict[str, Any]:
-    """An entry of bccd.json."""
-    config = TEACHER if row == 'teacher' else STUDENT
-    model = build_model(load_config(str(ROOT / config)))
-    params = sum(parameter.numel() for parameter in model.parameters())
-    return {**asdict(result), 'name': row, 'seed': seed, 'params': params}
-
-
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Mean and spread of every row, in markdown."""
-    lines = [
-        '| | box mAP | mAP50 | each seed | seconds |',
-        '|---|---|---|---|---|',
-    ]
-    for row in dict.fromkeys(run['name'] for run in runs):
-        own = [run for run in runs if run['name'] == row]
-        maps = [run['box_map'] for run in own]
-        maps50 = statistics.mean(run['box_map_50'] for run in own)
-        seconds = statistics.mean(run['seconds'] for run in own)
-        spread = f' ± {statistics.stdev(maps):.3f}' if len(maps) > 1 else ''
-        each = ', '.join(f'{value:.3f}' for value in maps)
-        lines.append(
-            f'| {row} | {statistics.mean(maps):.3f}{spread} | {maps50:.3f} '
-            f'| {each} | {seconds:.0f} |'
-        )
-    return '\n'.join(lines)
-
-
-def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Every run as a dot, every mean as a line, the teacher across."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout='constrained')
-    rows = [r for r in dict.fromkeys(run['name'] for run in runs) if r != 'teacher']
-    for place, row in enumerate(rows):
-        maps = [run['box_map'] for run in runs if run['name'] == row]
-        axes.plot(maps, [place] * len(maps), 'o', color='C0', alpha=0.6)
-        axes.plot([statistics.mean(maps)], [place], '|', color='C3', ms=22, mew=2.5)
-    for run in runs:
-        if run['name'] == 'teacher':
-            axes.axvline(run['box_map'], color='0.5', ls='--', label='teacher')
-            axes.legend(loc='lower right')
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.set_xlabel('box mAP on the test split of BCCD')
-    axes.grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def write(args: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
-    """Raw json, table and figure of all that is there so far."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / 'bccd.json', runs)
-    seeds = ' '.join(map(str, args.seeds))
-    (args.out / 'bccd.md').write_text(
-        f'    python tools/measure_bccd.py --seeds {seeds}\n\n'
-        f'Mean ± standard deviation over the seeds. Raw numbers, and the command of'
-        f' every run: [bccd.json](bccd.json). The guidance layers bring a term on'
-        f' features with them, which needs them. The weights were chosen on the same'
-        f' test split, with seed 0.\n\n{table(runs)}\n\n'
-        '![box mAP of every run](bccd.png)\n'
-    )
-    draw(runs, args.out / 'bccd.png')
+@functools.cache
+def parameters(row: str) -> int:
+    """Of the model of a row."""
+    return measuring.count_parameters(TEACHER if row == 'teacher' else STUDENT)
 
 
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing; write after every run."""
-    args = parse_args(argv)
-    MMLogger.get_current_instance().setLevel('WARNING')
-    stages = plan_stages(args)
-    runs: list[dict[str, Any]] = []
-    with display(len(stages)) as show:
-        for row, seed, stage in stages:
-            runs.append(as_run(row, seed, run_stage(stage, {}, show)))
-            write(args, runs)
+    args = measuring.parser(__doc__, list(ROWS), 'work_dirs/bccd').parse_args(argv)
+    seeds = ' '.join(map(str, args.seeds))
+    command = f'python tools/measure_bccd.py --seeds {seeds}'
+    runs = measuring.measure(
+        plan_stages(args),
+        parameters,
+        functools.partial(measuring.write_report, REPORT, command, args.out),
+    )
     print(json.dumps(runs[-1], indent=1))
-    print(table(runs))
+    print(measuring.table(runs, REPORT.figures))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains a student with its teachers, or any plain mmdet model.
+"""Trains a student with its teachers, or any plain model.
 
     python tools/train.py configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py
 
@@ -11,32 +11,32 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import _environment  # noqa: F401
 
 from mkd_det.cli import (
     add_launcher,
     build_model,
     check_amp,
+    check_optim_wrapper,
     config_parser,
     join_processes,
     load_config,
     main_guard,
     set_work_dir,
 )
-from mkd_det.errors import (
-    CheckpointFileError,
-    CheckpointKeysError,
-    ConfigError,
-    ResumeError,
-)
+from mkd_det.errors import CheckpointKeysError, ConfigError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
     from mkd_det.distiller import Distiller
+
+# Names of the classes, where they are known, by split.
+Classes = Mapping[str, tuple[str, ...] | None]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,6 +70,7 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ConfigError: An argument needs what the config or machine lacks.
     """
+    check_optim_wrapper(cfg)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.config, args.work_dir)
     if args.amp:
@@ -86,6 +87,12 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
+        if not args.resume.strip():
+            raise ConfigError(
+                '--resume is empty',
+                expected='a checkpoint; or --resume alone, for the latest one',
+                actual=repr(args.resume),
+            )
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_amp(cfg)
@@ -97,118 +104,157 @@ def check_before_start(cfg: Config) -> None:
     Builds the model once for its plan and files, and lets it go: the runner
     builds its own, after it has set the seed.
     """
-    from mkd_det.data import check_data
+    from mkd_det.data import check_data, check_loaders
+    from mkd_det.data.check import classes_of
     from mkd_det.distiller import Distiller
+    from mkd_det.places import check_folder
+    from mkd_det.resuming import check_resume
 
+    check_folder(cfg.work_dir, '--work-dir')
     check_data(cfg)
     model = build_model(cfg)
+    classes = {split: classes_of(cfg, split) for split in ('train', 'val')}
+    check_count(classes, model.student if isinstance(model, Distiller) else model)
     if isinstance(model, Distiller):
         model.teachers.load()
-        check_classes(cfg, model)
+        check_classes(cfg, classes, model)
+    check_optimizer(cfg, model)
+    check_loaders(cfg)
     if cfg.get('resume'):
-        check_resume(model, resume_path(cfg))
+        check_resume(cfg, model)
     elif cfg.get('load_from'):
         check_start(model, cfg.load_from)
+    check_pretrained(model)
 
 
-def check_classes(cfg: Config, model: Distiller) -> None:
+def check_count(classes: Classes, student: nn.Module) -> None:
+    """Raise unless the student tells as many classes apart as the data has.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    from mkd_det.runtime import class_count
+
+    own = class_count(student)
+    for split, names in classes.items():
+        if own is not None and names and own != len(names):
+            raise ConfigError(
+                f'the student tells {own} classes apart, the {split} data has'
+                f' {len(names)}',
+                expected=f'num_classes={len(names)}',
+                actual=f'num_classes={own}',
+                hint='num_classes of the student, and the classes of the data, as they'
+                ' belong together',
+            )
+
+
+def check_classes(cfg: Config, classes: Classes, model: Distiller) -> None:
     """Raise unless the teachers were trained on the classes of the data."""
-    from mkd_det.data.check import classes_of
-
     hooks = [*cfg.get('default_hooks', {}).values(), *(cfg.get('custom_hooks') or [])]
     if any(isinstance(h, dict) and h.get('check_classes') is False for h in hooks):
         return
-    classes = classes_of(cfg)
-    for name, teacher in model.teachers.items():
-        if classes and name in model.plan.taps:
-            teacher.check_classes(classes)
+    # Its chance is looked at on the validation data, which may have others.
+    for names in classes.values():
+        for name, teacher in model.teachers.items():
+            if names and name in model.plan.taps:
+                teacher.check_classes(names)
 
 
-def check_start(model: nn.Module, path: str) -> None:
+def check_optimizer(cfg: Config, model: nn.Module) -> None:
+    """Raise ConfigError unless the optimizer can be built for the model."""
+    import logging
+
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import OPTIMIZERS
+
+    from mkd_det.errors import building, nearest
+
+    if not {'optimizer', 'constructor'} & set(cfg.optim_wrapper):
+        return  # several of them, by name
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ConfigError(
+            f'there is no optimizer {kind!r}',
+            available=nearest(kind, OPTIMIZERS.module_dict),
+        )
+    logging.disable(logging.INFO)  # a line for each parameter, as once more later
+    try:
+        with building('optim_wrapper'):
+            build_optim_wrapper(model, cfg.optim_wrapper)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Raise unless the weights that parts of the model start from are there and fit.
+
+    mmengine looks for the files after all else, and loads of them what fits. The model
+    of a distiller is left without its branches, as when weights are initialised.
+
+    Raises:
+        CheckpointError: A file of an `init_cfg` is missing, or of another model.
+    """
+    from mkd_det.distiller import Distiller
+
+    if isinstance(model, Distiller):
+        for branch in model.branches.values():
+            branch.detach()
+        model = model.student
+    for path, module in model.named_modules():
+        cfgs = getattr(module, 'init_cfg', None) or []
+        for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
+            if cfg.get('type') == 'Pretrained':
+                what = f'init_cfg of {path or "the model"}'
+                check_start(module, cfg['checkpoint'], what, cfg.get('prefix') or '')
+
+
+def check_start(
+    model: nn.Module, path: str, what: str = 'load_from', prefix: str = ''
+) -> None:
     """Raise unless the weights to start from are those of a model like this one.
 
     As with mmdet, a part may differ (a head for other classes): it is named. But what
     fits must be more than half of the model.
 
+    Args:
+        model: The model, or a part of it.
+        path: The checkpoint.
+        what: What names it in the config, for messages.
+        prefix: Of the keys that are for this part.
+
     Raises:
         CheckpointKeysError: Little or nothing of the checkpoint fits.
     """
-    from mkd_det.checkpoint import read_checkpoint, weights_of
+    from mkd_det.checkpoint import check_numbers, read_checkpoint, weights_of
 
+    if not isinstance(path, str):
+        raise ConfigError(
+            f'{what} must be a path or an address',
+            actual=repr(path),
+            expected='a string',
+        )
     if '://' in path:
         return  # downloaded by mmengine, under names of its own
     weights = weights_of(read_checkpoint(path), path)
-    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        weights = {k: v for k, v in weights.items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix or 'module.'): v for k, v in weights.items()}
     own = model.state_dict()
+    check_numbers(weights, own, f'{what}: checkpoint {path}')
     rest = [
         k for k, v in own.items() if k not in weights or weights[k].shape != v.shape
     ]
     if 2 * len(rest) > len(own):
         raise CheckpointKeysError(
-            f'load_from: checkpoint {path} is of another model: {len(rest)} of'
-            f' {len(own)} tensors of the student are not in it',
-            expected=', '.join(rest[:4]),
+            f'{what}: checkpoint {path} is of another model: {len(rest)} of {len(own)}'
+            ' tensors are not in it, or of another shape',
+            expected=', '.join(prefix + key for key in rest[:4]),
             actual=', '.join([k for k in weights if k not in own][:4]) or None,
-            hint='a checkpoint of the student, or no `load_from`',
+            hint=f'a checkpoint of this model, or no {what}',
         )
     if rest:
-        print(f'load_from: starts anew, not from {path}: ' + ', '.join(rest))
-
-
-def resume_path(cfg: Config) -> str | None:
-    """The checkpoint to go on from; None for a fresh start.
-
-    Raises:
-        ResumeError: The work dir names a checkpoint that is gone.
-    """
-    if cfg.get('load_from'):
-        return cfg.load_from
-    note = Path(cfg.work_dir, 'last_checkpoint')
-    if not note.is_file():
-        return None
-    path = note.read_text().strip()
-    if '://' not in path and not Path(path).is_file():
-        raise ResumeError(
-            f'{note} names a checkpoint that is gone',
-            actual=path,
-            available=[str(p) for p in sorted(Path(cfg.work_dir).glob('*.pth'))],
-            hint='--resume with one of these',
-        )
-    return path
-
-
-def check_resume(model: nn.Module, path: str | None) -> None:
-    """Raise ResumeError unless `model` can go on from the checkpoint."""
-    from mkd_det.checkpoint import read_checkpoint
-    from mkd_det.distiller import Distiller
-    from mkd_det.hooks.resume_state_hook import check_resumable
-
-    if path is None:
-        return
-    try:
-        content = read_checkpoint(path)
-    except CheckpointFileError as error:
-        raise ResumeError(
-            error.message,
-            expected=error.expected,
-            actual=error.actual,
-            available=error.available,
-        ) from error
-    if isinstance(model, Distiller):
-        check_resumable(content, model.plan.describe())
-    elif 'optimizer' not in content:
-        raise ResumeError(
-            f'checkpoint {path} holds weights, but no state to go on from',
-            expected='an optimizer, as in epoch_*.pth',
-            hint=f"load_from='{path}' without resume: start from its weights",
-        )
-    try:
-        model.load_state_dict(content['state_dict'], strict=True)
-    except RuntimeError as error:
-        raise ResumeError(
-            f'checkpoint {path} is of another model than the config describes',
-            actual=str(error).splitlines()[1].strip(),
-        ) from error
+        print(f'{what}: starts anew, not from {path}: ' + ', '.join(rest))
 
 
 @main_guard
@@ -222,13 +268,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mkd_det.hooks.safe_checkpoint_hook import save_safely
+    from mkd_det.quiet import quiet_warnings
     from mkd_det.runtime import prepare
 
+    quiet_warnings()
     setup_cache_size_limit_of_dynamo()
     cfg = prepare(cfg)
     check_before_start(cfg)
     join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    save_safely(runner)
     runner.train()
 
 

@@ -60,6 +60,6 @@ def _add(history: History, entry: dict) -> None:
             history.iters_per_epoch, step / max(entry.get('epoch', 1), 1)
         )
     elif 'lr' not in entry and 'data_time' in entry:
+        found = {k: max(float(v), 0.0) for k, v in entry.items() if '/' in k}
         # Without a single detection CocoMetric says nothing: that is zero.
-        known = {key: entry.get(key, 0.0) for key in (MAP, MAP50)}
-        history.metrics[step] = {k: max(float(v), 0.0) for k, v in known.items()}
+        history.metrics[step] = found or {MAP: 0.0, MAP50: 0.0}

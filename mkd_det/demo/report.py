@@ -48,8 +48,8 @@ class Row:
         return (
             self.title,
             f'{self.params / 1e6:.2f} M',
-            f'{self.result.box_map:.3f}',
-            f'{self.result.box_map_50:.3f}',
+            f'{self.result.figures["box_map"]:.3f}',
+            f'{self.result.figures["box_map_50"]:.3f}',
             f'{self.result.seconds:.0f}',
         )
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ LOG = 'train.log'
 STATE = 'stage.json'
 # Once it is done: the same, with its result.
 DONE = 'done.json'
+
+DETECTION = {'box_map': MAP, 'box_map_50': MAP50}
 
 # Linux kills the child when its parent dies, whatever the parent died of; a
 # training left behind would write into the folder that the next start resumes.
@@ -56,6 +58,7 @@ class Stage:
         total: How many iterations that makes.
         options: For `--cfg-options`.
         after: Fingerprints of what it builds on: the data, an earlier stage.
+        figures: What counts: name in the results, and in the log.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Stage:
     total: int
     options: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    figures: Mapping[str, str] = field(default_factory=lambda: DETECTION)
 
     @property
     def checkpoint(self) -> Path:
@@ -98,17 +102,30 @@ class Result:
 
     Args:
         name: The stage's.
-        box_map: Box mAP on the validation images, last epoch.
-        box_map_50: At an overlap of one half.
+        figures: By name, on the validation images, last epoch.
         seconds: That it took, over all its starts, evaluation included.
         command: That was run.
     """
 
     name: str
-    box_map: float
-    box_map_50: float
+    figures: dict[str, float]
     seconds: float
     command: str
+
+    def entry(self) -> dict[str, Any]:
+        """As it stands in a json file."""
+        rest = {'seconds': self.seconds, 'command': self.command}
+        return {'name': self.name, **self.figures, **rest}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], stage: Stage) -> Result:
+        """The reverse."""
+        figures = {name: entry[name] for name in stage.figures}
+        return cls(entry['name'], figures, entry['seconds'], entry['command'])
+
+    def __str__(self) -> str:
+        name, value = next(iter(self.figures.items()))
+        return f'{name} {value:.3f}'
 
 
 def run_stage(stage: Stage, environment: Mapping[str, str], show: Display) -> Result:
@@ -126,8 +143,8 @@ def run_stage(stage: Stage, environment: Mapping[str, str], show: Display) -> Re
     fingerprint = stage.fingerprint
     done = read_json(stage.folder / DONE)
     if done and done['fingerprint'] == fingerprint and stage.checkpoint.is_file():
-        result = Result(**done['result'])
-        show.finish(f'done before (mAP {result.box_map:.3f})')
+        result = Result.of(done['result'], stage)
+        show.finish(f'done before ({result})')
         return result
     state = _open_folder(stage, fingerprint, show)
     seconds = _train(stage, state, environment, show)
@@ -136,15 +153,14 @@ def run_stage(stage: Stage, environment: Mapping[str, str], show: Display) -> Re
         raise _failed(stage, 'ended without a result')
     result = Result(
         name=stage.name,
-        box_map=metrics[MAP],
-        box_map_50=metrics[MAP50],
+        figures={name: metrics[key] for name, key in stage.figures.items()},
         seconds=round(seconds, 1),
         command=_shown(stage, environment),
     )
     write_json(
-        stage.folder / DONE, {'fingerprint': fingerprint, 'result': asdict(result)}
+        stage.folder / DONE, {'fingerprint': fingerprint, 'result': result.entry()}
     )
-    show.finish(f'mAP {result.box_map:.3f}, {result.seconds:.0f} s')
+    show.finish(f'{result}, {result.seconds:.0f} s')
     return result
 
 
