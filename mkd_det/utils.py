@@ -15,9 +15,9 @@ SCOPE = 'mkd_det'
 def join_mmengine() -> None:
     """Make 'mkd_det::...' a config name and 'mkd_det' a scope. Idempotent.
 
-    What a config takes from a `mkd_det::` base is built in our scope. We have no
-    models or data sets of our own that mmdet lacks: each of our registries is a
-    child of mmdet's and finds in there what it does not hold itself.
+    What a config takes from a `mkd_det::` base is built in our scope. Each registry
+    of that scope is a child of mmdet's and finds there what mmdet has, and what we
+    put into mmengine's own registries: `Distiller`, classifiers and their data.
     """
     if SCOPE in MODULE2PACKAGE:
         return

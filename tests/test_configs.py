@@ -17,6 +17,7 @@ from mmengine.hub import get_config, get_model
 from mmengine.registry import MODELS
 
 import tiny
+import tiny_images
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
@@ -24,13 +25,28 @@ CONFIGS = sorted(
     for file in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in file.relative_to(ROOT).parts
 )
+CLASSIFIERS = [file for file in CONFIGS if file.parent.name == 'classification']
 PAIRS = [file for file in CONFIGS if '_mkd_' in file.name]
+# What else teaches: the type of a term or adapter, by the word in the name.
+METHODS = {
+    'kd': 'SoftOutputKD',
+    'aggregation': 'LossAggregation',
+    'dlkd': 'DLKD',
+    'fa': 'NonLinearAlign',
+}
+# 'aggregation-focal' is a kind of aggregation.
+TAUGHT = [
+    file
+    for file in CLASSIFIERS
+    if {word.split('-')[0] for word in file.stem.split('_')} & set(METHODS)
+]
 # Parts of the BCCD pair's config, to measure what each does.
 ABLATION = [file for file in CONFIGS if file.parent.name == 'ablation']
-DISTILL = PAIRS + ABLATION
+DISTILL = PAIRS + TAUGHT + ABLATION
 DETECTORS = {'gfl': 'GFL', 'retinanet': 'RetinaNet', 'fcos': 'FCOS', 'atss': 'ATSS'}
-# r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64.
-BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?$')
+# r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64; where it
+# starts from a classifier, that one's data.
+BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?(?:-cifar)?$')
 
 
 # Terms, and whether there are adapters and branches.
@@ -38,6 +54,8 @@ PARTS = {
     'soft': ({'loss_soft'}, False, False),
     'relation': ({'loss_relation'}, False, False),
     'attention': ({'loss_attention'}, False, False),
+    'aggregated_soft': ({'loss_aggregation'}, False, False),
+    'aggregated_labels': ({'loss_aggregation'}, False, False),
     'two_teachers': ({'loss_soft', 'loss_soft_a'}, False, False),
     'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
     'guided': (
@@ -75,10 +93,10 @@ def read(file: Path) -> Config:
     return cfg
 
 
-def teacher_model(cfg: Config) -> Config:
-    """Config of the model of the only teacher."""
-    (teacher,) = cfg.model.teachers.values()
-    return get_config(teacher.cfg).model
+def teacher_models(cfg: Config) -> list[Config]:
+    """Configs of the models of the teachers, pruned copies left out."""
+    own = [t for t in cfg.model.teachers.values() if 'cfg' in t]
+    return [get_config(teacher.cfg).model for teacher in own]
 
 
 def backbones(file: Path) -> list[tuple[int, int]]:
@@ -102,7 +120,10 @@ def test_config_builds_and_runs_one_step(file: Path) -> None:
     model_cfg = read(file).model
     student = model_cfg.get('student', model_cfg)
     model = MODELS.build(model_cfg).train()
-    batch = tiny.batch(num_classes=student.bbox_head.num_classes)
+    if file in CLASSIFIERS:
+        batch = tiny_images.batch(side=32)
+    else:
+        batch = tiny.batch(num_classes=student.bbox_head.num_classes)
     losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
     total, log = model.parse_losses(losses)
     total.backward()
@@ -129,12 +150,47 @@ def test_name_of_a_part_matches_its_contents(file: Path) -> None:
     assert (bool(model.adapters), bool(model.branches)) == (adapters, branches)
 
 
-@pytest.mark.parametrize('file', sorted(set(CONFIGS) - set(ABLATION)), ids=named)
+def called(classifier: dict[str, Any]) -> str:
+    """What a classifier is to be called in a config's name."""
+    backbone = classifier['backbone']
+    if backbone['type'] == 'TorchvisionBackbone':
+        return backbone['name'].replace('_', '').removesuffix('small')
+    width = f'-w{backbone["base_channels"]}' if backbone['type'] == 'ResNet' else ''
+    return f'resnet{backbone["depth"]}{width}'
+
+
+@pytest.mark.parametrize('file', CLASSIFIERS, ids=named)
+def test_name_of_a_classifier_matches_its_contents(file: Path) -> None:
+    cfg = read(file)
+    *models, data = file.stem.split('_')
+    if file in TAUGHT:
+        teachers, method, student = models
+        known = '-'.join(called(model) for model in teacher_models(cfg))
+        assert teachers == known.replace('-resnet', '-')
+        assert student == called(cfg.model.student)
+        parts = [*cfg.model.terms.values(), *cfg.model.get('adapters', {}).values()]
+        assert METHODS[method.split('-')[0]] in {part.type for part in parts}
+    else:
+        assert [models[0].removesuffix('-aggregation')] == [called(cfg.model)]
+    dataset = cfg.train_dataloader.dataset
+    classes = {'cifar10': 10, 'cifar100': 100, 'imagenet': 1000}[data]
+    assert cfg.model.get('student', cfg.model).num_classes == classes
+    assert len(dataset.get('classes', range(classes))) == classes
+    assert data in dataset.root
+    # As built without the data itself: every transform is torchvision's.
+    for split in ('train', 'val', 'test'):
+        assert cfg[f'{split}_dataloader'].dataset.type == 'TorchvisionDataset'
+    assert METRICS.get(cfg.val_evaluator.type).__name__ == 'ClassAccuracy'
+
+
+@pytest.mark.parametrize(
+    'file', sorted(set(CONFIGS) - set(ABLATION) - set(CLASSIFIERS)), ids=named
+)
 def test_name_matches_contents(file: Path) -> None:
     cfg = read(file)
     detector = DETECTORS[file.stem.split('_')[0]]
     if '_mkd_' in file.name:
-        teacher, student = teacher_model(cfg), cfg.model.student
+        (teacher,), student = teacher_models(cfg), cfg.model.student
         assert backbones(file) == [backbone(teacher), backbone(student)]
         assert [teacher.type, student.type] == [detector, detector]
         assert teacher.bbox_head.num_classes == student.bbox_head.num_classes
@@ -144,7 +200,7 @@ def test_name_matches_contents(file: Path) -> None:
         assert cfg.model.type == detector
 
 
-@pytest.mark.parametrize('file', CONFIGS, ids=named)
+@pytest.mark.parametrize('file', sorted(set(CONFIGS) - set(CLASSIFIERS)), ids=named)
 def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
     cfg = read(file)
     evaluators = cfg.val_evaluator
@@ -164,19 +220,20 @@ def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
     assert student.bbox_head.num_classes == len(names) == classes
 
 
-@pytest.mark.parametrize('file', PAIRS, ids=named)
+@pytest.mark.parametrize('file', PAIRS + TAUGHT, ids=named)
 def test_comment_says_what_to_download(file: Path) -> None:
     """The teacher's file is named with where it comes from: an address that
     ends in its name, or the config that trains it."""
     text = file.read_text(encoding='utf-8')
     docstring = text.split('"""')[1]
-    (teacher,) = parsed(file).model.teachers.values()
-    weights = Path(teacher.checkpoint)
-    own = teacher.cfg.startswith('mkd_det::')
-    if own:
-        assert 'train' in docstring
-    else:
-        assert re.search(rf'https://\S+/{re.escape(weights.name)}\s', docstring)
+    for teacher in parsed(file).model.teachers.values():
+        if 'cfg' not in teacher:
+            continue  # a pruned copy of another
+        weights = Path(teacher.checkpoint)
+        if teacher.cfg.startswith('mkd_det::') and '://' not in teacher.checkpoint:
+            assert 'train' in docstring
+        else:
+            assert re.search(rf'https://\S+/{re.escape(weights.name)}\s', docstring)
 
 
 @pytest.mark.parametrize('file', DISTILL, ids=named)
@@ -188,10 +245,27 @@ def test_each_term_can_be_overridden_alone(file: Path, tmp_path: Path) -> None:
         f'_base_ = [{str(file)!r}]\n'
         f'model = dict(terms=dict({term}=dict(weight=0.125)))\n'
     )
-    before, after = parsed(file).model, Config.fromfile(child).model
-    assert after.terms[term].weight == 0.125
-    after.terms[term].weight = before.terms[term].weight
+    before, after = copy.deepcopy(parsed(file).model), Config.fromfile(child).model
+    assert after.terms[term].pop('weight') == 0.125
+    before.terms[term].pop('weight', None)
     assert after == before
+
+
+def test_a_detector_can_start_from_the_classifiers_backbone() -> None:
+    """The one config's student is the other's `init_cfg`, tensor by tensor."""
+    folder = ROOT / 'configs'
+    detector = parsed(folder / 'bccd/gfl_mkd_r18-w64_r18-w16-cifar_bccd.py')
+    start = copy.deepcopy(detector.model.student.backbone)
+    checkpoint = start.pop('init_cfg')
+    assert checkpoint.prefix == 'backbone.'
+    file = folder / 'classification/resnet56_kd_resnet18-w16_cifar10.py'
+    assert f'to {checkpoint.checkpoint} for' in file.read_text(encoding='utf-8')
+    states = [
+        MODELS.build(cfg).state_dict()
+        for cfg in (start, parsed(file).model.student.backbone)
+    ]
+    shapes = [{k: v.shape for k, v in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize('file', DISTILL[::4], ids=named)
@@ -229,4 +303,9 @@ def test_packaged_configs_are_bases_for_a_users_own(tmp_path: Path) -> None:
     data = model.data_preprocessor(tiny.batch(), training=True)
     assert torch.isfinite(model.parse_losses(model(**data, mode='loss'))[0])
     with DATASETS.switch_scope_and_registry('mkd_det') as registry:
-        assert registry.get('XMLDataset').__name__ == 'XMLDataset'
+        for name in ('XMLDataset', 'TorchvisionDataset'):
+            assert registry.get(name).__name__ == name
+    mine.write_text("_base_ = ['mkd_det::classification/resnet20_cifar10.py']")
+    cfg = Config.fromfile(mine)
+    assert cfg.model['_scope_'] == 'mkd_det'
+    assert MODELS.build(cfg.model)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

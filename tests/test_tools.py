@@ -979,7 +979,7 @@ def test_every_row_of_classifiers_is_a_config_that_its_options_fit(
             if key.endswith('.checkpoint'):
                 assert Path(stage.options[key]).is_file()
         assert (seed, stage.options['randomness.seed']) == (7, '7')
-        assert stage.total == 15 * 79
+        assert stage.total == 15 * 313
     assert measure.main(['--weights', str(tmp_path / 'none')]) == 2
 
 

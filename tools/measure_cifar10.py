@@ -58,7 +58,7 @@ ROWS: dict[str, tuple[str, Mapping[str, int], Mapping[str, str]]] = {
 REVISED = str(
     [(r'^linear', 'head'), (r'^(conv1|bn1|layer)', r'backbone.\1')],
 ).replace(' ', '')
-BATCH = 128
+BATCH, LR = 32, '0.02'
 FIGURES = (
     measuring.Figure('top1', 'top 1, %', 2),
     measuring.Figure('top5', 'top 5, %', 2),
@@ -77,6 +77,7 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
         'train_cfg.max_epochs': str(args.epochs),
         'train_cfg.val_interval': str(args.epochs),
         'param_scheduler.1.end': str(args.epochs),
+        'optim_wrapper.optimizer.lr': LR,  # the same for all rows
     }
     stages = []
     for seed in args.seeds:

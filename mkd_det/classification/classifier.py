@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import AnnotationError, ConfigError, is_whole
 
 
 @MODELS.register_module()
@@ -31,7 +31,8 @@ class ImageClassifier(BaseModel):
         init_cfg: As in every mmengine model.
 
     Raises:
-        ConfigError: The backbone does not say its channels.
+        ConfigError: Backbone, loss and number of classes do not fit together.
+        AnnotationError: A label is of no class.
     """
 
     def __init__(
@@ -46,18 +47,25 @@ class ImageClassifier(BaseModel):
         super().__init__(
             data_preprocessor or dict(type='ClassifierPreprocessor'), init_cfg
         )
+        if not is_whole(num_classes) or num_classes < 2:
+            raise ConfigError(
+                'ImageClassifier: num_classes must be 2 or more', actual=num_classes
+            )
         self.backbone = MODELS.build(backbone)
         channels = in_channels or getattr(self.backbone, 'out_channels', None)
         if not isinstance(channels, int):
             raise ConfigError(
-                f'ImageClassifier: {backbone.get("type")} does not say how many channels'
-                ' it yields',
+                f'ImageClassifier: {backbone.get("type")} does not say how many'
+                ' channels it yields',
                 expected='in_channels',
                 hint='in_channels=512, the channels of its last stage',
             )
         self.head = nn.Linear(channels, num_classes)
         self.criterion = None if loss is None else MODELS.build(loss)
         self.num_classes = num_classes
+        # What does not fit together is told now, not in the first step.
+        with torch.no_grad():
+            self._loss(torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long))
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """All that the backbone yields."""
@@ -66,7 +74,15 @@ class ImageClassifier(BaseModel):
     def logits(self, inputs: Tensor) -> Tensor:
         """Images (N, 3, H, W) to logits (N, K)."""
         last = self.extract_feat(inputs)[-1]
-        return self.head(last.mean((2, 3)) if last.dim() == 4 else last)
+        vector = last.mean((2, 3)) if last.dim() == 4 else last
+        if vector.shape[1] != self.head.in_features:
+            raise ConfigError(
+                f'ImageClassifier: {type(self.backbone).__name__} yields other channels'
+                ' than the head reads',
+                expected=f'in_channels={vector.shape[1]}',
+                actual=self.head.in_features,
+            )
+        return self.head(vector)
 
     def forward(
         self,
@@ -86,7 +102,8 @@ class ImageClassifier(BaseModel):
         if mode == 'tensor':
             return logits
         if mode == 'loss':
-            return {'loss_cls': self._loss(logits, _targets(data_samples or ()))}
+            targets = self._targets(data_samples or ()).to(logits.device)
+            return {'loss_cls': self._loss(logits, targets)}
         samples = data_samples or [BaseDataElement() for _ in logits]
         for sample, row in zip(samples, logits, strict=True):
             sample.pred_score = row.softmax(0)
@@ -94,14 +111,29 @@ class ImageClassifier(BaseModel):
         return list(samples)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        targets = targets.to(logits.device)
-        if self.criterion is not None:
-            return self.criterion(logits, targets)
-        return F.cross_entropy(logits.float(), targets)
+        if self.criterion is None:
+            return F.cross_entropy(logits.float(), targets)
+        loss = self.criterion(logits, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise ConfigError(
+                f'ImageClassifier: {type(self.criterion).__name__} is no loss of logits'
+                ' and labels that yields one number',
+                actual=type(loss).__name__,
+                hint="loss=dict(type='LossAggregation', losses=[dict(type='CE')])",
+            )
+        return loss
 
-
-def _targets(samples: Sequence[Any]) -> Tensor:
-    """Probabilities (N, K) where all samples have them, else labels (N,)."""
-    if all('gt_score' in sample for sample in samples):
-        return torch.stack([sample.gt_score for sample in samples])
-    return torch.stack([sample.gt_label for sample in samples]).view(-1)
+    def _targets(self, samples: Sequence[Any]) -> Tensor:
+        """Probabilities (N, K) where all samples have them, else labels (N,)."""
+        if all('gt_score' in sample for sample in samples):
+            return torch.stack([sample.gt_score for sample in samples])
+        labels = torch.stack([sample.gt_label for sample in samples]).view(-1)
+        low, high = labels.aminmax()
+        if low < 0 or high >= self.num_classes:
+            raise AnnotationError(
+                'ImageClassifier: a label is of no class',
+                expected=f'0 to {self.num_classes - 1}',
+                actual=f'{int(low)} to {int(high)} in this batch',
+                hint=f'num_classes={int(high) + 1}, or other data',
+            )
+        return labels

@@ -11,11 +11,18 @@ import torch
 import torchvision
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
-from PIL import UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ..errors import AnnotationError, ConfigError, ImageError, nearest
+from ..errors import (
+    AnnotationError,
+    ConfigError,
+    ImageError,
+    is_number,
+    is_whole,
+    nearest,
+)
 
 KNOWN = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'ImageFolder', 'ImageNet', 'SVHN')
 
@@ -35,11 +42,19 @@ class TorchvisionDataset(Dataset):
             with `seed`.
         seed: Of both.
         classes: Names, in order, that the data must have. None takes what it has.
+        cache: Keep images in memory once they are decoded: 3 bytes a pixel (154 MB for
+            50 000 images of 32x32) in each process that loads them. For small
+            data sets of files, with num_workers=0 or persistent_workers=True.
         **options: For torchvision's class: train=True, split='val', download=True.
+
+    Attributes:
+        metainfo: dict(classes=names).
+        labels: Label of each image, noise included, (N,).
+        counts: Images of each class: what `BalancedCE` asks for.
 
     Raises:
         ConfigError: No such data set, transform or option; impossible numbers.
-        AnnotationError: It is not there, or has other classes.
+        AnnotationError: It is not there, has other classes or labels of no class.
         ImageError: An image cannot be read.
     """
 
@@ -52,6 +67,7 @@ class TorchvisionDataset(Dataset):
         label_noise: float = 0.0,
         seed: int = 0,
         classes: Sequence[str] | None = None,
+        cache: bool = False,
         **options: Any,
     ) -> None:
         if name not in KNOWN:
@@ -60,66 +76,131 @@ class TorchvisionDataset(Dataset):
                 actual=name,
                 available=nearest(name, KNOWN, limit=len(KNOWN)),
             )
-        if not 0 <= label_noise < 1:
-            raise ConfigError(
-                'TorchvisionDataset: label_noise must be from 0 to below 1',
-                actual=label_noise,
-            )
-        self.data = _open(name, root, options)
         self.transform = v2.Compose([*map(_transform, transforms), v2.PILToTensor()])
-        names = tuple(
-            map(str, getattr(self.data, 'classes', ()) or _numbers(self.data))
+        self.data = _open(name, root, options)
+        self.where = f'{name} {root}'
+        labels = np.asarray(
+            getattr(self.data, 'targets', getattr(self.data, 'labels', None)), np.int64
         )
+        names = _names(self.data, labels)
         if classes is not None and tuple(classes) != names:
             raise AnnotationError(
-                f'{name} at {root} has other classes, or another order',
+                f'{self.where} has other classes, or another order',
                 expected=tuple(classes),
                 actual=names,
                 hint=f'classes={names}',
             )
+        self._check_labels(labels, names)
         self.metainfo = dict(classes=names)
-        labels = _labels(self.data)
         draw = np.random.default_rng(seed)
         self.indices = _some_of_each(labels, num_images, draw)
-        self.labels = labels[self.indices]
-        _exchange(self.labels, label_noise, len(names), draw)
+        self.labels = _exchanged(labels[self.indices], label_noise, len(names), draw)
+        self.kept: dict[int, np.ndarray] | None = {} if cache else None
+
+    @property
+    def counts(self) -> list[int]:
+        """Images of each class, label noise included."""
+        classes = len(self.metainfo['classes'])
+        return np.bincount(self.labels, minlength=classes).tolist()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number = int(self.indices[index])
-        try:
-            image, _ = self.data[number]
-            image = self.transform(image.convert('RGB'))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ImageError(
-                f'image {number} of {type(self.data).__name__} cannot be read',
-                actual=str(error),
-                hint='copy or unpack it again, or take it out of its folder',
-            ) from error
-        sample = BaseDataElement(metainfo=dict(img_id=number))
+        image = self.transform(self._image(int(self.indices[index])))
+        sample = BaseDataElement(metainfo=dict(img_id=int(self.indices[index])))
         sample.gt_label = torch.tensor([int(self.labels[index])])
         return dict(inputs=image, data_samples=sample)
 
+    def check(self, images: int) -> str:
+        """What there is, in one line, after a look at the images.
+
+        Args:
+            images: At most so many are decoded, evenly spread.
+
+        Raises:
+            ImageError: One of them cannot be read.
+            ConfigError: The transforms do not work on the first.
+        """
+        count = min(images, len(self))
+        chosen = np.linspace(0, len(self) - 1, count).round().astype(int)
+        for index in chosen:
+            image = self._image(int(self.indices[index]))
+            if index == 0:
+                self._check_transform(image)
+        counts = self.counts
+        missing = [n for n, c in zip(self.metainfo['classes'], counts) if not c]
+        of_each = {min(counts), max(counts)}
+        return (
+            f'{self.where}: {len(self)} images of {len(counts)} classes,'
+            f' {" to ".join(map(str, sorted(of_each)))} of each,'
+            f' {"all" if count == len(self) else count} images decoded'
+            + (f'. Beware: no image of {missing[0]!r}' if missing else '')
+        )
+
+    def _check_transform(self, image: Image.Image) -> None:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                self.transform(image)
+            except Exception as error:  # of whatever torchvision finds wrong
+                raise ConfigError(
+                    f'{self.where}: the transforms do not work on the first image',
+                    expected=f'for an image of {image.width}x{image.height}',
+                    actual=f'{type(error).__name__}: {error}',
+                ) from error
+
+    def _image(self, number: int) -> Image.Image:
+        """The image of that number in torchvision's data set, in RGB."""
+        if self.kept is not None and number in self.kept:
+            return Image.fromarray(self.kept[number])
+        try:
+            image = self.data[number][0].convert('RGB')
+        except Exception as error:  # decoders raise nearly anything on broken files
+            raise ImageError(
+                f'{self._named(number)} cannot be read',
+                actual=str(error) or type(error).__name__,
+                hint='copy or unpack it again, or take it out of its folder',
+            ) from error
+        if self.kept is not None:
+            self.kept[number] = np.asarray(image)
+        return image
+
+    def _named(self, number: int) -> str:
+        files = getattr(self.data, 'samples', None)
+        return str(files[number][0]) if files else f'image {number} of {self.where}'
+
+    def _check_labels(self, labels: np.ndarray, names: Sequence[str]) -> None:
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(wrong):
+            raise AnnotationError(
+                f'{self.where}: {len(wrong)} of {len(labels)} labels are of no class',
+                expected=f'0 to {len(names) - 1}: {len(names)} classes',
+                actual=f'{labels[wrong[0]]}: {self._named(int(wrong[0]))}',
+                hint='copy or download the data set again',
+            )
+
 
 def _open(name: str, root: str, options: dict[str, Any]) -> Any:
+    folder = Path(root)
     try:
         return getattr(torchvision.datasets, name)(root, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(
-            f'TorchvisionDataset: {name} takes no such option', actual=str(error)
+            f'TorchvisionDataset: {name} cannot be built from these options',
+            actual=f'{options}: {error}',
         ) from error
     except (RuntimeError, OSError) as error:
-        folder = Path(root)
         raise AnnotationError(
             f'{name} is not at {root}',
-            expected='the files as torchvision knows them',
+            expected='a folder for each class, with images in it'
+            if name == 'ImageFolder'
+            else 'the files as torchvision knows them',
             actual=str(error).splitlines()[0],
             available=sorted(p.name for p in folder.iterdir())[:8]
             if folder.is_dir()
             else (),
-            hint='root=..., or download=True',
+            hint="root='...'"
+            + ('' if name in ('ImageFolder', 'ImageNet') else ', or download=True'),
         ) from error
 
 
@@ -142,13 +223,11 @@ def _transform(cfg: dict) -> Any:
         ) from error
 
 
-def _labels(data: Any) -> np.ndarray:
-    found = getattr(data, 'targets', getattr(data, 'labels', None))
-    return np.asarray(found, dtype=np.int64).copy()
-
-
-def _numbers(data: Any) -> list[int]:
-    return sorted(set(_labels(data).tolist()))
+def _names(data: Any, labels: np.ndarray) -> tuple[str, ...]:
+    """Names of the classes; numbers where torchvision knows none (SVHN), synonyms as
+    one name (ImageNet)."""
+    found = getattr(data, 'classes', None) or range(labels.max() + 1)
+    return tuple(', '.join(n) if isinstance(n, tuple) else str(n) for n in found)
 
 
 def _some_of_each(
@@ -157,7 +236,7 @@ def _some_of_each(
     """Indices of `count` images, classes in turn; of all where it is None."""
     if count is None:
         return np.arange(len(labels))
-    if not 0 < count <= len(labels):
+    if not is_whole(count) or not 0 < count <= len(labels):
         raise ConfigError(
             'TorchvisionDataset: num_images must be from 1 to as many as there are',
             actual=count,
@@ -172,9 +251,18 @@ def _some_of_each(
     return np.sort(order[np.argsort(rank[order], kind='stable')][:count])
 
 
-def _exchange(
+def _exchanged(
     labels: np.ndarray, share: float, classes: int, draw: np.random.Generator
-) -> None:
-    """Put another class in the place of so many labels."""
+) -> np.ndarray:
+    """The labels, with another class in the place of so many of them."""
+    if not is_number(share) or not 0 <= share < 1 or (share and classes < 2):
+        raise ConfigError(
+            'TorchvisionDataset: label_noise must be from 0 to below 1, and there must'
+            ' be another class to take',
+            actual=share,
+        )
     wrong = draw.permutation(len(labels))[: round(share * len(labels))]
-    labels[wrong] = (labels[wrong] + draw.integers(1, classes, len(wrong))) % classes
+    other = labels[wrong] + draw.integers(1, max(classes, 2), len(wrong))
+    labels = labels.copy()
+    labels[wrong] = other % classes
+    return labels

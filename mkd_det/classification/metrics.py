@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from ..errors import ConfigError
+from ..errors import ConfigError, is_whole
 
 
 @METRICS.register_module()
 class ClassAccuracy(BaseMetric):
-    """Accuracy of the first k guesses, in percent, for each class too, and the confusion
-    matrix as a picture.
+    """Accuracy of the first k guesses, in percent; the confusion matrix as a picture.
 
     Args:
         topk: Which k to report.
@@ -38,8 +36,13 @@ class ClassAccuracy(BaseMetric):
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        if not topk or min(topk) < 1:
-            raise ConfigError('ClassAccuracy: topk must be 1 or more', actual=topk)
+        listed = isinstance(topk, (list, tuple)) and len(topk)
+        if not listed or not all(is_whole(k) and k > 0 for k in topk):
+            raise ConfigError(
+                'ClassAccuracy: topk must be whole numbers above 0',
+                actual=topk,
+                hint='topk=(1, 5)',
+            )
         self.topk, self.per_class, self.picture = tuple(topk), per_class, picture
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -55,7 +58,7 @@ class ClassAccuracy(BaseMetric):
         guesses = np.array([best for _, best in results])
         hits = guesses == labels[:, None]
         metrics = {f'top{k}': 100 * float(hits[:, :k].any(1).mean()) for k in self.topk}
-        names = self.dataset_meta['classes'] if self.dataset_meta else ()
+        names = (self.dataset_meta or {}).get('classes') or ()
         count = max(len(names), int(labels.max()) + 1, int(guesses.max()) + 1)
         matrix = np.zeros((count, count))
         np.add.at(matrix, (labels, guesses[:, 0]), 1)
@@ -64,6 +67,7 @@ class ClassAccuracy(BaseMetric):
             said = ', '.join(
                 f'{names[i] if i < len(names) else i} {100 * share[i, i]:.1f}'
                 for i in range(count)
+                if matrix[i].any()
             )
             MMLogger.get_current_instance().info(f'accuracy by class: {said}')
         if self.picture:
@@ -73,11 +77,12 @@ class ClassAccuracy(BaseMetric):
 
 def draw(share: np.ndarray, names: Sequence[str], path: Path) -> None:
     """The confusion matrix (K, K), rows summing to 1, as a picture."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    # Without pyplot, which would choose a window system for the whole process.
+    from matplotlib.figure import Figure
 
     size = max(4.0, 0.45 * len(share) + 1.5)
-    figure, axes = plt.subplots(figsize=(size, size), layout='constrained')
+    figure = Figure(figsize=(size, size), layout='constrained')
+    axes = figure.subplots()
     axes.imshow(share, vmin=0, vmax=1, cmap='Blues')
     ticks = [names[i] if i < len(names) else str(i) for i in range(len(share))]
     axes.set_xticks(range(len(share)), ticks, rotation=90)
@@ -92,4 +97,3 @@ def draw(share: np.ndarray, names: Sequence[str], path: Path) -> None:
                 axes.text(column, row, text, ha='center', va='center', color=colour)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -27,7 +27,8 @@ class TorchvisionBackbone(BaseModule):
         - output: a tuple of one, (N, C)
 
     Raises:
-        ConfigError: There is no such model, or it ends in no linear layer.
+        ConfigError: There is no such model, it ends in no linear layer, or it yields
+            more than one output in training.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class TorchvisionBackbone(BaseModule):
         self.model = torchvision.models.get_model(
             name, weights=weights, **(options or {})
         )
+        if getattr(self.model, 'aux_logits', False):
+            raise ConfigError(
+                f'TorchvisionBackbone: {name} has auxiliary classifiers',
+                hint='options=dict(aux_logits=False)',
+            )
         linear = [
             (path, module)
             for path, module in self.model.named_modules()

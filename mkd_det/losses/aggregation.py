@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 from torch import Tensor, nn
 
-from ..errors import ConfigError, HeadKindError, ShapeMismatchError, check_keys, nearest
+from ..errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ..functional import (
     effective_number_weights,
     sigmoid_focal,
     soft_cross_entropy,
     softmax_focal,
+    weighted_rows,
 )
-from ..registry import LOSSES
+from ..registry import LOSSES, build
 from ..structures import DenseOutput, Level, full_precision
 from .base import PairLoss
 
 Kind = Literal['softmax', 'sigmoid']
+
+MEMBERS = Registry('class loss', scope='mkd_det', locations=[__name__])
 
 
 class Member(nn.Module):
@@ -39,6 +41,7 @@ class Member(nn.Module):
     kind: Kind = 'softmax'
 
 
+@MEMBERS.register_module()
 class CE(Member):
     """Cross entropy."""
 
@@ -47,6 +50,7 @@ class CE(Member):
         return soft_cross_entropy(logits, target)
 
 
+@MEMBERS.register_module()
 class BalancedCE(Member):
     """Cross entropy, classes weighted by their effective number of samples.
 
@@ -54,18 +58,21 @@ class BalancedCE(Member):
     arXiv 1901.05555.
 
     Args:
-        counts: Samples of each class in the training data.
+        counts: Samples of each class in the training data; for heads whose last class
+            is the background, its samples too.
         beta: See `functional.effective_number_weights`.
     """
 
     def __init__(self, counts: Sequence[int], beta: float = 0.999) -> None:
         super().__init__()
-        if not counts or not all(count > 0 for count in counts):
+        listed = isinstance(counts, (list, tuple)) and len(counts)
+        if not listed or not all(is_number(n) and n > 0 for n in counts):
             raise ConfigError(
                 'BalancedCE: every class must have samples',
-                expected='counts above 0, one for each class',
-                actual=list(counts),
-                hint='leave classes without samples out of the data',
+                expected='counts above 0, one for each class, in a list',
+                actual=counts,
+                hint='leave classes without samples out of the data.'
+                ' `TorchvisionDataset(...).counts` are those of a data set',
             )
         if not 0 <= beta < 1:
             raise ConfigError('BalancedCE: beta must be from 0 to below 1', actual=beta)
@@ -84,6 +91,7 @@ class BalancedCE(Member):
         return soft_cross_entropy(logits, target * weights)
 
 
+@MEMBERS.register_module()
 class BinaryCE(Member):
     """One class against the rest, each by itself, summed over the classes."""
 
@@ -94,14 +102,15 @@ class BinaryCE(Member):
         return sigmoid_focal(logits, target, 0.0, None).sum(-1)
 
 
+@MEMBERS.register_module()
 class Focal(Member):
     """What is hard counts more.
 
     Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002.
 
     Args:
-        gamma: How much more.
-        alpha: Weight of positives, for the sigmoid form.
+        gamma: How much more: 0, or at least 1.
+        alpha: Weight of positives, for the sigmoid form; None for 1 on both sides.
         use_sigmoid: Independent classes (the paper's form), or a softmax.
     """
 
@@ -112,8 +121,11 @@ class Focal(Member):
         use_sigmoid: bool = False,
     ) -> None:
         super().__init__()
-        if not gamma >= 0:
-            raise ConfigError('Focal: gamma must be a number >= 0', actual=gamma)
+        if gamma != 0 and not gamma >= 1:
+            # Between, the gradient of what is certain has no limit.
+            raise ConfigError('Focal: gamma must be 0 or at least 1', actual=gamma)
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ConfigError('Focal: alpha must be from 0 to 1, or None', actual=alpha)
         self.gamma, self.alpha = gamma, alpha
         self.kind = 'sigmoid' if use_sigmoid else 'softmax'
 
@@ -122,11 +134,6 @@ class Focal(Member):
         if self.kind == 'softmax':
             return softmax_focal(logits, target, self.gamma)
         return sigmoid_focal(logits, target, self.gamma, self.alpha).sum(-1)
-
-
-MEMBERS: dict[str, type[Member]] = {
-    cls.__name__: cls for cls in (CE, BalancedCE, BinaryCE, Focal)
-}
 
 
 @LOSSES.register_module()
@@ -138,11 +145,11 @@ class LossAggregation(PairLoss):
         \sum_i e^{-s_i} L_i + \frac{s_i}{2}
 
     After Doan, Nguyen, IJ-AI 13(3), 2024, 10.11591/ijai.v13.i3.pp3240-3249, of which
-    the abstract names cross entropy, balanced cross entropy and focal loss, on labels
-    and in distillation. Which "balance
-    cross entropy" is meant it does not say: `BalancedCE` weighs classes, `BinaryCE` is
-    one against the rest. Learned weights: Kendall et al.: "Multi-Task Learning Using
-    Uncertainty", CVPR 2018, arXiv 1705.07115.
+    the abstract names cross entropy, balance cross entropy and focal loss, on labels
+    and in distillation. Which "balance cross entropy" is meant it does not say:
+    `BalancedCE` weighs classes, `BinaryCE` is one against the rest. Learned weights:
+    Kendall et al.: "Multi-Task Learning Using Uncertainty", CVPR 2018, arXiv
+    1705.07115.
 
     One module in three places:
 
@@ -151,15 +158,16 @@ class LossAggregation(PairLoss):
       labels may be (labels, qualities), as GFL's, and the label K is the background;
     - a term: the teacher's probabilities, at temperature tau, are the target, times
       tau^2. Dense heads are summed over places and divided by the teacher's confidence,
-      as in `SoftOutputKD`.
+      as in `SoftOutputKD`. Of equal sides remains what the teacher is unsure of: these
+      are cross entropies.
 
     Args:
         losses: Members, as dict(type='CE'), 'BalancedCE', 'BinaryCE' or 'Focal' with
-            their arguments.
+            their arguments. None: CE, or BinaryCE for independent classes.
         weights: One for each, or 'learned'. Default: all 1.
         tau: Temperature, for terms.
-        use_sigmoid: For mmdet's heads, which read it in the config: whether classes
-            are independent. Must be what the members are.
+        use_sigmoid: Whether classes are independent, for mmdet's heads, which read it
+            in the config. Must be what the members are.
         loss_weight: Factor, as mmdet's losses have it.
         kind: What the head is. The plan fills it in where it can be read.
         **base: `weight` and `schedule` of a term, see `PairLoss`.
@@ -171,10 +179,11 @@ class LossAggregation(PairLoss):
     """
 
     reads: ClassVar[str] = 'outputs'
+    weighs_samples: ClassVar[bool] = True
 
     def __init__(
         self,
-        losses: Sequence[dict] = (dict(type='CE'),),
+        losses: Sequence[dict] | None = None,
         weights: Sequence[float] | Literal['learned'] | None = None,
         tau: float = 1.0,
         use_sigmoid: bool | None = None,
@@ -185,23 +194,18 @@ class LossAggregation(PairLoss):
         super().__init__(**base)
         if not tau > 0:
             raise ConfigError('LossAggregation: tau must be above 0', actual=tau)
-        self.members = nn.ModuleList(_member(cfg) for cfg in losses)
-        count = len(self.members)
+        if losses is None:
+            alone = 'BinaryCE' if use_sigmoid or kind == 'sigmoid' else 'CE'
+            losses = [dict(type=alone)]
+        self.members = _members(losses)
+        self.weights = _weights(weights, len(self.members))
         self.log_variances: nn.Parameter | None = None
         if weights == 'learned':
-            self.log_variances = nn.Parameter(torch.zeros(count))
-            weights = None
-        self.weights = [1.0] * count if weights is None else [float(w) for w in weights]
-        if not count or len(self.weights) != count or min(self.weights) < 0:
-            raise ConfigError(
-                'LossAggregation: as many weights as losses, none below 0',
-                expected=f'{count} weights, and at least one loss',
-                actual=self.weights,
-            )
+            self.log_variances = nn.Parameter(torch.zeros(len(self.members)))
         self.tau, self.loss_weight = tau, loss_weight
         self._check_kind(use_sigmoid, kind)
-        # mmdet's heads ask whether the background is a class of its own.
         self.use_sigmoid = all(m.kind == 'sigmoid' for m in self.members)
+        self._told = use_sigmoid is not None
 
     def _check_kind(self, use_sigmoid: bool | None, kind: Kind | None) -> None:
         wanted = {kind} if kind else set()
@@ -214,15 +218,21 @@ class LossAggregation(PairLoss):
                     expected=' and '.join(sorted(wanted)),
                     actual=member.kind,
                     hint="dict(type='BinaryCE'), dict(type='Focal', use_sigmoid=True)"
-                    " for independent classes; dict(type='CE'), dict(type='Focal')"
+                    " for independent classes;\ndict(type='CE'), dict(type='Focal')"
                     ' for a softmax',
                 )
 
-    def forward(self, prediction: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """A loss of tensors, or a term of levels; see the class."""
-        if isinstance(prediction, Tensor):
-            return self.on_targets(prediction, target, *args, **kwargs)
-        return super().forward(prediction, target, *args, **kwargs)
+    def needs_boxes(self, student: Any, teacher: Any) -> bool:
+        """Classes alone."""
+        return False
+
+    def forward(self, student: Any, teacher: Any, *args: Any, **kwargs: Any) -> Any:
+        """A loss of logits and targets, or a term of levels; see the class."""
+        if isinstance(student, Tensor):
+            return self.on_targets(student, teacher, *args, **kwargs)
+        return super().forward(student, teacher, *args, **kwargs)
+
+    # -- on labels -----------------------------------------------------------
 
     def on_targets(
         self,
@@ -241,34 +251,44 @@ class LossAggregation(PairLoss):
             avg_factor: What the sum is divided by; None for the mean.
             reduction_override: 'none', 'mean' or 'sum', as in mmdet.
         """
+        if avg_factor is not None and self.use_sigmoid and not self._told:
+            # mmdet's heads look into the config, and would add a background class.
+            raise ConfigError(
+                'LossAggregation: the head takes its classes for those of a softmax,'
+                ' the losses for independent',
+                hint='loss_cls=dict(use_sigmoid=True, ...)',
+            )
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
-            loss = self.per_sample(logits, as_probabilities(target, logits))
+            probabilities = as_probabilities(target, logits)
+            if any(member.kind == 'softmax' for member in self.members):
+                _check_distribution(probabilities)
+            targets = dict(softmax=probabilities, sigmoid=probabilities)
+            loss = self._sum(logits, targets)
             if weight is not None:
                 loss = loss * weight.reshape(-1)
-            loss = self.loss_weight * loss
-            if reduction_override == 'none':
-                return loss
             if reduction_override == 'sum':
-                return loss.sum()
-            return loss.mean() if avg_factor is None else loss.sum() / avg_factor
-
-    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Weighted sum of the members: (M, K) and (M, K) to (M,)."""
-        if any(member.kind == 'softmax' for member in self.members):
-            _check_distribution(target)
-        return self._sum(logits, dict.fromkeys(get_args(Kind), target))
+                loss = loss.sum()
+            elif reduction_override != 'none':
+                loss = loss.mean() if avg_factor is None else loss.sum() / avg_factor
+            return self.loss_weight * (loss + self._uncertainty())
 
     def _sum(self, logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the members, with a target for each kind."""
+        """Weighted sum of the members, each with the target of its kind: (M,)."""
         total = logits.new_zeros(len(logits))
         for index, member in enumerate(self.members):
-            loss = member(logits, targets[member.kind])
+            kind: Any = member.kind
+            weight: float | Tensor = self.weights[index]
             if self.log_variances is not None:
-                s = self.log_variances[index]
-                loss = torch.exp(-s) * loss + s / 2
-            total = total + self.weights[index] * loss
+                weight = torch.exp(-self.log_variances[index])
+            total = total + weight * member(logits, targets[kind])
         return total
+
+    def _uncertainty(self) -> Tensor | float:
+        """What keeps learned weights from 0. Once, however many samples there are."""
+        return 0.0 if self.log_variances is None else self.log_variances.sum() / 2
+
+    # -- on a teacher's ------------------------------------------------------
 
     def over_levels(
         self,
@@ -279,7 +299,8 @@ class LossAggregation(PairLoss):
         """The term on a dense head, or the mean over levels of logits."""
         s, t = student[0], teacher[0]
         if not isinstance(s, DenseOutput) or not isinstance(t, DenseOutput):
-            return super().over_levels(student, teacher, mask)
+            mean: Any = super().over_levels(student, teacher, mask)
+            return self.loss_weight * (mean + self._uncertainty())
         _same(s.scores, t.scores)
         rows_s, rows_t = s.scores.flatten(0, 1), t.scores.flatten(0, 1)
         loss = self._soft(rows_s, rows_t)
@@ -290,7 +311,8 @@ class LossAggregation(PairLoss):
         if mask is not None:
             weights = mask[0].reshape(-1)
             loss, sure = loss * weights, sure * weights
-        return loss.sum() / sure.sum().clamp_min(len(s.scores))
+        loss = loss.sum() / sure.sum().clamp_min(len(s.scores))
+        return self.loss_weight * (loss + self._uncertainty())
 
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
@@ -301,7 +323,8 @@ class LossAggregation(PairLoss):
             (x.movedim(1, -1) if x.dim() == 4 else x).flatten(0, -2)
             for x in (student, teacher)
         ]
-        return self._soft(*rows).mean()
+        weights = None if mask is None else mask.reshape(-1)
+        return weighted_rows(self._soft(*rows), weights)
 
     def _soft(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of each row against the teacher's probabilities."""
@@ -310,21 +333,36 @@ class LossAggregation(PairLoss):
         return self._sum(student / self.tau, targets) * self.tau**2
 
 
-def _member(cfg: dict) -> Member:
-    kind = cfg.get('type') if isinstance(cfg, dict) else None
-    if kind not in MEMBERS:
+def _members(losses: Any) -> nn.ModuleList:
+    if not isinstance(losses, (list, tuple)) or not losses:
         raise ConfigError(
-            'LossAggregation: unknown loss',
-            actual=cfg,
-            available=nearest(str(kind), list(MEMBERS), limit=len(MEMBERS)),
+            'LossAggregation: losses must be a list of at least one',
+            actual=losses,
             hint="losses=[dict(type='CE'), dict(type='Focal', gamma=2.0)]",
         )
-    cls = MEMBERS[str(kind)]
-    known = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
-    rest = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
-    own = known if cls.__init__ is not nn.Module.__init__ else ()
-    check_keys(rest, list(own), f'LossAggregation: {kind}')
-    return cls(**rest)
+    built = []
+    for cfg in losses:
+        if not isinstance(cfg, dict):
+            raise ConfigError(
+                'LossAggregation: a loss is a dict with `type`',
+                actual=cfg,
+                hint="dict(type='CE')",
+            )
+        built.append(build(MEMBERS, cfg, 'LossAggregation'))
+    return nn.ModuleList(built)
+
+
+def _weights(weights: Any, count: int) -> list[float]:
+    if weights is None or weights == 'learned':
+        return [1.0] * count
+    listed = isinstance(weights, (list, tuple)) and len(weights) == count
+    if not listed or not all(is_number(w) and w >= 0 for w in weights):
+        raise ConfigError(
+            'LossAggregation: as many weights as losses, none below 0',
+            expected=f"{count} numbers, or 'learned'",
+            actual=weights,
+        )
+    return [float(weight) for weight in weights]
 
 
 def as_probabilities(target: Tensor | tuple[Tensor, Tensor], logits: Tensor) -> Tensor:
@@ -336,17 +374,21 @@ def as_probabilities(target: Tensor | tuple[Tensor, Tensor], logits: Tensor) -> 
     if target.dim() == logits.dim():
         _same(logits, target)
         return full_precision(target).to(logits)
-    classes = logits.shape[-1]
-    return F.one_hot(target, classes + 1)[:, :classes].to(logits)
+    places, classes = logits.shape
+    one_hot = logits.new_zeros(places, classes + 1)
+    return one_hot.scatter_(1, target[:, None].long(), 1.0)[:, :classes]
 
 
 def _check_distribution(target: Tensor) -> None:
-    wrong = (target.sum(-1) - 1).abs() > 1e-3
-    if wrong.any():
+    # Written so that NaN is wrong, too.
+    right = ((target.sum(-1) - 1).abs() <= 1e-3) & (target >= 0).all(-1)
+    if not right.all():
+        first = target[~right][0]
         raise ConfigError(
-            'LossAggregation: soft targets must sum to 1; labels must be of a class',
-            actual=f'{target.sum(-1)[wrong][0].item():.4g} in {int(wrong.sum())} of'
-            f' {len(target)} samples',
+            'LossAggregation: soft targets must be probabilities that sum to 1; labels'
+            ' must be of a class',
+            actual=f'{int((~right).sum())} of {len(target)} samples; the first sums to'
+            f' {first.sum().item():.4g}, its least is {first.min().item():.4g}',
             hint="dict(type='BinaryCE') or dict(type='Focal', use_sigmoid=True) takes"
             ' targets of independent classes',
         )

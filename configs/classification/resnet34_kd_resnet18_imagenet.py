@@ -1,0 +1,21 @@
+"""Soft outputs on ImageNet: ResNet-34 teaches ResNet-18. Not trained by us.
+
+The teacher has torchvision's weights, which are downloaded:
+    https://download.pytorch.org/models/resnet34-b627a593.pth
+"""
+_base_ = ['resnet18_imagenet.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(
+        t=dict(
+            cfg='mkd_det::classification/resnet34_imagenet.py',
+            checkpoint='https://download.pytorch.org/models/'
+            'resnet34-b627a593.pth',
+            revise_keys=[('^fc', 'head'), ('^(?!head)', 'backbone.model.')])),
+    taps=dict(logits='head'),
+    terms=dict(
+        loss_soft=dict(
+            type='SoftOutputKD', student='logits', teacher='t.logits')),
+    probe_size=224)
