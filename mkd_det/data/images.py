@@ -14,8 +14,11 @@ from PIL import Image
 from ..errors import ImageError
 from .sample import evenly
 
+# Tag of EXIF, and its values that exchange width and height.
+_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)
 
-def check_images(paths: Sequence[str], limit: int) -> int:
+
+def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]:
     """Check that all images are there, and decode a sample of them.
 
     Args:
@@ -23,7 +26,7 @@ def check_images(paths: Sequence[str], limit: int) -> int:
         limit: Of more images, so many are decoded, evenly spaced.
 
     Returns:
-        How many images were decoded.
+        Width and height of the images that were decoded, turned as mmdet turns them.
 
     Raises:
         ImageError: An image is missing, or cannot be decoded to its end.
@@ -38,17 +41,19 @@ def check_images(paths: Sequence[str], limit: int) -> int:
             'as they are here',
         )
     sample = evenly(paths, limit)
+    sizes = {}
     # Decoders release the GIL.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for path, fault in zip(sample, pool.map(_fault, sample), strict=True):
-            if fault:
+        for path, found in zip(sample, pool.map(_decode, sample), strict=True):
+            if isinstance(found, str):
                 raise ImageError(
                     f'the image {path} cannot be read',
-                    actual=f'{_size(path)}: {fault}',
+                    actual=f'{_size(path)}: {found}',
                     hint='copy or unpack the file again, or take it out of the '
                     'annotation file',
                 )
-    return len(sample)
+            sizes[path] = found
+    return sizes
 
 
 def _size(path: str) -> str:
@@ -70,21 +75,31 @@ def _missing(paths: Sequence[str]) -> list[str]:
     return missing
 
 
-def _fault(path: str) -> str:
-    """What is wrong with an image; '' if it can be read to its end.
+def _decode(path: str) -> tuple[int, int] | str:
+    """Width and height of an image, or what is wrong with it.
 
     OpenCV, with which mmdet reads, fills what is missing of a cut-off JPEG
     with grey and says nothing; PIL says it, and decodes JPEGs fast at an
-    eighth of their size. Some formats only OpenCV knows.
+    eighth of their size, as OpenCV does. Some formats only OpenCV knows.
     """
     try:
+        content = np.fromfile(path, np.uint8)
+        if not len(content):
+            return 'it is empty'
+        pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8)
+        if pixels is None:
+            return 'OpenCV cannot decode it'
         with Image.open(path) as image:
-            image.draft(image.mode, (image.width // 8, image.height // 8))
+            width, height = image.size
+            turned = (
+                image.format != 'WEBP'  # which OpenCV leaves as it lies
+                and image.getexif().get(_ORIENTATION) in _TURNED
+            )
+            image.draft(image.mode, (width // 8, height // 8))
             image.load()
-        return ''
+        return (height, width) if turned else (width, height)
+    except Image.UnidentifiedImageError:
+        whole = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        return 'OpenCV cannot decode it' if whole is None else whole.shape[1::-1]
     except Exception as error:  # decoders raise nearly anything on broken files
-        unknown = isinstance(error, Image.UnidentifiedImageError)
-        content = np.fromfile(path, np.uint8) if unknown else np.empty(0, np.uint8)
-        if len(content) and cv2.imdecode(content, cv2.IMREAD_UNCHANGED) is not None:
-            return ''
         return str(error) or type(error).__name__
