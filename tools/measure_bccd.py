@@ -32,7 +32,9 @@ ROWS = {
     'all three': 'configs/bccd/ablation/three.py',
     'all three, guided': 'configs/bccd/ablation/guided.py',
     'full M-KD': 'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
+    'full M-KD, teacher in float32': 'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
 }
+OPTIONS = {'full M-KD, teacher in float32': {'model.teachers.t.speed': 'off'}}
 EPOCHS, ITERATIONS = 16, 16 * 26
 REPORT = measuring.Report(
     stem='bccd',
@@ -67,7 +69,7 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
     for seed in args.seeds:
         for row in args.rows:
             taught = {'model.teachers.t.checkpoint': str(teacher.checkpoint)}
-            options = {} if ROWS[row] == STUDENT else taught
+            options = {} if ROWS[row] == STUDENT else taught | OPTIONS.get(row, {})
             stages.append((row, seed, stage(row, ROWS[row], seed, **options)))
     return stages
 

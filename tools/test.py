@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmengine.runner import Runner
 
     from mkd_det.checkpoint import read_checkpoint
-    from mkd_det.data import check_data
+    from mkd_det.data import check_data, check_loaders
     from mkd_det.quiet import quiet_warnings
     from mkd_det.runtime import student_config
 
@@ -171,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_before_start(cfg, args)
     content = read_checkpoint(args.checkpoint)
     check_data(cfg, splits=('test',))
+    check_loaders(cfg, splits=('test',))
     join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     load_weights(runner, content, args.checkpoint)
