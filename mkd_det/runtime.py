@@ -147,6 +147,7 @@ def student_config(cfg: Config) -> Config:
         plain.pop(key, None)
     plain = ConfigDict({k: v for k, v in plain.items() if not _mentions_us(v, k)})
     _plain_hooks(plain)
+    _plain_scopes(plain)
     _plain_imports(plain)
     return Config(plain)
 
@@ -197,6 +198,21 @@ def _is_ours(name: str) -> bool:
     """Whether the hook of that name is, or builds on, one of this package."""
     cls = HOOKS.get(name) if name else None
     return cls is not None and any(_lives_here(base) for base in cls.__mro__)
+
+
+# -- scopes --------------------------------------------------------------------
+
+
+def _plain_scopes(value: Any) -> None:
+    """Take our scope off what a config has from a `mkd_det::` base. What is ours is
+    found without it, and the rest is mmdet's."""
+    if isinstance(value, dict):
+        if value.get('_scope_') == PACKAGE:
+            del value['_scope_']
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _plain_scopes(item)
 
 
 # -- imports -----------------------------------------------------------------

@@ -130,6 +130,18 @@ def test_every_key_of_a_config_survives_but_ours(cfg: Any) -> None:
     assert 'mkd_det' not in str(plain.to_dict())
 
 
+def test_what_comes_from_a_base_of_ours_is_stock_mmdets(tmp_path: Path) -> None:
+    """mmengine marks it with our scope, which nobody knows where we are not."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = ['mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py']\n"
+    )
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert cfg.val_dataloader.dataset._scope_ == 'mkd_det'
+    plain = student_config(cfg)
+    assert 'mkd_det' not in plain.pretty_text
+    assert plain.val_dataloader.dataset.type == 'XMLDataset'
+
+
 def test_layer_wise_learning_rates_are_refused() -> None:
     cfg = Config(
         dict(
