@@ -95,7 +95,8 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axes.axhline(1, color='0.4', ls='--', lw=1)
     axes.set_xticks([p + 0.4 - width / 2 for p in range(len(results))], list(results))
     axes.set_ylabel('K / (S + T)')
-    axes.legend(title='teachers', ncols=len(SPEEDS))
+    # Above the bars, not on them.
+    figure.legend(title='teachers', ncols=len(SPEEDS), loc='outside upper center')
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
