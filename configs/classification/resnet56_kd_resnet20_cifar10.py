@@ -8,7 +8,7 @@ https://github.com/akamaster/pytorch_resnet_cifar10 and tell how theirs are call
         (r'^module\\.', ''), ('^linear', 'head'),
         ('^(conv1|bn1|layer)', r'backbone.\\1')]))
 """
-_base_ = ['resnet20_cifar10.py']
+_base_ = ['resnet20_cifar10.py', '../_base_/recipes/kd_logits.py']
 model = dict(
     _delete_=True,
     type='Distiller',
@@ -17,10 +17,7 @@ model = dict(
         t=dict(
             cfg='mkd_det::classification/resnet56_cifar10.py',
             checkpoint='checkpoints/resnet56_cifar10.pth')),
-    taps=dict(logits='head'),
-    terms=dict(
-        loss_soft=dict(
-            type='SoftOutputKD', student='logits', teacher='t.logits', tau=4.0)),
+    **_base_.pop('recipe'),
     probe_size=32)
 # At tau 4 the soft outputs weigh several times as much as the labels.
 optim_wrapper = dict(optimizer=dict(lr=0.02))

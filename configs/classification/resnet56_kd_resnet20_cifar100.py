@@ -4,7 +4,7 @@ Train the teacher
     python tools/train.py configs/classification/resnet56_cifar100.py
 and copy its last epoch to checkpoints/resnet56_cifar100.pth.
 """
-_base_ = ['resnet20_cifar100.py']
+_base_ = ['resnet20_cifar100.py', '../_base_/recipes/kd_logits.py']
 model = dict(
     _delete_=True,
     type='Distiller',
@@ -13,10 +13,7 @@ model = dict(
         t=dict(
             cfg='mkd_det::classification/resnet56_cifar100.py',
             checkpoint='checkpoints/resnet56_cifar100.pth')),
-    taps=dict(logits='head'),
-    terms=dict(
-        loss_soft=dict(
-            type='SoftOutputKD', student='logits', teacher='t.logits', tau=4.0)),
+    **_base_.pop('recipe'),
     probe_size=32)
 # At tau 4 the soft outputs weigh several times as much as the labels.
 optim_wrapper = dict(optimizer=dict(lr=0.02))
