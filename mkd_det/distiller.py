@@ -85,7 +85,7 @@ class Distiller(BaseModel):
         terms: By name (`loss_...`), dict(type, student, teacher, weight, ...).
         sampling: dict(keep_prob | drop_exact, seed): which teachers take part
             in a step; see `sampler.py`.
-        teacher_weights: dict(tap, teachers): weigh teachers (default: all) by sample,
+        teacher_weights: dict(tap, teachers): weigh teachers (all but pruned) by sample,
             by what they say of its label at that tap; see `confidence.py`.
         compile: Modules of the student to compile, see `compiling.py`.
         probe_size: Side, or (H, W), of the image that shapes are probed with.
@@ -348,7 +348,9 @@ def _weighing(
             actual=cfg.get('tap'),
             hint="teacher_weights=dict(tap='logits')",
         )
-    return dict.fromkeys(cfg.get('teachers') or teachers, cfg['tap'])
+    # A pruned copy says how difficult a sample is; it is no teacher to weigh.
+    whole = [name for name, c in teachers.items() if 'prune_of' not in (c or {})]
+    return dict.fromkeys(cfg.get('teachers') or whole, cfg['tap'])
 
 
 def _settings(

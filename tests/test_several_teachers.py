@@ -214,6 +214,14 @@ def test_dlkd_trains_with_both_teachers() -> None:
     assert model.student.head.weight.grad.abs().sum() > 0
 
 
+def test_a_pruned_copy_is_no_teacher_to_weigh() -> None:
+    model = distiller(**pruned(prune=0.5), teacher_weights=dict(tap='logits'))
+    plain = distiller(**pruned(prune=0.5))
+    images, samples = batch()
+    one, other = (m(images, samples, mode='loss')['loss_dlkd'] for m in (model, plain))
+    assert one.item() == pytest.approx(other.item(), rel=1e-6)
+
+
 def test_a_term_is_off_when_any_of_its_teachers_sits_out() -> None:
     cfg = pruned(prune=0.5)
     model = distiller(**cfg, sampling=dict(drop_exact=1))
