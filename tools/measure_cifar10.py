@@ -55,10 +55,9 @@ ROWS: dict[str, tuple[str, Mapping[str, int], Mapping[str, str]]] = {
     'DLKD, 20 % noise': ('resnet56_dlkd_resnet20', {'t': 56}, NOISE),
 }
 # What the published weights call otherwise.
-REVISED = str(
-    [(r'^linear', 'head'), (r'^(conv1|bn1|layer)', r'backbone.\1')],
-).replace(' ', '')
-BATCH, LR = 32, '0.02'
+NAMES = {'^linear': 'head', '^conv1': 'backbone.conv1', '^bn1': 'backbone.bn1'}
+REVISED = str([*NAMES.items(), ('^layer', 'backbone.layer')]).replace(' ', '')
+BATCH = 32
 FIGURES = (
     measuring.Figure('top1', 'top 1, %', 2),
     measuring.Figure('top5', 'top 5, %', 2),
@@ -77,7 +76,6 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
         'train_cfg.max_epochs': str(args.epochs),
         'train_cfg.val_interval': str(args.epochs),
         'param_scheduler.1.end': str(args.epochs),
-        'optim_wrapper.optimizer.lr': LR,  # the same for all rows
     }
     stages = []
     for seed in args.seeds:
