@@ -160,6 +160,17 @@ def test_reconstruction_is_the_relative_squared_error() -> None:
     assert out.losses['reconstruction'].item() == pytest.approx(3.0)
 
 
+def test_reconstruction_is_learned_from_every_second_row_and_column() -> None:
+    layer = GuidanceLayer(specs(8), specs(16))
+    student, teacher = maps(8), maps(16)
+    sparse = [teacher[0][:, :, ::2, ::2]]
+    every = GuidanceLayer(specs(8), specs(16), stride=1)
+    every.load_state_dict(layer.state_dict())
+    expected = every(student, sparse).losses['reconstruction']
+    assert torch.equal(layer(student, teacher).losses['reconstruction'], expected)
+    assert layer(student, teacher).teacher[0].shape[2:] == teacher[0].shape[2:]
+
+
 def test_it_starts_as_a_projection() -> None:
     wide = GuidanceLayer(specs(8), specs(16), width=16)
     teacher = maps(16)
@@ -216,7 +227,8 @@ def test_other_numbers_of_levels_are_an_error_that_lists_them() -> None:
 
 
 @pytest.mark.parametrize(
-    'bad', [dict(width=1), dict(width=-8), dict(reconstruction=-1)]
+    'bad',
+    [dict(width=1), dict(width=-8), dict(reconstruction=-1), dict(stride=0)],
 )
 def test_impossible_arguments(bad: dict) -> None:
     with pytest.raises(ConfigError):
@@ -231,6 +243,8 @@ def test_reconstruction_is_float32_under_autocast() -> None:
         half = layer(student, teacher)
     assert half.losses['reconstruction'].dtype is torch.float32
     assert half.losses['reconstruction'].item() == pytest.approx(exact, rel=0.05)
+    half.losses['reconstruction'].backward()
+    assert all(e.weight.grad.abs().sum() > 0 for e in layer.encoders)
 
 
 def test_a_teacher_of_zeros_is_finite() -> None:

@@ -51,8 +51,9 @@ ORDER = (
     'runtime',
     'hooks',
     'resuming',
-    'chain',
     'cli',
+    'stages',
+    'chain',
     'demo',
 )
 # Methods get tensors and shapes: no models, paths or teachers.

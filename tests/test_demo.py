@@ -17,9 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mkd_det.demo.history import MAP, read_history
-from mkd_det.demo.progress import Lines
-from mkd_det.demo.stages import Result, Stage, StageError, run_stage
+from mkd_det.stages import (
+    Lines,
+    Result,
+    Stage,
+    StageError,
+    Task,
+    read_history,
+    run_stage,
+)
+from mkd_det.stages.history import MAP
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,7 +159,12 @@ def test_a_stage_knows_when_what_it_is_made_from_has_changed(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_an_interrupted_stage_stops_its_training(tmp_path: Path) -> None:
     class Impatient(Lines):
-        def update(self, done: int, note: str = '') -> None:
+        def start(self, stage: str, total: int, unit: str) -> Task:
+            task = super().start(stage, total, unit)
+            task.update = self.interrupt
+            return task
+
+        def interrupt(self, done: int, note: str = '') -> None:
             assert processes_in(tmp_path)
             raise KeyboardInterrupt
 
@@ -251,18 +263,18 @@ def test_progress_without_a_terminal_is_lines_with_the_time_left(
 ) -> None:
     lines = Lines(2, every=0.0)
     with lines:
-        lines.start('teacher', 10, 'iterations')
-        lines.update(0)
-        lines.update(4, 'loss 2.00')
+        task = lines.start('teacher', 10, 'iterations')
+        task.update(0)
+        task.update(4, 'loss 2.00')
         time.sleep(0.05)
-        lines.update(5, 'loss 1.00')
-        lines.finish('mAP 0.500')
+        task.update(5, 'loss 1.00')
+        task.finish('mAP 0.500')
     text = capsys.readouterr().out
     assert '[1/2] teacher: 10 iterations' in text
     assert re.search(r'teacher: 5/10 iterations, about \d+ s left, loss 1.00', text)
     assert text.splitlines()[-1] == '[1/2] teacher: mAP 0.500'
     quiet = Lines(2, every=60.0)
-    quiet.start('student', 10, 'iterations')
+    task = quiet.start('student', 10, 'iterations')
     capsys.readouterr()
-    quiet.update(5)
+    task.update(5)
     assert capsys.readouterr().out == ''

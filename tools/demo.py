@@ -32,11 +32,18 @@ from rich.table import Table
 from mkd_det.cli import console, main_guard
 from mkd_det.data.digits import Recipe, make_digits
 from mkd_det.demo import report
-from mkd_det.demo.files import write_json
-from mkd_det.demo.history import read_history
-from mkd_det.demo.progress import Display, display
-from mkd_det.demo.stages import ROOT, Result, Stage, StageError, run_stage
 from mkd_det.places import check_folder
+from mkd_det.stages import (
+    ROOT,
+    Display,
+    Result,
+    Stage,
+    StageError,
+    display,
+    read_history,
+    run_stage,
+    write_json,
+)
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',
@@ -176,35 +183,35 @@ def alone(work_dir: Path) -> Iterator[None]:
 def make_data(root: Path, size: Size, seed: int, show: Display) -> None:
     """The stage that makes the digits."""
     total = size.train + size.val
-    show.start('digits', total, 'images')
+    task = show.start('digits', total, 'images')
     make_digits(
         root,
         size.train,
         size.val,
         SIDE,
         seed,
-        progress=lambda done, _: show.update(done),
+        progress=lambda done, _: task.update(done),
     )
-    show.finish(f'{total} images in {root}')
+    task.finish(f'{total} images in {root}')
 
 
 def make_report(
     work_dir: Path, stages: Sequence[Stage], results: Sequence[Result], show: Display
 ) -> list[report.Row]:
     """The stage that shows what came out: table, figures, page."""
-    show.start('report', 4, 'parts')
+    task = show.start('report', 4, 'parts')
     models = _load_models(stages)
-    show.update(1)
+    task.update(1)
     report.draw_curves(
         {stage.name: read_history(stage.folder) for stage in stages},
         TITLES,
         work_dir / 'curves.png',
     )
-    show.update(2)
+    task.update(2)
     report.draw_detections(
         models, TITLES, work_dir / 'digits', work_dir / 'detections.png'
     )
-    show.update(3)
+    task.update(3)
     rows = [
         report.Row(TITLES[result.name], _parameters(models[result.name]), result)
         for result in results
@@ -221,7 +228,7 @@ def make_report(
         },
         [row.result.command for row in rows],
     )
-    show.finish(str(work_dir / 'index.html'))
+    task.finish(str(work_dir / 'index.html'))
     return rows
 
 
@@ -281,7 +288,7 @@ def run_all(args: argparse.Namespace, environment: Mapping[str, str]) -> None:
     size = QUICK if args.quick else Size()
     work_dir = args.work_dir
     stages = plan_stages(work_dir, size, args.seed)
-    with display(len(stages) + 2) as show:
+    with display(len(stages) + 2, 'demo') as show:
         show.say(INTRODUCTION.format(folder=work_dir))
         make_data(work_dir / 'digits', size, args.seed, show)
         results = [run_stage(stage, environment, show) for stage in stages]

@@ -20,7 +20,7 @@ from typing import Any
 import measuring
 
 from mkd_det.cli import main_guard
-from mkd_det.demo.stages import Stage
+from mkd_det.stages import Stage
 
 TEACHER = 'configs/bccd/gfl_r18-w64_bccd.py'
 STUDENT = 'configs/bccd/gfl_r18-w16_bccd.py'

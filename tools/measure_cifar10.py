@@ -20,8 +20,8 @@ from pathlib import Path
 import measuring
 
 from mkd_det.cli import main_guard
-from mkd_det.demo.stages import Stage
 from mkd_det.errors import CheckpointFileError
+from mkd_det.stages import Stage
 
 CONFIGS = 'configs/classification'
 NOISE = {'train_dataloader.dataset.label_noise': '0.2'}

@@ -23,7 +23,7 @@ import benchmark_step
 import matplotlib
 
 from mkd_det.cli import main_guard
-from mkd_det.demo.files import write_json
+from mkd_det.stages import write_json
 
 SPEEDS = ['off', 'exact', 'fast', 'cached']
 CASES = {

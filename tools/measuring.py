@@ -13,9 +13,7 @@ import matplotlib
 from mmengine.logging import MMLogger
 
 from mkd_det.cli import build_model, load_config
-from mkd_det.demo.files import write_json
-from mkd_det.demo.progress import display
-from mkd_det.demo.stages import ROOT, Stage, run_stage
+from mkd_det.stages import ROOT, Stage, display, run_stage, write_json
 
 Run = dict[str, Any]
 
@@ -92,7 +90,7 @@ def measure(
     """
     MMLogger.get_current_instance().setLevel('WARNING')
     runs: list[Run] = []
-    with display(len(stages)) as show:
+    with display(len(stages), 'all runs') as show:
         for row, seed, stage in stages:
             entry = run_stage(stage, {}, show).entry()
             runs.append({**entry, 'name': row, 'seed': seed, 'params': params(row)})

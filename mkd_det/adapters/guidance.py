@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeMismatchError
+from ..errors import ConfigError, ShapeMismatchError, is_whole
+from ..functional import as_map
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
 from .base import Adapter, AdapterOutput, group_norm, on_map
@@ -31,7 +32,9 @@ class GuidanceLayer(Adapter):
       the terms read of it is detached, so that matching cannot collapse the space. As
       the paraphraser in Kim et al.: "Paraphrasing Complex Network: Network Compression
       via Factor Transfer", NeurIPS 2018, arXiv 1802.04977, which has three convs each
-      way and trains it beforehand.
+      way and trains it beforehand. It learns from every second row and column of the
+      maps, a quarter of the places: both convs look at one place at a time, and there
+      are more than enough of them.
 
     With `teacher_side=False` the student's side leads straight into the teacher's
     width, and the teacher passes through: the hint of Romero et al.: "FitNets: Hints
@@ -49,6 +52,7 @@ class GuidanceLayer(Adapter):
         teacher_side: Whether the teacher gets a side.
         reconstruction: Weight of the reconstruction. At 0 the encoder stays as it
             starts, a fixed projection.
+        stride: Between the rows, and columns, that it is learned from; 1 for all.
 
     Shape:
         - student: per level (N, C_s, H_s, W_s), (N, L, C_s) or (N, C_s)
@@ -64,6 +68,7 @@ class GuidanceLayer(Adapter):
         width: int | None = None,
         teacher_side: bool = True,
         reconstruction: float = 1.0,
+        stride: int = 2,
     ) -> None:
         super().__init__(student, teacher)
         if len(student) != len(teacher):
@@ -82,7 +87,12 @@ class GuidanceLayer(Adapter):
                 'GuidanceLayer: reconstruction must be a number >= 0',
                 actual=reconstruction,
             )
+        if not is_whole(stride) or stride < 1:
+            raise ConfigError(
+                'GuidanceLayer: stride must be a whole number >= 1', actual=stride
+            )
         self.reconstruction = float(reconstruction) if teacher_side else 0.0
+        self.stride = stride
         pairs = [(s.channels, t.channels) for s, t in zip(student, teacher)]
         widths = [width or round8(math.sqrt(s * t)) for s, t in pairs]
         self.student_side = nn.ModuleList(
@@ -120,18 +130,25 @@ class GuidanceLayer(Adapter):
         teacher = tuple(level.detach() for level in teacher)
         if not self.encoders:
             return AdapterOutput(ours, teacher, {})
-        codes = tuple(
-            on_map(encoder, level)
-            for encoder, level in zip(self.encoders, teacher, strict=True)
-        )
         losses = {}
+        # First: autocast keeps a weight as it was cast first, and what is cast without
+        # gradient has none later.
         if self.decoders:
-            errors = [
-                relative_error(on_map(decoder, code), level)
-                for decoder, code, level in zip(self.decoders, codes, teacher)
-            ]
-            losses['reconstruction'] = self.reconstruction * torch.stack(errors).mean()
-        return AdapterOutput(ours, tuple(code.detach() for code in codes), losses)
+            losses['reconstruction'] = self.reconstruction * self._error(teacher)
+        with torch.no_grad():
+            codes = tuple(
+                on_map(encoder, level)
+                for encoder, level in zip(self.encoders, teacher, strict=True)
+            )
+        return AdapterOutput(ours, codes, losses)
+
+    def _error(self, teacher: Sequence[Tensor]) -> Tensor:
+        """Of the reconstruction, mean over levels."""
+        errors = []
+        for encoder, decoder, level in zip(self.encoders, self.decoders, teacher):
+            seen = as_map(level)[:, :, :: self.stride, :: self.stride]
+            errors.append(relative_error(decoder(encoder(seen)), seen))
+        return torch.stack(errors).mean()
 
 
 def round8(channels: float) -> int:

@@ -14,8 +14,8 @@ import torch
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
-from .history import MAP, History
-from .stages import Result
+from ..stages import History, Result
+from ..stages.history import MAP
 
 # One colour for each model, everywhere; told apart without colour vision, too.
 COLOURS = {'teacher': '#555555', 'student': '#D55E00', 'mkd': '#0072B2'}

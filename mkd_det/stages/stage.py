@@ -14,12 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from ..errors import MkdError
 from .files import read_json, write_json
 from .history import MAP, MAP50, read_history
-from .progress import Display
+from .progress import Display, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = 'train.log'
@@ -42,7 +43,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class StageError(MkdError):
-    """A stage of the demo failed."""
+    """A stage failed."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class Stage:
         title: What people read.
         config: Path of the config file, from the repository's root.
         folder: Its work dir.
-        epochs: How many epochs it trains.
+        epochs: How many epochs it trains; iterations, if `by_epoch` is off.
         total: How many iterations that makes.
         options: For `--cfg-options`.
         after: Fingerprints of what it builds on: the data, an earlier stage.
         figures: What counts: name in the results, and in the log.
+        by_epoch: Whether the config counts in epochs.
     """
 
     name: str
@@ -70,11 +72,13 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     figures: Mapping[str, str] = field(default_factory=lambda: DETECTION)
+    by_epoch: bool = True
 
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint, once the stage is done."""
-        return self.folder / f'epoch_{self.epochs}.pth'
+        unit = 'epoch' if self.by_epoch else 'iter'
+        return self.folder / f'{unit}_{self.epochs}.pth'
 
     @property
     def arguments(self) -> list[str]:
@@ -84,7 +88,7 @@ class Stage:
             os.path.relpath(ROOT / self.config),
             '--work-dir',
             str(self.folder),
-            '--cfg-options',
+            *(['--cfg-options'] if self.options else []),
             *(f'{key}={value}' for key, value in self.options.items()),
         ]
 
@@ -128,26 +132,34 @@ class Result:
         return f'{name} {value:.3f}'
 
 
-def run_stage(stage: Stage, environment: Mapping[str, str], show: Display) -> Result:
+def run_stage(
+    stage: Stage,
+    environment: Mapping[str, str],
+    show: Display,
+    stop: Event | None = None,
+) -> Result:
     """Train, or go on training, or return the result of a stage that is done.
 
     Args:
         stage: What to train.
         environment: Additional environment variables.
         show: Where progress goes.
+        stop: Ends the training early when set, as Ctrl-C does: for stages that run in
+            threads.
 
     Raises:
         StageError: Training failed; its log says why.
+        KeyboardInterrupt: It was stopped.
     """
-    show.start(stage.title, stage.total, 'iterations')
+    task = show.start(stage.title, stage.total, 'iterations')
     fingerprint = stage.fingerprint
     done = read_json(stage.folder / DONE)
     if done and done['fingerprint'] == fingerprint and stage.checkpoint.is_file():
         result = Result.of(done['result'], stage)
-        show.finish(f'done before ({result})')
+        task.finish(f'done before ({result})')
         return result
     state = _open_folder(stage, fingerprint, show)
-    seconds = _train(stage, state, environment, show)
+    seconds = _train(stage, state, environment, task, stop or Event())
     metrics = read_history(stage.folder).metrics.get(stage.epochs)
     if metrics is None or not stage.checkpoint.is_file():
         raise _failed(stage, 'ended without a result')
@@ -160,7 +172,7 @@ def run_stage(stage: Stage, environment: Mapping[str, str], show: Display) -> Re
     write_json(
         stage.folder / DONE, {'fingerprint': fingerprint, 'result': result.entry()}
     )
-    show.finish(f'{result}, {result.seconds:.0f} s')
+    task.finish(f'{result}, {result.seconds:.0f} s')
     return result
 
 
@@ -171,11 +183,16 @@ def _open_folder(stage: Stage, fingerprint: str, show: Display) -> dict:
         show.say(f'{stage.title}: goes on after {state["seconds"]:.0f} s')
         return state
     if state:
-        show.say(f'{stage.title}: its settings have changed, so it starts anew')
-        shutil.rmtree(stage.folder)
+        old = stage.folder.with_name(f'{stage.folder.name}.old')
+        shutil.rmtree(old, ignore_errors=True)
+        stage.folder.rename(old)
+        show.say(
+            f'{stage.title}: its settings have changed, so it starts anew; what was'
+            f' there is in {old}'
+        )
     elif stage.folder.exists() and any(stage.folder.iterdir()):
         raise StageError(
-            f'{stage.folder} holds something else than a stage of the demo',
+            f'{stage.folder} holds something else than a stage',
             available=sorted(path.name for path in stage.folder.iterdir())[:8],
             hint='--work-dir with another folder',
         )
@@ -186,7 +203,7 @@ def _open_folder(stage: Stage, fingerprint: str, show: Display) -> dict:
 
 
 def _train(
-    stage: Stage, state: dict, environment: Mapping[str, str], show: Display
+    stage: Stage, state: dict, environment: Mapping[str, str], task: Task, stop: Event
 ) -> float:
     """Run the training to its end; returns its seconds over all starts."""
     before, began = state['seconds'], time.monotonic()
@@ -194,10 +211,11 @@ def _train(
     process = _start(stage, environment)
     try:
         while process.poll() is None:
-            time.sleep(0.5)
+            if stop.wait(0.5):
+                raise KeyboardInterrupt
             history = read_history(stage.folder)
             loss = history.losses.get(history.latest)
-            show.update(history.latest, f'loss {loss:.2f}' if loss else 'starting')
+            task.update(history.latest, f'loss {loss:.2f}' if loss else 'starting')
             if time.monotonic() - saved > 2:
                 saved = time.monotonic()
                 seconds = before + saved - began

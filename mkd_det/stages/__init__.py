@@ -1,0 +1,22 @@
+"""Trainings as stages: each is skipped when done, and resumed when interrupted."""
+
+from .files import read_json, write_json
+from .history import History, read_history
+from .progress import Display, Lines, Task, display
+from .stage import ROOT, Result, Stage, StageError, run_stage
+
+__all__ = [
+    'ROOT',
+    'Display',
+    'History',
+    'Lines',
+    'Result',
+    'Stage',
+    'StageError',
+    'Task',
+    'display',
+    'read_history',
+    'read_json',
+    'run_stage',
+    'write_json',
+]
