@@ -11,7 +11,7 @@ check_versions()  # before anything of ours imports what it checks
 from .quiet import quiet_import  # noqa: E402
 
 with quiet_import():
-    from . import adapters, branches, classification, hooks, losses
+    from . import adapters, branches, classification, hooks, losses, row_conv
 from .distiller import Distiller  # noqa: E402
 from .hooks import DistillHook  # noqa: E402
 from .utils import join_mmengine  # noqa: E402
@@ -27,4 +27,5 @@ __all__ = [
     'classification',
     'hooks',
     'losses',
+    'row_conv',
 ]

@@ -161,21 +161,9 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         ConfigError: There is no such file; the nearest names are listed.
     """
-    from mmengine.hub import get_config
     from mmengine.registry import init_default_scope
 
-    if '::' in path:
-        cfg = get_config(path)
-    else:
-        if not Path(path).is_file():
-            folder = Path(path).is_dir()
-            raise ConfigError(
-                'this is a folder' if folder else 'there is no such config file',
-                expected='a config file',
-                actual=path,
-                available=_siblings(Path(path, 'config.py') if folder else Path(path)),
-            )
-        cfg = _read_config(path)
+    cfg = read_config(path)
     if options:
         _merge(cfg, options)
     if not isinstance(cfg.get('model'), dict):
@@ -188,9 +176,25 @@ def load_config(path: str, options: dict | None = None) -> Config:
     return cfg
 
 
-def _read_config(path: str) -> Config:
-    from mmengine.config import Config
+def read_config(path: str) -> Config:
+    """Read a config file, or a packaged one, of whatever it is a config.
 
+    Raises:
+        ConfigError: There is no such file, or it cannot be read.
+    """
+    from mmengine.config import Config
+    from mmengine.hub import get_config
+
+    if '::' in path:
+        return get_config(path)
+    if not Path(path).is_file():
+        folder = Path(path).is_dir()
+        raise ConfigError(
+            'this is a folder' if folder else 'there is no such config file',
+            expected='a config file',
+            actual=path,
+            available=_siblings(Path(path, 'config.py') if folder else Path(path)),
+        )
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is code

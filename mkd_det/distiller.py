@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .compiling import Wanted, compile_parts
 from .confidence import TeacherWeights, as_mask
-from .errors import ConfigError, check_keys, check_mapping, is_whole
+from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
 from .plan import SIDES, Link, Planner, Ref
 from .registry import settings_of
 from .renormalize import Renormalizer
@@ -32,6 +32,7 @@ _KEYS = (
     'branches',
     'terms',
     'sampling',
+    'task_weight',
     'teacher_weights',
     'probe_size',
     'compile',
@@ -47,7 +48,7 @@ _MAPPINGS = (
     'sampling',
     'teacher_weights',
 )
-_SAMPLING = ('keep_prob', 'drop_exact', 'seed')
+_SAMPLING = ('keep_prob', 'drop_exact', 'seed', 'always')
 
 
 class _Original:
@@ -83,8 +84,9 @@ class Distiller(BaseModel):
         adapters: By name, dict(type, student, teacher, ...).
         branches: By name, dict(type, on, ...).
         terms: By name (`loss_...`), dict(type, student, teacher, weight, ...).
-        sampling: dict(keep_prob | drop_exact, seed): which teachers take part
+        sampling: dict(keep_prob | drop_exact, seed, always): which teachers take part
             in a step; see `sampler.py`.
+        task_weight: Of the student's own losses.
         teacher_weights: dict(tap, teachers): weigh teachers (all but pruned) by sample,
             by what they say of its label at that tap; see `confidence.py`.
         compile: Modules of the student to compile, see `compiling.py`.
@@ -105,6 +107,7 @@ class Distiller(BaseModel):
         branches: Mapping[str, Mapping[str, Any]] | None = None,
         terms: Mapping[str, Mapping[str, Any]] | None = None,
         sampling: Mapping[str, Any] | None = None,
+        task_weight: float = 1.0,
         teacher_weights: Mapping[str, Any] | None = None,
         probe_size: int | Sequence[int] = 256,
         compile: Wanted = (),
@@ -117,6 +120,7 @@ class Distiller(BaseModel):
             check_mapping(locals()[name], name)
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
+        self.task_weight = _checked_weight(task_weight)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -146,14 +150,7 @@ class Distiller(BaseModel):
         self._told = _settings(self.plan.terms, terms or {})
         check_keys(sampling or {}, _SAMPLING, 'sampling')
         self.sampler = SourceSampler(tuple(self.teachers), **(sampling or {}))
-        self.renormalizers = {
-            name: Renormalizer(
-                model.data_preprocessor,
-                teacher.model.get_submodule('data_preprocessor'),
-                name,
-            )
-            for name, teacher in self.teachers.items()
-        }
+        self.renormalizers = _renormalizers(model.data_preprocessor, self.teachers)
         self._register_state_dict_hook(_to_plain)
         self._register_load_state_dict_pre_hook(_from_plain, with_module=True)
 
@@ -201,7 +198,7 @@ class Distiller(BaseModel):
         shown.clear()
         grad = torch.is_grad_enabled()
         with capture(self.student, self.plan.taps.get('student', {}), grad) as seen:
-            losses = dict(self.student(inputs, data_samples, mode='loss'))
+            losses = self._task(self.student(inputs, data_samples, mode='loss'))
         known['student'] = seen
         self._notify_knowledge(known)
 
@@ -227,6 +224,15 @@ class Distiller(BaseModel):
         for observer in self.observers:
             observer.on_terms(losses)
         return losses
+
+    def _task(self, losses: Mapping[str, Any]) -> dict[str, Any]:
+        """The student's own losses, weighted."""
+        if self.task_weight == 1:
+            return dict(losses)
+        return {
+            name: _times(self.task_weight, value) if 'loss' in name else value
+            for name, value in losses.items()
+        }
 
     def _active_weights(self, progress: Progress) -> dict[str, float]:
         """Weights of the terms that take part in this step."""
@@ -334,6 +340,13 @@ class Distiller(BaseModel):
             return getattr(self.student, name)
 
 
+def _renormalizers(ours: nn.Module, teachers: TeacherBank) -> dict[str, Renormalizer]:
+    return {
+        name: Renormalizer(ours, teacher.model.get_submodule('data_preprocessor'), name)
+        for name, teacher in teachers.items()
+    }
+
+
 def _weighing(
     cfg: Mapping[str, Any] | None, teachers: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -382,6 +395,18 @@ def _check_probe_size(size: Any) -> None:
             actual=repr(size),
             hint='probe_size=256',
         )
+
+
+def _times(weight: float, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    if isinstance(value, Tensor):
+        return weight * value
+    return [weight * part for part in value]
+
+
+def _checked_weight(value: Any) -> float:
+    if not is_number(value) or value < 0:
+        raise ConfigError('task_weight must be a number >= 0', actual=value)
+    return value
 
 
 def _add(losses: dict[str, Any], name: str, value: Tensor) -> None:

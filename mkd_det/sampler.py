@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .errors import ConfigError, is_number, is_whole
+from .errors import ConfigError, check_keys, is_number, is_whole
 
 
 class SourceSampler:
@@ -23,6 +23,7 @@ class SourceSampler:
         keep_prob: Keep each source with this probability, in (0, 1].
         drop_exact: Drop exactly so many instead.
         seed: Seed of the picks.
+        always: Teachers that are never dropped.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class SourceSampler:
         keep_prob: float = 1.0,
         drop_exact: int = 0,
         seed: int = 0,
+        always: Sequence[str] = (),
     ) -> None:
         if not is_whole(drop_exact) or not is_whole(seed):
             raise ConfigError(
@@ -43,13 +45,19 @@ class SourceSampler:
             )
         if drop_exact and keep_prob < 1:
             raise ConfigError('sampling: give keep_prob or drop_exact, not both')
-        if names and not 0 <= drop_exact < len(names):
+        always = [always] if isinstance(always, str) else list(always)
+        check_keys(always, names, 'sampling.always')
+        self.names = tuple(names)
+        self.always = frozenset(always)
+        self.droppable = tuple(name for name in names if name not in self.always)
+        most = len(self.droppable) - (not self.always)
+        if names and not 0 <= drop_exact <= most:
             raise ConfigError(
-                'sampling: drop_exact must leave at least one teacher',
-                expected=f'from 0 to {len(names) - 1}',
+                'sampling: drop_exact must leave at least one teacher, and those of'
+                ' `always`',
+                expected=f'from 0 to {most}',
                 actual=drop_exact,
             )
-        self.names = tuple(names)
         self.keep_prob, self.drop_exact, self.seed = keep_prob, drop_exact, seed
 
     def pick(self, iteration: int) -> frozenset[str]:
@@ -58,6 +66,7 @@ class SourceSampler:
             return frozenset(self.names)
         draw = random.Random(f'{self.seed}/{iteration}')
         if self.drop_exact:
-            return frozenset(draw.sample(self.names, len(self.names) - self.drop_exact))
-        kept = [name for name in self.names if draw.random() < self.keep_prob]
-        return frozenset(kept or [draw.choice(self.names)])
+            kept = draw.sample(self.droppable, len(self.droppable) - self.drop_exact)
+        else:
+            kept = [name for name in self.droppable if draw.random() < self.keep_prob]
+        return self.always.union(kept) or frozenset([draw.choice(self.names)])

@@ -29,6 +29,7 @@ ORDER = (
     'utils',
     'version',
     'structures',
+    'row_conv',
     'schedules',
     'sampler',
     'registry',

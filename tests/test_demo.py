@@ -23,6 +23,7 @@ from mkd_det.stages import (
     Stage,
     StageError,
     Task,
+    alone,
     read_history,
     run_stage,
 )
@@ -191,13 +192,11 @@ def test_ctrl_c_says_how_to_go_on(
     assert 'goes on from here' in capsys.readouterr().out
 
 
-def test_two_demos_do_not_share_a_folder(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    demo = importlib.import_module('demo')
+def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
-        demo.alone(tmp_path),
+        alone(tmp_path, 'demo'),
         pytest.raises(StageError, match='another demo'),
-        demo.alone(tmp_path),
+        alone(tmp_path, 'demo'),
     ):
         pass
 

@@ -832,6 +832,27 @@ def test_two_teachers_take_turns(student_cfg: dict, teacher_cfg: dict) -> None:
     assert picked == {'t', 'u'}
 
 
+def test_the_students_own_losses_are_weighed_and_nothing_else(
+    student_cfg: dict, teacher_cfg: dict
+) -> None:
+    cfg = tiny.distiller(student_cfg, teacher_cfg, adapters={}, branches={})
+    cfg['terms'] = dict(
+        loss_fpn=dict(type='AttentionKD', student='fpn', teacher='t.fpn')
+    )
+    whole = losses_of(tiny.build(cfg))
+    half = losses_of(tiny.build({**cfg, 'task_weight': 0.5}))
+    assert set(half) == set(whole) and half['loss_fpn'] == whole['loss_fpn']
+    for name in set(whole) - {'loss_fpn'}:
+        pairs = zip(_parts(half[name]), _parts(whole[name]), strict=True)
+        assert all(torch.equal(a, 0.5 * b) for a, b in pairs), name
+    with pytest.raises(ConfigError, match='task_weight'):
+        tiny.build({**cfg, 'task_weight': -1})
+
+
+def _parts(value: Any) -> list[Tensor]:
+    return value if isinstance(value, list) else [value]
+
+
 def test_knowledge_is_that_of_the_models_themselves(model: Distiller) -> None:
     """What terms get is what the modules yield, level for level."""
     model.observers.append(watch := Watch())

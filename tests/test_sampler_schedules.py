@@ -101,6 +101,18 @@ def test_exactly_so_many_are_dropped_and_all_alike(drop: int) -> None:
         assert abs(counts[name] / 2000 - (4 - drop) / 4) < 0.05
 
 
+@pytest.mark.parametrize('how', [dict(keep_prob=0.3), dict(drop_exact=2)])
+def test_some_are_never_dropped(how: dict[str, Any]) -> None:
+    sampler = SourceSampler(NAMES, **how, always=[NAMES[1]])
+    picks = [sampler.pick(i) for i in range(200)]
+    assert all(NAMES[1] in pick for pick in picks)
+    assert set().union(*picks) == set(NAMES) and len(set(picks)) == (
+        3 if 'drop_exact' in how else 8
+    )
+    if 'drop_exact' in how:
+        assert {len(pick) for pick in picks} == {len(NAMES) - 2}
+
+
 def test_another_seed_picks_otherwise() -> None:
     one, other = (SourceSampler(NAMES, keep_prob=0.5, seed=s) for s in (0, 1))
     assert [one.pick(i) for i in range(20)] != [other.pick(i) for i in range(20)]
@@ -114,6 +126,8 @@ def test_another_seed_picks_otherwise() -> None:
         dict(keep_prob=0.5, drop_exact=1),
         dict(drop_exact=4),
         dict(drop_exact=-1),
+        dict(drop_exact=4, always=['t']),
+        dict(always=['nobody']),
     ],
 )
 def test_what_cannot_be_sampled_is_told(kwargs: dict[str, Any]) -> None:

@@ -13,13 +13,12 @@ on two cores. Interrupted and started again, it goes on where it was.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,12 @@ from rich.table import Table
 from mkd_det.cli import console, main_guard
 from mkd_det.data.digits import Recipe, make_digits
 from mkd_det.demo import report
-from mkd_det.places import check_folder
 from mkd_det.stages import (
     ROOT,
     Display,
     Result,
     Stage,
-    StageError,
+    alone,
     display,
     read_history,
     run_stage,
@@ -158,26 +156,6 @@ def _shortened(epochs: int, batch: int, name: str) -> dict[str, Any]:
         # It would say, rightly, that this teacher knows nothing.
         options['default_hooks.teacher_check'] = None
     return options
-
-
-@contextmanager
-def alone(work_dir: Path) -> Iterator[None]:
-    """Keep a second demo out of the folder.
-
-    Raises:
-        StageError: There is one already.
-    """
-    check_folder(work_dir, '--work-dir')
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with open(work_dir / '.lock', 'w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StageError(
-                f'another demo is running in {work_dir}',
-                hint='--work-dir with another folder, or wait',
-            ) from None
-        yield
 
 
 def make_data(root: Path, size: Size, seed: int, show: Display) -> None:
@@ -308,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     environment = {'DIGITS_ROOT': str(args.work_dir / 'digits')}
     os.environ.update(environment)
     try:
-        with alone(args.work_dir):
+        with alone(args.work_dir, 'demo'):
             run_all(args, environment)
     except KeyboardInterrupt:
         print('\nStopped. The same command goes on from here.')

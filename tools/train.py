@@ -98,11 +98,18 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
     check_amp(cfg)
 
 
-def check_before_start(cfg: Config) -> None:
+def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     """Raise a typed error for anything that would stop the run later.
 
-    Builds the model once for its plan and files, and lets it go: the runner
-    builds its own, after it has set the seed.
+    Builds the model once for its plan and files; the runner builds its own, after it
+    has set the seed.
+
+    Args:
+        cfg: The config, as the runner will get it.
+        teachers: Whether their checkpoints are there already.
+
+    Returns:
+        The model.
     """
     from mkd_det.data import check_data, check_loaders
     from mkd_det.data.check import classes_of
@@ -115,7 +122,7 @@ def check_before_start(cfg: Config) -> None:
     model = build_model(cfg)
     classes = {split: classes_of(cfg, split) for split in ('train', 'val')}
     check_count(classes, model.student if isinstance(model, Distiller) else model)
-    if isinstance(model, Distiller):
+    if isinstance(model, Distiller) and teachers:
         model.teachers.load()
         check_classes(cfg, classes, model)
     check_optimizer(cfg, model)
@@ -125,6 +132,7 @@ def check_before_start(cfg: Config) -> None:
     elif cfg.get('load_from'):
         check_start(model, cfg.load_from)
     check_pretrained(model)
+    return model
 
 
 def check_count(classes: Classes, student: nn.Module) -> None:
@@ -226,6 +234,7 @@ def check_start(
         CheckpointKeysError: Little or nothing of the checkpoint fits.
     """
     from mkd_det.checkpoint import check_numbers, read_checkpoint, weights_of
+    from mkd_det.row_conv import middle_row
 
     if not isinstance(path, str):
         raise ConfigError(
@@ -241,6 +250,11 @@ def check_start(
         weights = {k: v for k, v in weights.items() if k.startswith(prefix)}
     weights = {k.removeprefix(prefix or 'module.'): v for k, v in weights.items()}
     own = model.state_dict()
+    rows = {k: middle_row(v, own[k]) for k, v in weights.items() if k in own}
+    cut = [k for k, v in rows.items() if v is not weights[k]]
+    if cut:
+        print(f'{what}: {len(cut)} kernels of {path} give their middle rows')
+    weights |= rows
     check_numbers(weights, own, f'{what}: checkpoint {path}')
     rest = [
         k for k, v in own.items() if k not in weights or weights[k].shape != v.shape

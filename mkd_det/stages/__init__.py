@@ -1,5 +1,6 @@
 """Trainings as stages: each is skipped when done, and resumed when interrupted."""
 
+from .alone import alone
 from .files import read_json, write_json
 from .history import History, read_history
 from .progress import Display, Lines, Task, display
@@ -14,6 +15,7 @@ __all__ = [
     'Stage',
     'StageError',
     'Task',
+    'alone',
     'display',
     'read_history',
     'read_json',

@@ -61,6 +61,7 @@ class Stage:
         after: Fingerprints of what it builds on: the data, an earlier stage.
         figures: What counts: name in the results, and in the log.
         by_epoch: Whether the config counts in epochs.
+        why: In what it differs from what was started before, in words.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stage:
     after: tuple[str, ...] = ()
     figures: Mapping[str, str] = field(default_factory=lambda: DETECTION)
     by_epoch: bool = True
+    why: str = ''
 
     @property
     def checkpoint(self) -> Path:
@@ -187,8 +189,8 @@ def _open_folder(stage: Stage, fingerprint: str, show: Display) -> dict:
         shutil.rmtree(old, ignore_errors=True)
         stage.folder.rename(old)
         show.say(
-            f'{stage.title}: its settings have changed, so it starts anew; what was'
-            f' there is in {old}'
+            f'{stage.title}: {stage.why or "its settings have changed"}, so it starts'
+            f' anew; what was there is in {old}'
         )
     elif stage.folder.exists() and any(stage.folder.iterdir()):
         raise StageError(

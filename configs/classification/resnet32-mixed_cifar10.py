@@ -1,0 +1,7 @@
+"""ResNet-32 on CIFAR-10 with filters along rows in its last third."""
+_base_ = ['resnet32_cifar10.py']
+model = dict(
+    _delete_=True,
+    type='RowModel',
+    model={{_base_.model}},
+    on=['backbone.layer3'])

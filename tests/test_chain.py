@@ -1,0 +1,366 @@
+"""Chain files: what they mean, what is refused, and a chain run through a kill."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import tiny_images
+from mkd_det.chain import for_guides, read_chain, stage_config
+from mkd_det.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = dict(
+    taps=dict(logits='head'),
+    terms=dict(
+        loss_soft=dict(
+            type='SoftOutputKD',
+            student='logits',
+            teacher='t.logits',
+            tau=4.0,
+            weight=2.0,
+        )
+    ),
+    probe_size=16,
+)
+
+
+def member(name: str, **more: Any) -> dict[str, Any]:
+    return dict(name=name, cfg=f'{name}.py', **more)
+
+
+def chain(*names: str, **more: Any) -> dict[str, Any]:
+    root, *stages = names
+    cfg = dict(root=member(root), stages=[member(n) for n in stages], recipe=RECIPE)
+    return {**cfg, **more}
+
+
+def guides(cfg: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {m.name: m.guides for m in read_chain(cfg).members}
+
+
+# -- who teaches whom -----------------------------------------------------------
+
+
+def test_dense_guides_are_all_that_come_before() -> None:
+    assert guides(chain('t', 'a', 'b', 's')) == {
+        't': (),
+        'a': ('t',),
+        'b': ('t', 'a'),
+        's': ('t', 'a', 'b'),
+    }
+
+
+def test_previous_is_the_one_before() -> None:
+    found = guides(chain('t', 'a', 'b', 's', guides='previous'))
+    assert found == {'t': (), 'a': ('t',), 'b': ('a',), 's': ('b',)}
+
+
+def test_a_stage_may_name_its_guides() -> None:
+    cfg = chain('t', 'a', 's')
+    cfg['stages'][1]['guides'] = ['a']
+    assert guides(cfg)['s'] == ('a',)
+
+
+@pytest.mark.parametrize('kind', ['dense', 'previous'])
+def test_parallel_assistants_do_not_teach_each_other(kind: str) -> None:
+    cfg = chain('t', 'a', 'b', 's', guides=kind)
+    for stage in cfg['stages'][:2]:
+        stage['parallel'] = 'g'
+    found = guides(cfg)
+    assert found['a'] == found['b'] == ('t',)
+    assert found['s'] == (('t', 'a', 'b') if kind == 'dense' else ('a', 'b'))
+    groups = [[m.name for m in group] for group in read_chain(cfg).groups()]
+    assert groups == [['t'], ['a', 'b'], ['s']]
+
+
+def test_a_given_assistant_is_taken_as_trained_and_teaches() -> None:
+    cfg = chain('t', 'a', 's')
+    cfg['stages'][0]['checkpoint'] = 'a.pth'
+    assert guides(cfg) == {'t': (), 'a': (), 's': ('t', 'a')}
+
+
+def test_sampling_is_the_students_alone_unless_a_stage_has_its_own() -> None:
+    cfg = chain('t', 'a', 'b', 's', sampling=dict(keep_prob=0.75, drop_teacher=False))
+    made = {m.name: m.sampling for m in read_chain(cfg).members}
+    assert made == {'t': {}, 'a': {}, 'b': {}, 's': dict(keep_prob=0.75, always=['t'])}
+    cfg['stages'][1]['sampling'] = dict(drop_exact=1)
+    assert read_chain(cfg)['b'].sampling == dict(drop_exact=1)
+
+
+# -- what a stage's config says ---------------------------------------------------
+
+
+def test_terms_are_one_for_each_guide_with_lam_times_the_weight() -> None:
+    made = for_guides(RECIPE, ['t', 'a'], lam=0.25)
+    assert set(made['terms']) == {'loss_soft_t', 'loss_soft_a'}
+    for name, term in made['terms'].items():
+        assert term['teacher'] == f'{name[-1]}.logits'
+        assert term['weight'] == 0.5 and term['tau'] == 4.0
+    assert made['taps'] == RECIPE['taps'] and made['probe_size'] == 16
+    assert RECIPE['terms']['loss_soft']['weight'] == 2.0  # untouched
+
+
+def test_adapters_are_doubled_with_what_reads_them_and_the_students_own_stay() -> None:
+    recipe = dict(
+        taps=dict(f='neck'),
+        adapters=dict(guide=dict(type='GuidanceLayer', student='f', teacher='t.f')),
+        branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
+        terms=dict(
+            loss_relation=dict(
+                type='RelationKD', student='guide.student', teacher='guide.teacher'
+            ),
+            loss_own=dict(type='AttentionKD', student='f', teacher='explore.inherit'),
+        ),
+    )
+    made = for_guides(recipe, ['big', 'small'], lam=1.0)
+    assert made['adapters']['guide_small']['teacher'] == 'small.f'
+    relation = made['terms']['loss_relation_big']
+    assert relation['student'] == 'guide_big.student'
+    assert relation['teacher'] == 'guide_big.teacher'
+    assert relation['weight'] == 1.0  # the loss's own default, times lam
+    assert made['terms']['loss_own'] == recipe['terms']['loss_own']
+    assert made['branches'] == recipe['branches']
+    assert set(made['terms']) == {
+        'loss_relation_big',
+        'loss_relation_small',
+        'loss_own',
+    }
+
+
+@pytest.mark.parametrize(
+    ('lam', 'scale', 'weight'), [(0.25, True, 2.25), (0.25, False, 0.75), (1, True, 0)]
+)
+def test_the_task_counts_once_for_each_guide(
+    lam: float, scale: bool, weight: float, tmp_path: Path
+) -> None:
+    plain = dict(model=tiny_images.classifier(), default_scope='mmdet')
+    Config(plain).dump(tmp_path / 's.py')
+    cfg = chain('t', 'a', 'b', 's', lam=lam, ce_scale=scale)
+    cfg['stages'][2]['cfg'] = str(tmp_path / 's.py')
+    students = {name: (f'{name}.py', f'{name}.pth') for name in 'tab'}
+    made = stage_config(read_chain(cfg)['s'], students, read_chain(cfg))
+    assert made.model.task_weight == pytest.approx(weight)
+    assert made.model.teachers.a == dict(cfg='a.py', checkpoint='a.pth')
+    assert made.model.student == plain['model']
+    assert 'mkd_det' in made.custom_imports['imports']
+
+
+# -- what is refused --------------------------------------------------------------
+
+
+def with_stage(**more: Any) -> dict[str, Any]:
+    cfg = chain('t', 'a', 's')
+    cfg['stages'][1].update(more)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'words'),
+    [
+        (chain('t'), 'must list'),
+        (chain('t', 'a', 'a'), "are called 'a'"),
+        (chain('t', 't'), "are called 't'"),
+        (with_stage(guides=['nobody']), 'never trained'),
+        (with_stage(guides=['s']), 'a cycle'),
+        (with_stage(guides=[]), 'guides must be'),
+        (with_stage(guides='all'), 'guides must be'),
+        (with_stage(lam=0), 'lam'),
+        (with_stage(lam=1.5), 'lam'),
+        (with_stage(ce_scale=2), 'ce_scale'),
+        (with_stage(name='two words'), 'no name'),
+        (with_stage(cfg=None), 'needs `cfg`'),
+        (with_stage(temperature=3), 'unknown key'),
+        (with_stage(teacher=dict(speeed='fast')), 'unknown key'),
+        (with_stage(sampling=dict(drop_exact=2)), 'at least one'),
+        (with_stage(sampling=dict(keep_prob=0)), 'keep_prob'),
+        (with_stage(sampling=dict(drop_exact=2, drop_teacher=False)), 'at least one'),
+        (with_stage(recipe={}), 'no term that reads a teacher'),
+        (chain('t', 's', stage=[]), 'unknown key'),
+    ],
+)
+def test_a_chain_that_cannot_be_trained(cfg: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_chain(cfg)
+
+
+def test_a_guide_that_comes_later_is_a_cycle_that_says_what_to_write() -> None:
+    cfg = chain('t', 'a', 's')
+    cfg['stages'][0]['guides'] = ['s']
+    with pytest.raises(ConfigError, match='s before a') as caught:
+        read_chain(cfg)
+    assert caught.value.available == ('t',)
+
+
+# -- a chain, run -------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A chain of three tiny classifiers."""
+    data = tiny_images.write_folder(tmp_path / 'data', 8)
+    for name, width in (('t', 8), ('a', 6), ('s', 4)):
+        cfg = tiny_images.runner_cfg(
+            tiny_images.classifier(base_channels=width), data, tmp_path / name, 2
+        )
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        cfg.pop('work_dir')
+        cfg.dump(tmp_path / f'{name}.py')
+    write_chain(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    return importlib.import_module('train_chain')
+
+
+def write_chain(folder: Path, **more: Any) -> None:
+    cfg = chain('t', 'a', 's', **more)
+    for stage in [cfg['root'], *cfg['stages']]:
+        stage['cfg'] = str(folder / stage['cfg'])
+    for stage in cfg['stages']:
+        # Chance, after two epochs: that is not what is tested here.
+        stage['options'] = {'default_hooks.teacher_check': None}
+    Config(cfg).dump(folder / 'chain.py')
+
+
+def command(files: Path, *more: str) -> list[str]:
+    tool = str(ROOT / 'tools' / 'train_chain.py')
+    work = str(files / 'work')
+    return [sys.executable, tool, str(files / 'chain.py'), '--work-dir', work, *more]
+
+
+def run(files: Path, *more: str) -> str:
+    done = subprocess.run(
+        command(files, *more), capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_chain_from_nothing_to_its_figure_through_a_kill_and_a_change(
+    files: Path,
+) -> None:
+    work = files / 'work'
+    process = subprocess.Popen(
+        command(files), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    )
+    while not (work / 'a' / 'last_checkpoint').exists():
+        assert process.poll() is None, process.communicate()[0].decode()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    teacher = (work / 't' / 'epoch_2.pth').stat().st_mtime_ns
+
+    output = run(files)
+    assert 't: done before' in output
+    assert (work / 't' / 'epoch_2.pth').stat().st_mtime_ns == teacher
+    rows = json.loads((work / 'chain.json').read_text())
+    assert [row['name'] for row in rows] == ['t', 'a', 's']
+    assert [row['guides'] for row in rows] == [[], ['t'], ['t', 'a']]
+    assert rows[0]['params'] > rows[1]['params'] > rows[2]['params']
+    assert all(0 <= row['top1'] <= 100 and row['seconds'] > 0 for row in rows)
+    assert (work / 'chain.png').stat().st_size > 1000
+
+    # What is shipped is plain, and the student's training is a config of its own.
+    plain = tiny_images.build(tiny_images.classifier(base_channels=4), seed=3)
+    weights = torch.load(work / 'students' / 's.pth', weights_only=True)
+    plain.load_state_dict(weights['state_dict'], strict=True)
+    cfg = Config.fromfile(work / 'configs' / 's.py')
+    assert cfg.work_dir == str(work / 's') and set(cfg.model.teachers) == {'t', 'a'}
+
+    # Another weight of the guides is the student's and the assistant's affair.
+    before = {name: (work / name / 'epoch_2.pth').stat().st_mtime_ns for name in 'tas'}
+    cfg = Config.fromfile(files / 'chain.py')
+    cfg.stages[1]['lam'] = 0.75
+    cfg.dump(files / 'chain.py')
+    output = run(files)
+    assert 'a, taught by t: done before' in output
+    assert 'model.task_weight' in output and 'starts anew' in output
+    after = {name: (work / name / 'epoch_2.pth').stat().st_mtime_ns for name in 'tas'}
+    assert [name for name in 'tas' if after[name] != before[name]] == ['s']
+    assert (work / 's.old' / 'epoch_2.pth').is_file()
+
+
+def test_an_assistant_that_is_another_changes_whom_it_teaches(
+    tool: Any, files: Path
+) -> None:
+    def reasons() -> dict[str, str]:
+        cfg = read_chain(Config.fromfile(files / 'chain.py').to_dict())
+        configs = tool.make_configs(cfg, files / 'work')
+        sizes = dict.fromkeys(configs, 1)
+        jobs = tool.make_jobs(cfg, configs, sizes, files / 'work')
+        return {job.member.name: job.stage.why for job in jobs}
+
+    assert reasons() == dict(t='', a='', s='')
+    cfg = Config.fromfile(files / 'chain.py')
+    cfg.stages[0]['options']['randomness.seed'] = 5
+    cfg.dump(files / 'chain.py')
+    found = reasons()
+    assert found['t'] == '' and found['a'] == 'randomness.seed changed'
+    assert found['s'] == 'its guide a is another'
+
+
+def test_a_given_teacher_is_tested_and_teaches_side_by_side(
+    tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = tiny_images.build(tiny_images.classifier(base_channels=8))
+    state = {f'net.{key}': value for key, value in model.state_dict().items()}
+    torch.save(dict(state_dict=state), files / 't.pth')
+    root = member('t', checkpoint=str(files / 't.pth'), teacher=dict(prefix='net.'))
+    stages = [member('a', parallel='g'), member('s', parallel='g')]
+    write_chain(files, root=root, stages=stages)
+    output = run(files, '--devices', 'cpu', 'cpu')
+    rows = json.loads((files / 'work' / 'chain.json').read_text())
+    assert [row['guides'] for row in rows] == [[], ['t'], ['t']]
+    assert rows[0]['command'] == 'given' and 't, given: top1' in output
+    assert not tool.main([*command(files)[2:], '--beside', str(files / 'work')])
+    assert capsys.readouterr().out.count('done before') == 2
+
+
+def fails(tool: Any, files: Path, capsys: pytest.CaptureFixture) -> str:
+    code = tool.main([str(files / 'chain.py'), '--work-dir', str(files / 'work')])
+    assert code == 2
+    assert not (files / 'work' / 't').exists()  # before the first stage
+    return capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_fit_its_stage(
+    tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = tiny_images.build(tiny_images.classifier(base_channels=4))
+    torch.save(dict(state_dict=other.state_dict()), files / 'a.pth')
+    stages = [member('a', checkpoint=str(files / 'a.pth')), member('s')]
+    write_chain(files, stages=stages)
+    assert 'teachers.a: checkpoint' in fails(tool, files, capsys)
+
+
+def test_a_term_that_does_not_fit_a_later_stage(
+    tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = {**RECIPE, 'taps': dict(logits='haed')}
+    stages = [member('a'), member('s', recipe=recipe)]
+    write_chain(files, stages=stages)
+    assert 'haed' in fails(tool, files, capsys)
+
+
+def test_stages_out_of_order_of_size_are_named(
+    tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = read_chain(chain('t', 'a', 's'))
+    tool.warn_of_order(cfg, dict(t=30, a=10, s=20))
+    said = capsys.readouterr().out
+    assert 's (0.00 M parameters) is larger than a' in said
+    tool.warn_of_order(cfg, dict(t=30, a=20, s=10))
+    assert capsys.readouterr().out == ''
