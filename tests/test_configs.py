@@ -18,12 +18,16 @@ from mmengine.registry import MODELS
 
 import tiny
 import tiny_images
+from mkd_det.chain import Member, read_chain, stage_config
+from mkd_det.cli import load_config
+from mkd_det.runtime import student_config
 
 ROOT = Path(__file__).resolve().parents[1]
+CHAINS = sorted((ROOT / 'configs/chain').glob('*.py'))
 CONFIGS = sorted(
     file
     for file in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in file.relative_to(ROOT).parts
+    if '_base_' not in file.relative_to(ROOT).parts and file not in CHAINS
 )
 CLASSIFIERS = [file for file in CONFIGS if file.parent.name == 'classification']
 PAIRS = [file for file in CONFIGS if '_mkd_' in file.name]
@@ -46,7 +50,7 @@ DISTILL = PAIRS + TAUGHT + ABLATION
 DETECTORS = {'gfl': 'GFL', 'retinanet': 'RetinaNet', 'fcos': 'FCOS', 'atss': 'ATSS'}
 # r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64; where it
 # starts from a classifier, that one's data.
-BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?(?:-cifar)?$')
+BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?(?:-cifar|-rows)?$')
 
 
 # Terms, and whether there are adapters and branches.
@@ -89,8 +93,14 @@ def read(file: Path) -> Config:
         for teacher in cfg.model.teachers.values():
             teacher.checkpoint = None
     else:
-        cfg.model.backbone.pop('init_cfg', None)
+        plain(cfg.model).backbone.pop('init_cfg', None)
     return cfg
+
+
+def plain(model: Any) -> Any:
+    """The student's model, of whatever filters."""
+    model = model.get('student', model)
+    return model.model if model.type == 'RowModel' else model
 
 
 def teacher_models(cfg: Config) -> list[Config]:
@@ -117,10 +127,13 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize('file', CONFIGS, ids=named)
 def test_config_builds_and_runs_one_step(file: Path) -> None:
-    model_cfg = read(file).model
-    student = model_cfg.get('student', model_cfg)
+    one_step(read(file).model)
+
+
+def one_step(model_cfg: Any) -> None:
+    student = plain(model_cfg)
     model = MODELS.build(model_cfg).train()
-    if file in CLASSIFIERS:
+    if student.type == 'ImageClassifier':
         batch = tiny_images.batch(side=32)
     else:
         batch = tiny.batch(num_classes=student.bbox_head.num_classes)
@@ -171,10 +184,13 @@ def test_name_of_a_classifier_matches_its_contents(file: Path) -> None:
         parts = [*cfg.model.terms.values(), *cfg.model.get('adapters', {}).values()]
         assert METHODS[method.split('-')[0]] in {part.type for part in parts}
     else:
-        assert [models[0].removesuffix('-aggregation')] == [called(cfg.model)]
+        assert models[0].startswith(called(plain(cfg.model)))
+        kinds = {'RowModel': ('rows', 'mixed'), 'ImageClassifier': ('', 'aggregation')}
+        kind = models[0].removeprefix(called(plain(cfg.model))).removeprefix('-')
+        assert kind in kinds[cfg.model.type]
     dataset = cfg.train_dataloader.dataset
     classes = {'cifar10': 10, 'cifar100': 100, 'imagenet': 1000}[data]
-    assert cfg.model.get('student', cfg.model).num_classes == classes
+    assert plain(cfg.model).num_classes == classes
     assert len(dataset.get('classes', range(classes))) == classes
     assert data in dataset.root
     # As built without the data itself: every transform is torchvision's.
@@ -196,8 +212,9 @@ def test_name_matches_contents(file: Path) -> None:
         assert teacher.bbox_head.num_classes == student.bbox_head.num_classes
         assert 'recipe' not in cfg, "take the recipe with _base_.pop('recipe')"
     else:
-        assert backbones(file) == [backbone(cfg.model)]
-        assert cfg.model.type == detector
+        assert backbones(file) == [backbone(plain(cfg.model))]
+        assert plain(cfg.model).type == detector
+        assert ('rows' in file.stem) == (cfg.model.type == 'RowModel')
 
 
 @pytest.mark.parametrize('file', sorted(set(CONFIGS) - set(CLASSIFIERS)), ids=named)
@@ -215,7 +232,7 @@ def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
     }
     metrics, classes = expected[folder(file)]
     assert kinds == metrics
-    student = cfg.model.get('student', cfg.model)
+    student = plain(cfg.model)
     names = dataset.get('metainfo', DATASETS.get(dataset.type).METAINFO)['classes']
     assert student.bbox_head.num_classes == len(names) == classes
 
@@ -266,6 +283,43 @@ def test_a_detector_can_start_from_the_classifiers_backbone() -> None:
     ]
     shapes = [{k: v.shape for k, v in state.items()} for state in states]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize('file', CHAINS, ids=named)
+def test_every_stage_of_a_chain_builds_and_the_last_runs_one_step(
+    file: Path, tmp_path: Path
+) -> None:
+    chain = read_chain(Config.fromfile(file).to_dict())
+    students = {}
+    for member in chain.members:
+        cfg = stage_config(member, students, chain)
+        student_config(cfg).dump(tmp_path / f'{member.name}.py')
+        students[member.name] = str(tmp_path / f'{member.name}.py'), 'none.pth'
+        for teacher in cfg.model.get('teachers', {}).values():
+            teacher.checkpoint = None
+        MODELS.build(copy.deepcopy(cfg.model))
+    cfg.model.pop('sampling')  # all terms, in the one step
+    one_step(cfg.model)
+
+
+@pytest.mark.parametrize('file', CHAINS, ids=named)
+def test_name_of_a_chain_matches_its_contents(file: Path) -> None:
+    chain = read_chain(Config.fromfile(file).to_dict())
+    *before, student = chain.members
+    teachers, method, last, data = file.stem.split('_')[-4:]
+    assert teachers.endswith('-'.join(dict.fromkeys(map(size, before))))
+    assert last.endswith(size(student))
+    assert all(member.cfg.endswith(f'_{data}.py') for member in chain.members)
+    assert (len(student.guides) == 1) == (method == 'takd')
+    assert bool(student.sampling) == method.endswith('-stochastic')
+    rows = get_config(student.cfg).model.type == 'RowModel'
+    assert rows == (method == 'rows')
+
+
+def size(member: Member) -> str:
+    """What tells the members of a chain apart: depth or width."""
+    model = plain(load_config(member.cfg, dict(member.options)).model)
+    return str(model.backbone.get('base_channels') or model.backbone.depth)
 
 
 @pytest.mark.parametrize('file', DISTILL[::4], ids=named)

@@ -821,6 +821,32 @@ def test_benchmark_measures_every_speed_of_the_teachers(
     assert off < fast < exact
 
 
+def test_benchmark_runs_only_the_teachers_that_take_part(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = tool('benchmark_step')
+    cfg = distiller(None, sampling=dict(drop_exact=1), adapters={})
+    cfg['teachers']['u'] = cfg['teachers']['t']
+    cfg['terms'] = {
+        f'loss_{name}': dict(type='AttentionKD', student='fpn', teacher=f'{name}.fpn')
+        for name in 'tu'
+    }
+    pair = bench.Bench(Config.fromfile(write(cfg)), 'cpu', ['off'], sources=True)
+    assert list(pair.phases()) == ['S', 'T', 'K 1 of 2', 'K 2 of 2']
+    run, ran = pair.distiller.teachers.run, []
+    monkeypatch.setattr(
+        pair.distiller.teachers, 'run', lambda n, *rest: ran.append(n) or run(n, *rest)
+    )
+    for name, expected in (('K 1 of 2', ['t']), ('K 2 of 2', ['t', 'u'])):
+        ran.clear()
+        pair.phases()[name](pair.prepare(name, tiny.batch()))
+        assert ran == expected
+    assert pair.distiller.sampler.drop_exact == 1  # as it was
+    seconds = {'S': [1.0], 'T': [1.0], 'K 1 of 2': [2.0], 'K 2 of 2': [2.75]}
+    found = bench.summary(pair, seconds, dict.fromkeys(seconds, 0))
+    assert found['sources'] == dict(step_s_per_teacher=0.75, forward_s=0.5)
+
+
 def test_benchmark_compares_equal_students_and_runs_no_teacher_loss(write: Any) -> None:
     bench = tool('benchmark_step')
     pair = bench.Bench(Config.fromfile(write(distiller(None))), 'cpu')

@@ -13,7 +13,8 @@ Three things take turns, in an order that rotates, on the same batches:
 
 K / (S + T) tells the overhead: at speed 'off', 1.0 would be adapters and terms for
 nothing. `--speeds off exact fast` measures K with each speed of the teachers, `cached`
-with what they said about these images read from a disk.
+with what they said about these images read from a disk. `--sources` measures K with
+one, two, ... all of several teachers taking part, as stochastic teaching picks them.
 
 Peak memory is what a step needs above what stays between steps. On a GPU it
 is CUDA's allocator that knows. On a CPU it is torch's own record of every
@@ -36,7 +37,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import linear_regression, median, quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ from mkd_det.distiller import Distiller
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
 from mkd_det.runtime import is_distill
+from mkd_det.sampler import SourceSampler
 from mkd_det.speed import SPEEDS, Engine
 
 if TYPE_CHECKING:
@@ -178,9 +180,16 @@ class Bench:
         cfg: A distill config.
         device: Where to run.
         speeds: Of the teachers in K, see `speed.py`; none: what the config says.
+        sources: Whether K runs with each number of active teachers.
     """
 
-    def __init__(self, cfg: Config, device: str, speeds: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        device: str,
+        speeds: Sequence[str] = (),
+        sources: bool = False,
+    ) -> None:
         from mmengine.optim import build_optim_wrapper
 
         cfg = deepcopy(cfg)
@@ -197,17 +206,23 @@ class Bench:
             model.to(device).train()
         self.optim_s = build_optim_wrapper(self.student, deepcopy(cfg.optim_wrapper))
         self.optim_k = build_optim_wrapper(self.distiller, deepcopy(cfg.optim_wrapper))
-        self.sources = self._sources()
+        self.sources = self._sources(sources)
         # What settled on the first batch, by speed ('' is the config's).
         self.engines: dict[str, dict[str, Engine]] = {}
         self.folder = TemporaryDirectory(prefix='teacher_cache')
         self.speeds = {f'K {speed}': speed for speed in speeds} or {'K': ''}
+        # How many teachers take part, where that is not the sampler's affair.
+        self.active: dict[str, int] = {}
+        if sources:
+            count = len(self.sources)
+            self.active = {f'K {i + 1} of {count}': i + 1 for i in range(count)}
+            self.speeds = dict.fromkeys(self.active, speeds[0] if speeds else '')
 
-    def _sources(self) -> list[str]:
+    def _sources(self, every: bool) -> list[str]:
         plan = self.distiller.plan
         read = set().union(*map(plan.teachers_of, plan.terms.values()))
         # Outside of a run it is iteration 0, for the sampler too.
-        return sorted(read & self.distiller.sampler.pick(0))
+        return sorted(read if every else read & self.distiller.sampler.pick(0))
 
     @property
     def classes(self) -> int:
@@ -217,16 +232,27 @@ class Bench:
 
     def phases(self) -> dict[str, Phase]:
         """What is measured, by name. Each takes a batch of its own."""
-        distill = {name: partial(self._distill, s) for name, s in self.speeds.items()}
+        distill = {name: partial(self._distill, name) for name in self.speeds}
         return {
             'S': lambda batch: self.student.train_step(batch, self.optim_s),
             'T': self._teachers,
             **distill,
         }
 
-    def _distill(self, speed: str, batch: Batch) -> None:
-        with self.at_speed(speed):
+    def _distill(self, name: str, batch: Batch) -> None:
+        with self.at_speed(self.speeds[name]), self.taught_by(self.active.get(name)):
             self.distiller.train_step(batch, self.optim_k)
+
+    @contextmanager
+    def taught_by(self, count: int | None) -> Iterator[None]:
+        """Let so many teachers take part; None leaves it to the sampler."""
+        sampler = self.distiller.sampler
+        if count is not None:
+            self.distiller.sampler = SourceSampler(self.sources[:count])
+        try:
+            yield
+        finally:
+            self.distiller.sampler = sampler
 
     @contextmanager
     def at_speed(self, speed: str) -> Iterator[None]:
@@ -404,7 +430,19 @@ def summary(
         }
         for name, speed in bench.speeds.items()
     }
-    return dict(ratios=ratios, speedups=engines, phases=phases)
+    found = dict(ratios=ratios, speedups=engines, phases=phases)
+    if len(bench.active) > 1:
+        found['sources'] = _price(bench.active, seconds)
+    return found
+
+
+def _price(
+    active: Mapping[str, int], seconds: Mapping[str, list[float]]
+) -> dict[str, float]:
+    """What one teacher more costs, and what a forward of one does by itself."""
+    steps = [(count, median(seconds[name])) for name, count in active.items()]
+    slope, _ = linear_regression(*zip(*steps))
+    return dict(step_s_per_teacher=slope, forward_s=median(seconds['T']) / len(active))
 
 
 def _ratio(seconds: Mapping[str, list[float]], name: str) -> dict[str, float]:
@@ -445,6 +483,12 @@ def show(result: Mapping[str, Any]) -> None:
             f'{name} / (S + T) = {ratio["of_medians"]:.3f}   (by round: median'
             f' {ratio["median"]:.3f}, quartiles {ratio["q1"]:.3f} ..'
             f' {ratio["q3"]:.3f})   {speedups}'
+        )
+    if 'sources' in result:
+        price = {key: 1e3 * value for key, value in result['sources'].items()}
+        print(
+            f'Each active teacher adds {price["step_s_per_teacher"]:.1f} ms to a step'
+            f' (its forward as it is: {price["forward_s"]:.1f} ms)'
         )
 
 
@@ -552,6 +596,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=(),
         help='of the teachers in K',
     )
+    parser.add_argument(
+        '--sources', action='store_true', help='K with 1, 2, ... teachers taking part'
+    )
     parser.add_argument('--boxes', type=int, default=12, help='boxes on a random image')
     parser.add_argument('--batches', type=int, default=4, help='that take turns')
     parser.add_argument(
@@ -567,6 +614,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='print what K spends beyond S and T: its N costliest operators',
     )
     args = parser.parse_args(argv)
+    if args.sources and len(args.speeds) > 1:
+        parser.error('--sources goes with one speed')
     for name in ('iters', 'batches'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1')
@@ -627,7 +676,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         check_output(args.json, '--json', args.config)
     machine = _machine(device)
-    bench = Bench(cfg, device, args.speeds)
+    bench = Bench(cfg, device, args.speeds, args.sources)
     batches = batches_of(cfg, args, bench.classes)
     seconds = measure(bench, batches, args.iters, args.warmup)
     peaks = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Trains a chain of assistants: each by those before it, the student by all of them.
 
-    python tools/train_chain.py configs/chain/gfl_dgkd_bccd.py
+    python tools/train_chain.py configs/chain/gfl_r18-w64-32_dgkd_r18-w16_bccd.py
 
 Every stage is an ordinary training, with a config of its own (WORK_DIR/configs), that
 ends with a plain student (WORK_DIR/students). What can be known to be wrong with any of

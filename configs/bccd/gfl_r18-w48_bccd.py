@@ -2,5 +2,5 @@
 _base_ = ['gfl_r18-w64_bccd.py']
 model = dict(
     backbone=dict(base_channels=48),
-    neck=dict(in_channels=[48, 96, 192, 384], out_channels=80),
-    bbox_head=dict(in_channels=80, feat_channels=80, stacked_convs=2))
+    neck=dict(in_channels=[48, 96, 192, 384], out_channels=96),
+    bbox_head=dict(in_channels=96, feat_channels=96))

@@ -1,7 +1,7 @@
 """A chain of detectors on the demo's digits: `make demo` makes them first.
 
     DIGITS_ROOT=work_dirs/demo/digits python tools/train_chain.py \\
-        configs/chain/gfl_r18-w48_dgkd_r18-w16_digits.py
+        configs/chain/gfl_r18-w48-32_dgkd_r18-w16_digits.py
 """
 _base_ = ['../_base_/recipes/mkd_dense.py']
 root = dict(name='w48', cfg='mkd_det::demo/gfl_r18-w48_digits.py')
