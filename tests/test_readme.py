@@ -21,6 +21,7 @@ import hook_runs
 import mkd_det.hooks
 import tiny
 from mkd_det import cli, errors, runtime, schedules, teachers
+from mkd_det.chain import read_chain
 from mkd_det.distiller import Distiller
 from mkd_det.registry import LOSSES
 from mkd_det.schedules import Progress
@@ -93,6 +94,16 @@ def test_config_builds_and_takes_a_step(written: Path, name: str) -> None:
         assert link.module.weight_at(Progress()) > 0
         if model.plan.teachers_of(link) <= picked:
             assert any(v > 0 for k, v in log.items() if k.startswith(term)), term
+
+
+def test_example_of_a_chain_is_one(written: Path) -> None:
+    chain = read_chain(Config.fromfile(written / 'my_chain.py').to_dict())
+    assert {m.name: m.guides for m in chain.members} == {
+        'big': (),
+        'middle': ('big',),
+        'small': ('big', 'middle'),
+    }
+    assert chain['small'].sampling and 'loss_soft' in chain['small'].recipe['terms']
 
 
 def test_parts_that_are_switched_off_are_gone(written: Path) -> None:
