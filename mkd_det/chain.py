@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from .cli import load_config
 from .errors import ConfigError, check_keys, check_mapping, is_number, nearest
-from .registry import LOSSES, find_class, settings_of
+from .registry import ADAPTERS, LOSSES, find_class, settings_of
 from .sampler import SourceSampler
 
 # Of the chain as a whole, over what stands in a stage.
@@ -24,8 +24,11 @@ _SAMPLING = ('keep_prob', 'drop_exact', 'seed', 'drop_teacher')
 # How a checkpoint that is given is to be read; the rest is for those it teaches.
 LOADING = ('prefix', 'revise_keys', 'trust_checkpoint')
 _TEACHING = ('taps', 'speed', 'cache', 'compile')
-# What recipes call the teacher.
-_TEACHER = 't.'
+# What recipes call the teacher, what they hold, and what of it is each guide's.
+_TEACHER = 't'
+_DOUBLED = ('teachers', 'adapters', 'terms')
+_RECIPE = (*_DOUBLED, 'taps', 'branches', 'probe_size', 'teacher_weights', 'compile')
+_WEIGHED = {'adapters': ADAPTERS, 'terms': LOSSES}
 DENSE, PREVIOUS = 'dense', 'previous'
 
 
@@ -67,10 +70,12 @@ class Chain:
     Args:
         members: In their order, the root first.
         metric: Key of the metric that counts; '' for the one of the evaluator.
+        imports: Modules that recipes need.
     """
 
     members: tuple[Member, ...]
     metric: str = ''
+    imports: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Member:
         return next(member for member in self.members if member.name == name)
@@ -123,7 +128,21 @@ def read_chain(cfg: Mapping[str, Any]) -> Chain:
         rest = [_dict(s).get('name') for s in stages[index:]]
         chosen = _guides(member, guides, members, rest)
         members.append(_taught(member, {**given, **stage}, chosen, root.name))
-    return Chain(tuple(members), cfg.get('metric', ''))
+    imports = tuple(_names(cfg.get('custom_imports')))
+    chain = Chain(tuple(members), cfg.get('metric', ''), imports)
+    _check_groups(chain)
+    return chain
+
+
+def _check_groups(chain: Chain) -> None:
+    names = [group[0].parallel for group in chain.groups() if group[0].parallel]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f'chain: other stages stand between those of the group {name!r}',
+                actual=[m.name for m in chain.members if m.parallel == name],
+                hint='its members one after another in `stages`',
+            )
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
@@ -241,43 +260,54 @@ def _taught(
 
 
 def stage_config(
-    member: Member, students: Mapping[str, tuple[str, str]], teachers: Chain
+    member: Member, students: Mapping[str, tuple[str, str]], chain: Chain
 ) -> Config:
     """The config that trains a member: complete, plain, to be run by itself.
 
     Args:
         member: Who is trained.
         students: Config and weights of every member, by name.
-        teachers: The chain, for the settings of the guides.
+        chain: For the settings of the guides, and modules to import.
     """
     cfg = load_config(member.cfg, dict(member.options))
     cfg = Config(cfg.to_dict())
     cfg.pop('recipe', None)
+    if 'max_iters' in (cfg.get('train_cfg') or {}):
+        # As mmengine wants it told.
+        for hook, key in (
+            ('checkpoint', 'by_epoch'),
+            ('logger', 'log_metric_by_epoch'),
+        ):
+            cfg.merge_from_dict({f'default_hooks.{hook}.{key}': False})
     if not member.guides:
         return cfg
     count = len(member.guides)
-    task = (1 - member.lam) * (count if member.ce_scale else 1)
+    taught = for_guides(member.recipe, member.guides, member.lam)
+    guides = {
+        name: dict(
+            cfg=students[name][0],
+            checkpoint=students[name][1],
+            **{k: v for k, v in chain[name].teacher.items() if k in _TEACHING},
+        )
+        for name in member.guides
+    }
     cfg.model = dict(
         type='Distiller',
         student=cfg.model,
-        teachers={
-            name: dict(
-                cfg=students[name][0],
-                checkpoint=students[name][1],
-                **{k: v for k, v in teachers[name].teacher.items() if k in _TEACHING},
-            )
-            for name in member.guides
-        },
-        **for_guides(member.recipe, member.guides, member.lam),
+        teachers=guides | taught.pop('teachers', {}),
+        **taught,
         sampling=dict(member.sampling),
-        task_weight=task,
+        task_weight=(1 - member.lam) * (count if member.ce_scale else 1),
     )
-    imports = dict(cfg.get('custom_imports') or {})
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    imports['imports'] = list(dict.fromkeys(['mkd_det', *names]))
-    cfg.custom_imports = imports
+    names = ['mkd_det', *chain.imports, *_names(cfg.get('custom_imports'))]
+    imports = list(dict.fromkeys(names))
+    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
     return cfg
+
+
+def _names(custom_imports: Mapping[str, Any] | None) -> list[str]:
+    names = (custom_imports or {}).get('imports') or []
+    return [names] if isinstance(names, str) else list(names)
 
 
 def for_guides(
@@ -288,12 +318,14 @@ def for_guides(
     .. math:: L = (n + 1) (1 - \lambda) L_\mathrm{task} + \lambda \sum_g KD(g, S)
 
     with n assistants and the teacher as guides g: the recipe's terms are KD, each for
-    every guide and with :math:`\lambda` times its weight (Son et al., eq. 4, with one
-    term; their published code leaves out :math:`n + 1` and has :math:`\lambda = 1`).
-    Adapters are doubled as terms are; taps and branches are the student's, once.
+    every guide and with :math:`\lambda` times its weight, and so are the losses of
+    adapters that have a weight (Son et al., with one term; their published code leaves
+    out :math:`n + 1` and has :math:`\lambda = 1`). Adapters and pruned copies are
+    doubled as terms are; taps and branches are the student's, once.
 
     Args:
-        recipe: Arguments of `Distiller`, with a teacher called `t`.
+        recipe: Arguments of `Distiller`, with a teacher called `t`. Of `teachers`,
+            pruned copies of it alone.
         guides: Names of the teachers.
         lam: Weight of what they say.
 
@@ -303,47 +335,57 @@ def for_guides(
     Raises:
         ConfigError: The recipe has nothing that reads a teacher `t`.
     """
+    check_keys(recipe, _RECIPE, 'chain: recipe')
     made = deepcopy(dict(recipe))
-    adapters, terms = dict(made.get('adapters') or {}), dict(made.get('terms') or {})
-    doubled = {name for name, cfg in adapters.items() if _reads(cfg, [_TEACHER])}
-    sources = [_TEACHER, *(f'{name}.' for name in doubled)]
-    taught = {name for name, cfg in terms.items() if _reads(cfg, sources)}
-    if not taught:
+    parts = {key: dict(made.pop(key, None) or {}) for key in _DOUBLED}
+    for name, cfg in parts['teachers'].items():
+        if not isinstance(cfg, Mapping) or cfg.get('prune_of') != _TEACHER:
+            raise ConfigError(
+                f'chain: recipe.teachers.{name} is no pruned copy of `t`',
+                expected="dict(prune_of='t', prune=0.5)",
+                actual=cfg,
+                hint='the chain itself says who teaches',
+            )
+    owners = {_TEACHER, *parts['teachers']}
+    each = {'teachers': set(parts['teachers'])}
+    for kind in ('adapters', 'terms'):
+        each[kind] = {n for n, cfg in parts[kind].items() if owners & _owners(cfg)}
+        owners |= each[kind]
+    if not each['terms']:
         raise ConfigError(
             'chain: the recipe has no term that reads a teacher `t`',
             expected="terms=dict(loss_soft=dict(..., teacher='t.head'))",
-            actual=sorted(terms) or None,
+            actual=sorted(parts['terms']) or None,
             hint="_base_ = ['mkd_det::_base_/recipes/mkd_dense.py']",
         )
-    new: dict[str, dict[str, Any]] = {'adapters': {}, 'terms': {}}
-    for kind, cfgs, each in (('adapters', adapters, doubled), ('terms', terms, taught)):
-        for name, cfg in cfgs.items():
-            if name not in each:
-                new[kind][name] = cfg
-                continue
-            for guide in guides:
-                new[kind][f'{name}_{guide}'] = _for_guide(cfg, guide, doubled)
-    for name, cfg in new['terms'].items():
-        if name not in terms:
-            weight = settings_of(find_class(LOSSES, cfg, name), cfg)['weight']
-            cfg['weight'] = lam * weight
-    return {**made, **{kind: cfgs for kind, cfgs in new.items() if cfgs}}
+    for kind, cfgs in parts.items():
+        new = {name: cfg for name, cfg in cfgs.items() if name not in each[kind]}
+        for guide in guides:
+            names = {name: f'{name}_{guide}' for name in owners} | {_TEACHER: guide}
+            for name in (n for n in cfgs if n in each[kind]):
+                new[names[name]] = _for_guide(kind, name, cfgs[name], names, lam)
+        if new:
+            made[kind] = new
+    return made
 
 
-def _reads(cfg: Mapping[str, Any], sources: Sequence[str]) -> bool:
-    return any(
-        isinstance(v, str) and v.startswith(tuple(sources)) for v in cfg.values()
-    )
+def _owners(cfg: Mapping[str, Any]) -> set[str]:
+    """Whom an adapter or term reads, as far as names say."""
+    words = [value for value in cfg.values() if isinstance(value, str)]
+    return {word.partition('.')[0] for word in words if '.' in word}
 
 
 def _for_guide(
-    cfg: Mapping[str, Any], guide: str, adapters: set[str]
+    kind: str, name: str, cfg: Mapping[str, Any], names: Mapping[str, str], lam: float
 ) -> dict[str, Any]:
-    """An adapter or term that reads `t`, reading `guide`."""
-    named = {name: f'{name}_{guide}' for name in adapters} | {_TEACHER[:-1]: guide}
+    """A part of a recipe that reads `t`, reading a guide."""
     made = dict(cfg)
     for key, value in cfg.items():
         owner, dot, tap = value.partition('.') if isinstance(value, str) else ('',) * 3
-        if dot and owner in named:
-            made[key] = f'{named[owner]}.{tap}'
+        if owner in names and (dot or key == 'prune_of'):
+            made[key] = names[owner] + dot + tap
+    if kind in _WEIGHED:
+        told = settings_of(find_class(_WEIGHED[kind], made, name), made)
+        if 'weight' in told:
+            made['weight'] = lam * told['weight']
     return made

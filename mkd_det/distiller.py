@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .compiling import Wanted, compile_parts
 from .confidence import TeacherWeights, as_mask
 from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
-from .plan import SIDES, Link, Planner, Ref
+from .plan import SIDES, Link, Plan, Planner, Ref
 from .registry import settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
@@ -148,8 +148,7 @@ class Distiller(BaseModel):
         self.adapters = _modules(self.plan.adapters)
         self.losses = _modules(self.plan.terms)
         self._told = _settings(self.plan.terms, terms or {})
-        check_keys(sampling or {}, _SAMPLING, 'sampling')
-        self.sampler = SourceSampler(tuple(self.teachers), **(sampling or {}))
+        self.sampler = _sampler(sampling or {}, teachers or {}, self.plan)
         self.renormalizers = _renormalizers(model.data_preprocessor, self.teachers)
         self._register_state_dict_hook(_to_plain)
         self._register_load_state_dict_pre_hook(_from_plain, with_module=True)
@@ -202,16 +201,17 @@ class Distiller(BaseModel):
         known['student'] = seen
         self._notify_knowledge(known)
 
+        shares = self.weigher(known, data_samples)
         for name, link in self._read_by(active).items():
             output = link({side: _at(known, ref) for side, ref in link.refs.items()})
             known[name] = {'student': output.student, 'teacher': output.teacher}
             for key, value in output.losses.items():
-                _add(losses, f'loss_{name}_{key}', value)
+                share = shares.get(self.plan.teacher_of(link))
+                _add(losses, f'loss_{name}_{key}', _mean(value, share))
         for name, branch in self.branches.items():
             levels = {key: _at(known, Ref(name, key)) for key in branch.taps()}
             for key, value in branch.losses(levels).items():
                 _add(losses, f'loss_{name}_{key}', value)
-        shares = self.weigher(known, data_samples)
         for name, link in active.items():
             for key, part in self._parts(link, known, shares).items():
                 if grad and not part.requires_grad:
@@ -347,6 +347,18 @@ def _renormalizers(ours: nn.Module, teachers: TeacherBank) -> dict[str, Renormal
     }
 
 
+def _sampler(
+    sampling: Mapping[str, Any], teachers: Mapping[str, Any], plan: Plan
+) -> SourceSampler:
+    """Of the teachers that a term reads; pruned copies come with their sources."""
+    check_keys(sampling, _SAMPLING, 'sampling')
+    read = set().union(*map(plan.teachers_of, plan.terms.values()))
+    sources = {name: (cfg or {}).get('prune_of') for name, cfg in teachers.items()}
+    copies = {name: source for name, source in sources.items() if source in read}
+    names = [name for name in teachers if name in read and name not in copies]
+    return SourceSampler(names, **sampling, copies=copies)
+
+
 def _weighing(
     cfg: Mapping[str, Any] | None, teachers: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -401,6 +413,13 @@ def _times(weight: float, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]
     if isinstance(value, Tensor):
         return weight * value
     return [weight * part for part in value]
+
+
+def _mean(value: Tensor, share: Tensor | None) -> Tensor:
+    """Of a loss by sample, each with its share."""
+    if value.dim() == 0:
+        return value
+    return value.mean() if share is None else (value * share).mean()
 
 
 def _checked_weight(value: Any) -> float:

@@ -24,8 +24,10 @@ _ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
 def resume_path(cfg: Config) -> str | None:
     """The checkpoint to go on from; None for a fresh start, which is said.
 
+    Where the work dir does not say, the newest one is written into `cfg`.
+
     Raises:
-        ResumeError: The work dir does not say which one, or names one that is gone.
+        ResumeError: The work dir names one that is gone.
     """
     if cfg.get('load_from'):
         return cfg.load_from
@@ -33,13 +35,12 @@ def resume_path(cfg: Config) -> str | None:
     note = folder / 'last_checkpoint'
     if note.exists():
         return _noted(note)
-    left = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    left = _newest_first([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
     if left:
-        raise ResumeError(
-            f'{note}, which names the checkpoint to go on from, is gone',
-            available=_newest_first(left),
-            hint='--resume with one of these',
-        )
+        # Killed between the first checkpoint and the note of its name.
+        print(f'There is no {note}: going on from {left[0]}, the newest')
+        cfg.load_from = left[0]
+        return left[0]
     print(f'Nothing to resume in {folder}: the training starts from the beginning')
     return None
 

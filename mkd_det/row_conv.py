@@ -24,7 +24,7 @@ def row_conv(
     out_channels: int,
     kernel_size: Kernel,
     stride: Kernel = 1,
-    padding: Kernel = 0,
+    padding: Kernel | str = 0,
     dilation: Kernel = 1,
     **rest: Any,
 ) -> nn.Conv2d:
@@ -57,17 +57,17 @@ def row_conv(
         ConfigError: K is even, the kernel is no square, or maps would change size.
     """
     stride, dilation = _pair(stride), _pair(dilation)
-    (height, width), pad = _pair(kernel_size), padding
+    height, width = _pair(kernel_size)
     if height == width == 1:
         return nn.Conv2d(
             in_channels, out_channels, 1, stride, padding, dilation, **rest
         )
-    same = tuple(d * (height - 1) // 2 for d in dilation)
-    pad = same if padding == 'same' else _pair(padding)
-    if height != width or height % 2 == 0 or tuple(pad) != same:
+    same = tuple(d * (height - 1) // 2 for d in _pair(dilation))
+    pad = same if padding == 'same' else tuple(_pair(padding))
+    if height != width or height % 2 == 0 or pad != same:
         raise ConfigError(
             f'RowConv: no row can stand for a kernel of {height}x{width} with padding'
-            f' {tuple(pad)}',
+            f' {pad}',
             expected=f'an odd square kernel with padding {same}',
         )
     conv = nn.Conv2d(

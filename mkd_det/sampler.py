@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import ConfigError, check_keys, is_number, is_whole
 
@@ -24,6 +24,8 @@ class SourceSampler:
         drop_exact: Drop exactly so many instead.
         seed: Seed of the picks.
         always: Teachers that are never dropped.
+        copies: Teachers that come and go with another one, whose pruned copies they
+            are, and that one's name.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SourceSampler:
         drop_exact: int = 0,
         seed: int = 0,
         always: Sequence[str] = (),
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         if not is_whole(drop_exact) or not is_whole(seed):
             raise ConfigError(
@@ -47,7 +50,7 @@ class SourceSampler:
             raise ConfigError('sampling: give keep_prob or drop_exact, not both')
         always = [always] if isinstance(always, str) else list(always)
         check_keys(always, names, 'sampling.always')
-        self.names = tuple(names)
+        self.names, self.copies = tuple(names), dict(copies or {})
         self.always = frozenset(always)
         self.droppable = tuple(name for name in names if name not in self.always)
         most = len(self.droppable) - (not self.always)
@@ -62,6 +65,10 @@ class SourceSampler:
 
     def pick(self, iteration: int) -> frozenset[str]:
         """Names of the teachers that take part in `iteration`."""
+        picked = self._pick(iteration) if self.names else frozenset()
+        return picked.union(c for c, source in self.copies.items() if source in picked)
+
+    def _pick(self, iteration: int) -> frozenset[str]:
         if not self.drop_exact and self.keep_prob == 1:
             return frozenset(self.names)
         draw = random.Random(f'{self.seed}/{iteration}')

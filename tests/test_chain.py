@@ -137,6 +137,34 @@ def test_adapters_are_doubled_with_what_reads_them_and_the_students_own_stay() -
     }
 
 
+def test_pruned_copies_are_made_of_every_guide() -> None:
+    recipe = dict(
+        taps=dict(logits='head'),
+        teachers=dict(pruned=dict(prune_of='t', prune=0.3)),
+        terms=dict(
+            loss_dlkd=dict(
+                type='DLKD',
+                student='logits',
+                teacher='t.logits',
+                pruned='pruned.logits',
+            )
+        ),
+    )
+    made = for_guides(recipe, ['t', 'a'], lam=0.5)
+    assert made['teachers'] == dict(
+        pruned_t=dict(prune_of='t', prune=0.3), pruned_a=dict(prune_of='a', prune=0.3)
+    )
+    term = made['terms']['loss_dlkd_a']
+    assert (term['teacher'], term['pruned']) == ('a.logits', 'pruned_a.logits')
+
+
+def test_what_an_adapter_says_of_a_guide_is_weighed_as_terms_are() -> None:
+    align = dict(type='NonLinearAlign', student='f', teacher='t.f', weight=3.0)
+    recipe = {**RECIPE, 'adapters': dict(align=align)}
+    made = for_guides(recipe, ['t', 'a'], lam=0.5)
+    assert made['adapters']['align_a'] == {**align, 'teacher': 'a.f', 'weight': 1.5}
+
+
 @pytest.mark.parametrize(
     ('lam', 'scale', 'weight'), [(0.25, True, 2.25), (0.25, False, 0.75), (1, True, 0)]
 )
@@ -145,14 +173,15 @@ def test_the_task_counts_once_for_each_guide(
 ) -> None:
     plain = dict(model=tiny_images.classifier(), default_scope='mmdet')
     Config(plain).dump(tmp_path / 's.py')
-    cfg = chain('t', 'a', 'b', 's', lam=lam, ce_scale=scale)
+    own = dict(imports=['json'])
+    cfg = chain('t', 'a', 'b', 's', lam=lam, ce_scale=scale, custom_imports=own)
     cfg['stages'][2]['cfg'] = str(tmp_path / 's.py')
     students = {name: (f'{name}.py', f'{name}.pth') for name in 'tab'}
     made = stage_config(read_chain(cfg)['s'], students, read_chain(cfg))
     assert made.model.task_weight == pytest.approx(weight)
     assert made.model.teachers.a == dict(cfg='a.py', checkpoint='a.pth')
     assert made.model.student == plain['model']
-    assert 'mkd_det' in made.custom_imports['imports']
+    assert made.custom_imports['imports'] == ['mkd_det', 'json']
 
 
 # -- what is refused --------------------------------------------------------------
@@ -185,6 +214,20 @@ def with_stage(**more: Any) -> dict[str, Any]:
         (with_stage(sampling=dict(keep_prob=0)), 'keep_prob'),
         (with_stage(sampling=dict(drop_exact=2, drop_teacher=False)), 'at least one'),
         (with_stage(recipe={}), 'no term that reads a teacher'),
+        (with_stage(recipe={**RECIPE, 'sampling': {}}), 'unknown key'),
+        (with_stage(recipe={**RECIPE, 'teachers': dict(u=dict(cfg='u.py'))}), 'pruned'),
+        (
+            dict(
+                chain('t', 's'),
+                stages=[
+                    member('a', parallel='g'),
+                    member('b'),
+                    member('c', parallel='g'),
+                    member('s'),
+                ],
+            ),
+            'other stages stand between',
+        ),
         (chain('t', 's', stage=[]), 'unknown key'),
     ],
 )
@@ -287,29 +330,87 @@ def test_a_chain_from_nothing_to_its_figure_through_a_kill_and_a_change(
     cfg.dump(files / 'chain.py')
     output = run(files)
     assert 'a, taught by t: done before' in output
-    assert 'model.task_weight' in output and 'starts anew' in output
+    assert 's, taught by t, a is another than it was (' in output
+    assert 'model.task_weight' in output
     after = {name: (work / name / 'epoch_2.pth').stat().st_mtime_ns for name in 'tas'}
     assert [name for name in 'tas' if after[name] != before[name]] == ['s']
-    assert (work / 's.old' / 'epoch_2.pth').is_file()
+    assert (work / 's.old1' / 'epoch_2.pth').is_file()
+
+
+def jobs_of(tool: Any, files: Path) -> dict[str, Any]:
+    chain = read_chain(Config.fromfile(files / 'chain.py').to_dict())
+    configs = tool.make_configs(chain, files / 'work')
+    sizes = dict.fromkeys(configs, 1)
+    jobs = tool.make_jobs(chain, configs, sizes, files / 'work')
+    return {job.member.name: job for job in jobs}
+
+
+def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, set[str]]:
+    """Names of what makes each stage another than it was."""
+    found = {}
+    for name, job in old.items():
+        if job.stage is not None:
+            one, other = job.stage.made_from, new[name].stage.made_from
+            found[name] = {k for k in {*one, *other} if one.get(k) != other.get(k)}
+    return found
 
 
 def test_an_assistant_that_is_another_changes_whom_it_teaches(
     tool: Any, files: Path
 ) -> None:
-    def reasons() -> dict[str, str]:
-        cfg = read_chain(Config.fromfile(files / 'chain.py').to_dict())
-        configs = tool.make_configs(cfg, files / 'work')
-        sizes = dict.fromkeys(configs, 1)
-        jobs = tool.make_jobs(cfg, configs, sizes, files / 'work')
-        return {job.member.name: job.stage.why for job in jobs}
-
-    assert reasons() == dict(t='', a='', s='')
+    before = jobs_of(tool, files)
+    assert changed(before, jobs_of(tool, files)) == dict(t=set(), a=set(), s=set())
     cfg = Config.fromfile(files / 'chain.py')
     cfg.stages[0]['options']['randomness.seed'] = 5
     cfg.dump(files / 'chain.py')
-    found = reasons()
-    assert found['t'] == '' and found['a'] == 'randomness.seed changed'
-    assert found['s'] == 'its guide a is another'
+    assert changed(before, jobs_of(tool, files)) == dict(
+        t=set(), a={'randomness.seed'}, s={'guide a'}
+    )
+
+
+def test_a_given_teacher_that_is_read_otherwise_is_another(
+    tool: Any, files: Path
+) -> None:
+    torch.save({}, files / 't.pth')
+    root = member('t', checkpoint=str(files / 't.pth'))
+    write_chain(files, root=root)
+    before = jobs_of(tool, files)
+    for more in (
+        dict(options={'model.data_preprocessor.mean': [0, 0, 0]}),
+        dict(teacher=dict(revise_keys=[('a', 'b')])),
+    ):
+        write_chain(files, root={**root, **more})
+        found = changed(before, jobs_of(tool, files))
+        assert 'guide t' in found['a'] and 'guide t' in found['s']
+
+
+def test_where_the_files_lie_does_not_matter(tool: Any, files: Path) -> None:
+    before = jobs_of(tool, files)
+    after = tool.settings_in(before['s'].cfg, files / 'work')
+    assert 'WORK_DIR/students/t.pth' in after['model.teachers.t.checkpoint']
+
+
+def test_the_error_of_a_stage_is_told_and_not_that_others_were_stopped(
+    tool: Any, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stages in (
+        [member('a', parallel='g'), member('s', parallel='g')],
+        [member('s', parallel='g'), member('a', parallel='g')],
+    ):
+        write_chain(files, stages=stages)
+        jobs = jobs_of(tool, files)
+
+        def run_job(job: Any, _: Any, show: Any, stop: Any) -> Any:
+            if job.member.name == 's':
+                raise ValueError('s has failed')
+            if job.member.name == 'a':
+                stop.wait(20)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(tool, 'run_job', run_job)
+        chain = read_chain(Config.fromfile(files / 'chain.py').to_dict())
+        with pytest.raises(ValueError, match='s has failed'):
+            tool.run_jobs(list(jobs.values()), chain, ['', ''], None)
 
 
 def test_a_given_teacher_is_tested_and_teaches_side_by_side(
@@ -353,6 +454,43 @@ def test_a_term_that_does_not_fit_a_later_stage(
     stages = [member('a'), member('s', recipe=recipe)]
     write_chain(files, stages=stages)
     assert 'haed' in fails(tool, files, capsys)
+
+
+@pytest.mark.parametrize(
+    ('more', 'words'),
+    [
+        (dict(metric='accuracy/top9'), 'not measured by its evaluator'),
+        (dict(options={'optim_wrapper.type': 'AmpOptimWrapper'}), 'needs a GPU'),
+        (dict(options={'train_cfg.max_epochs': None}), 'how long it is trained'),
+    ],
+)
+def test_what_would_stop_a_later_stage(
+    more: dict, words: str, tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stages = [
+        member('a'),
+        member('s', **{k: v for k, v in more.items() if k != 'metric'}),
+    ]
+    cfg = chain('t', **{k: v for k, v in more.items() if k == 'metric'})
+    cfg['stages'] = stages
+    for stage in [cfg['root'], *stages]:
+        stage['cfg'] = str(files / stage['cfg'])
+    Config(cfg).dump(files / 'chain.py')
+    assert words in fails(tool, files, capsys)
+
+
+def test_members_of_other_classes(tool: Any) -> None:
+    tool.check_classes_agree(dict(t=('a', 'b'), u=None, s=('a', 'b')))
+    with pytest.raises(ConfigError, match='s is trained on other classes than t'):
+        tool.check_classes_agree(dict(t=('a', 'b'), u=None, s=('b', 'a')))
+
+
+def test_a_checkpoint_that_the_chain_would_write_over(
+    tool: Any, files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = member('t', checkpoint=str(files / 'work' / 'students' / 't.pth'))
+    write_chain(files, root=root)
+    assert 'where this chain writes' in fails(tool, files, capsys)
 
 
 def test_stages_out_of_order_of_size_are_named(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_a_stage_knows_when_what_it_is_made_from_has_changed(tmp_path: Path) -> 
     others = [
         stage(tmp_path, options={'randomness.seed': '1'}),
         stage(tmp_path, epochs=3),
-        stage(tmp_path, after=('another teacher',)),
+        stage(tmp_path, after={'teacher': 'another'}),
         stage(tmp_path, config='configs/demo/gfl_r18-w48_digits.py'),
     ]
     assert len({same, *(other.fingerprint for other in others)}) == 5
@@ -215,14 +216,50 @@ def test_a_stage_leaves_a_folder_of_others_alone(tmp_path: Path) -> None:
     assert (tmp_path / 'thesis.txt').exists()
 
 
-def test_a_done_stage_is_not_run_again(tmp_path: Path) -> None:
-    done = stage(tmp_path, config='tools/train.py')  # would fail if it ran
-    figures = {'box_map': 0.25, 'box_map_50': 0.5}
-    result = Result('student', figures, 12.0, 'python tools/train.py')
-    content = {'fingerprint': done.fingerprint, 'result': result.entry()}
-    (tmp_path / 'done.json').write_text(json.dumps(content))
+def write_done(done: Stage, metrics: dict[str, float]) -> None:
+    """As a training leaves it."""
+    scalars = done.folder / '20250101' / 'vis_data' / 'scalars.json'
+    scalars.parent.mkdir(parents=True)
+    scalars.write_text(json.dumps({**metrics, 'data_time': 0.1, 'step': done.epochs}))
+    state = dict(fingerprint=done.fingerprint, made_from=done.made_from, seconds=12.0)
+    (done.folder / 'stage.json').write_text(json.dumps(state))
+    result = dict(seconds=12.0, command='python tools/train.py')
+    (done.folder / 'done.json').write_text(json.dumps(result))
     done.checkpoint.touch()
-    assert run_stage(done, {}, Lines(1)) == result
+
+
+METRICS = {MAP: 0.25, 'coco/bbox_mAP_50': 0.5}
+
+
+def test_a_done_stage_is_not_run_again(tmp_path: Path) -> None:
+    done = stage(tmp_path / 'run', config='tools/train.py')  # would fail if it ran
+    write_done(done, METRICS)
+    figures = {'box_map': 0.25, 'box_map_50': 0.5}
+    expected = Result('student', figures, 12.0, 'python tools/train.py')
+    assert run_stage(done, {}, Lines(1)) == expected
+    # Whether another metric counts is no affair of the training.
+    other = replace(done, figures={'ap50': 'coco/bbox_mAP_50'})
+    assert run_stage(other, {}, Lines(1)).figures == {'ap50': 0.5}
+    with pytest.raises(StageError, match='was not measured') as caught:
+        run_stage(replace(done, figures={'map': 'coco/bbox_map'}), {}, Lines(1))
+    assert MAP in caught.value.available
+
+
+def test_what_another_stage_has_left_is_put_aside_and_taken_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    done = stage(tmp_path / 'run', config='tools/train.py', options={'lam': 1})
+    write_done(done, METRICS)
+    for name in ('run.old1', 'run.old2'):
+        other = replace(done, options={'lam': name})
+        with pytest.raises(StageError, match='its last words'):
+            run_stage(other, {}, Lines(1))
+        assert '(lam)' in capsys.readouterr().out
+        assert (tmp_path / name).is_dir()
+    assert (tmp_path / 'run.old1' / 'epoch_2.pth').is_file()
+    assert run_stage(done, {}, Lines(1)).figures['box_map'] == 0.25
+    assert 'the very same' in capsys.readouterr().out
+    assert not (tmp_path / 'run.old1').exists()
 
 
 def test_history_takes_what_was_done_again_as_done_last(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.runner import Runner
 
 import tiny
+import tiny_images
 from mkd_det.errors import ResumeError
+from mkd_det.hooks import LastValidationHook
 from mkd_det.resuming import check_resume, resume_path
 
 
@@ -113,14 +117,13 @@ def test_nothing_left_to_train_is_said(
 @pytest.mark.parametrize(
     ('note', 'words'),
     [
-        (None, 'which names the checkpoint to go on from, is gone'),
         (b'\xff\xfe', 'cannot be read'),
         ('folder', 'cannot be read'),
         (b'gone.pth', 'names a checkpoint that is gone'),
     ],
 )
 def test_a_work_dir_that_does_not_name_its_last_checkpoint_is_refused(
-    note: bytes | str | None, words: str, tmp_path: Path
+    note: bytes | str, words: str, tmp_path: Path
 ) -> None:
     cfg = _cfg(tmp_path)
     cfg.load_from = None
@@ -129,11 +132,25 @@ def test_a_work_dir_that_does_not_name_its_last_checkpoint_is_refused(
     (folder / 'epoch_2.pth').touch()
     if note == 'folder':
         (folder / 'last_checkpoint').mkdir()
-    elif isinstance(note, bytes):
+    else:
         (folder / 'last_checkpoint').write_bytes(note)
     with pytest.raises(ResumeError, match=words) as error:
         resume_path(cfg)
     assert error.value.available == (str(folder / 'epoch_2.pth'),)
+
+
+def test_a_run_that_was_killed_before_it_noted_its_checkpoint_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = _cfg(tmp_path)
+    cfg.load_from = None
+    folder = Path(cfg.work_dir)
+    folder.mkdir()
+    for number in (2, 1):  # the second is the newest
+        (folder / f'epoch_{number}.pth').touch()
+        os.utime(folder / f'epoch_{number}.pth', (0, 10 - number))
+    assert resume_path(cfg) == cfg.load_from == str(folder / 'epoch_1.pth')
+    assert 'the newest' in capsys.readouterr().out
 
 
 def test_nothing_to_resume_is_said(
@@ -143,3 +160,24 @@ def test_nothing_to_resume_is_said(
     cfg.load_from = None
     assert resume_path(cfg) is None
     assert 'starts from the beginning' in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_before_its_last_figures_gets_them(
+    tmp_path: Path,
+) -> None:
+    data = tiny_images.write_folder(tmp_path / 'data')
+    cfg = tiny_images.runner_cfg(
+        tiny_images.classifier(), data, tmp_path / 'work', epochs=1
+    )
+    runs = []
+    for resume in (False, True):
+        runner = Runner.from_cfg(cfg.copy())
+        runner._resume = resume
+        runner.register_hook(LastValidationHook())
+        validate = runner.val_loop.run
+        calls: list[int] = []
+        runner.val_loop.run = lambda calls=calls, run=validate: (calls.append(1), run())
+        runner.train()
+        runs.append(len(calls))
+    # Once in training; and once where there was nothing left to train.
+    assert runs == [1, 1]

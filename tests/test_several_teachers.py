@@ -222,11 +222,15 @@ def test_a_pruned_copy_is_no_teacher_to_weigh() -> None:
     assert one.item() == pytest.approx(other.item(), rel=1e-6)
 
 
-def test_a_term_is_off_when_any_of_its_teachers_sits_out() -> None:
-    cfg = pruned(prune=0.5)
-    model = distiller(**cfg, sampling=dict(drop_exact=1))
+def test_a_pruned_copy_comes_and_goes_with_its_teacher() -> None:
     images, samples = batch()
-    assert 'loss_dlkd' not in model(images, samples, mode='loss')
+    # It is no source of its own: of one teacher none can be dropped.
+    model = distiller(**pruned(prune=0.5), sampling=dict(keep_prob=0.01))
+    assert model.sampler.names == ('t',)
+    assert model.sampler.pick(0) == {'t', 'pruned'}
+    assert 'loss_dlkd' in model(images, samples, mode='loss')
+    with pytest.raises(ConfigError, match='at least one teacher'):
+        distiller(**pruned(prune=0.5), sampling=dict(drop_exact=1))
 
 
 @pytest.mark.parametrize(

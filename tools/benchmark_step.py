@@ -214,7 +214,7 @@ class Bench:
         # How many teachers take part, where that is not the sampler's affair.
         self.active: dict[str, int] = {}
         if sources:
-            count = len(self.sources)
+            count = len(self.sources) - len(self.distiller.sampler.copies)
             self.active = {f'K {i + 1} of {count}': i + 1 for i in range(count)}
             self.speeds = dict.fromkeys(self.active, speeds[0] if speeds else '')
 
@@ -248,7 +248,8 @@ class Bench:
         """Let so many teachers take part; None leaves it to the sampler."""
         sampler = self.distiller.sampler
         if count is not None:
-            self.distiller.sampler = SourceSampler(self.sources[:count])
+            names = [name for name in self.sources if name not in sampler.copies]
+            self.distiller.sampler = SourceSampler(names[:count], copies=sampler.copies)
         try:
             yield
         finally:

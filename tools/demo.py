@@ -119,11 +119,11 @@ def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
         options: dict[str, Any] = {'randomness.seed': seed}
         if size.epochs:
             options.update(_shortened(epochs, batch, name))
-        after = [json.dumps(asdict(Recipe(size.train, size.val, SIDE, seed)))]
+        after = {'digits': json.dumps(asdict(Recipe(size.train, size.val, SIDE, seed)))}
         if name == 'mkd':
             teacher = stages['teacher']
             options['model.teachers.t.checkpoint'] = teacher.checkpoint
-            after.append(teacher.fingerprint)
+            after['teacher'] = teacher.fingerprint
         stages[name] = Stage(
             name=name,
             title=TITLES[name],
@@ -132,7 +132,7 @@ def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
             epochs=epochs,
             total=total,
             options={key: str(value) for key, value in options.items()},
-            after=tuple(after),
+            after=after,
         )
     return list(stages.values())
 

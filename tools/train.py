@@ -282,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mkd_det.hooks import LastValidationHook
     from mkd_det.hooks.safe_checkpoint_hook import save_safely
     from mkd_det.quiet import quiet_warnings
     from mkd_det.runtime import prepare
@@ -293,6 +294,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     save_safely(runner)
+    if cfg.get('resume'):
+        runner.register_hook(LastValidationHook())
     runner.train()
 
 

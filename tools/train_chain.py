@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,18 +28,24 @@ from typing import Any
 
 import _environment  # noqa: F401
 import torch
-from export_student import export
+from export_student import META, export
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.table import Table
 from train import check_before_start, check_count
 
 from mkd_det.chain import LOADING, Chain, Member, read_chain, stage_config
-from mkd_det.cli import config_parser, console, main_guard, quiet_libraries, read_config
-from mkd_det.errors import ConfigError
+from mkd_det.cli import (
+    check_amp,
+    config_parser,
+    console,
+    main_guard,
+    quiet_libraries,
+    read_config,
+)
+from mkd_det.errors import ConfigError, nearest
 from mkd_det.hooks.atomic import write_atomically
-from mkd_det.places import check_folder
-from mkd_det.runtime import student_config
+from mkd_det.runtime import prepare, student_config
 from mkd_det.stages import (
     ROOT,
     Display,
@@ -52,11 +60,13 @@ from mkd_det.stages import (
 )
 from mkd_det.teachers import Teacher
 
-# Metric that counts, by evaluator.
+# What evaluators measure; the first counts, where the chain does not say.
 METRICS = {
-    'ClassAccuracy': 'accuracy/top1',
-    'CocoMetric': 'coco/bbox_mAP',
-    'VOCMetric': 'pascal_voc/mAP',
+    'ClassAccuracy': ['accuracy/top1', 'accuracy/top5'],
+    'CocoMetric': [
+        f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')
+    ],
+    'VOCMetric': ['pascal_voc/mAP', 'pascal_voc/AP50'],
 }
 
 
@@ -102,6 +112,7 @@ class Job:
         folder: Of all stages.
         params: Of the plain model.
         metric: What counts: name and key in the log.
+        made_from: What it is, in names and words.
         stage: Its training, or None where it is given.
     """
 
@@ -110,12 +121,19 @@ class Job:
     folder: Path
     params: int
     metric: tuple[str, str]
+    made_from: Mapping[str, str]
     stage: Stage | None
 
     @property
     def student(self) -> tuple[Path, Path]:
         """Files of the plain model: config and weights."""
         return student_files(self.folder, self.member.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the plain model is made from."""
+        text = json.dumps(sorted(self.made_from.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def student_files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -124,9 +142,9 @@ def student_files(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def make_configs(chain: Chain, folder: Path) -> dict[str, Config]:
-    """Of every member; plain models' configs are written beside."""
-    students = {}
-    configs = {}
+    """Write the configs of every member: of its training, and of its plain model."""
+    students: dict[str, tuple[str, str]] = {}
+    configs: dict[str, Config] = {}
     for member in chain.members:
         cfg = stage_config(member, students, chain)
         cfg.work_dir = str(folder / member.name)
@@ -136,41 +154,74 @@ def make_configs(chain: Chain, folder: Path) -> dict[str, Config]:
             cfg.test_evaluator = cfg.get('val_evaluator')
             cfg.test_cfg = dict(type='TestLoop')
         config, weights = student_files(folder, member.name)
-        text = student_config(cfg).pretty_text
-        if not config.is_file() or config.read_text() != text:
-            config.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(config, text.encode())
+        write_config(config, student_config(cfg))
+        write_config(folder / 'configs' / f'{member.name}.py', cfg)
         students[member.name] = str(config), str(weights)
         configs[member.name] = cfg
     return configs
 
 
-def check_chain(chain: Chain, configs: Mapping[str, Config]) -> dict[str, int]:
+def write_config(path: Path, cfg: Config) -> None:
+    """Write a config, unless it is there."""
+    text = cfg.pretty_text
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def check_chain(
+    chain: Chain, configs: Mapping[str, Config], folder: Path
+) -> dict[str, int]:
     """Raise for whatever would stop a stage later.
 
     Returns:
         Parameters of each plain model.
     """
     sizes = {}
+    classes: dict[str, Any] = {}
     for member in chain.members:
         cfg = configs[member.name]
         metric_of(chain, cfg, member)
         if member.checkpoint is None:
             steps_of(cfg, member)
-            model = check_before_start(cfg, teachers=False)
+            check_amp(cfg)
+            model = check_before_start(prepare(cfg), teachers=False)
         else:
+            if (folder / 'students') in Path(member.checkpoint).absolute().parents:
+                raise ConfigError(
+                    f'chain: {member.name}: its checkpoint is where this chain writes',
+                    actual=member.checkpoint,
+                    hint='a copy elsewhere, or another --work-dir',
+                )
             model = load_given(member, cfg).model
-            check_count(_classes(cfg), model)
+            check_count(classes_in(cfg), model)
+        classes[member.name] = classes_in(cfg)['val']
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
+    check_classes_agree(classes)
     warn_of_order(chain, sizes)
     return sizes
 
 
-def _classes(cfg: Config) -> dict[str, Any]:
+def classes_in(cfg: Config) -> dict[str, Any]:
+    """Names of the classes of the validation data, where they are known."""
     from mkd_det.data.check import classes_of
 
     return {'val': classes_of(cfg, 'val')}
+
+
+def check_classes_agree(classes: Mapping[str, Any]) -> None:
+    """Raise ConfigError where two members are trained on other classes."""
+    known = {name: names for name, names in classes.items() if names}
+    for name, names in known.items():
+        first = next(iter(known))
+        if tuple(names) != tuple(known[first]):
+            raise ConfigError(
+                f'chain: {name} is trained on other classes than {first}, or in another'
+                ' order',
+                expected=known[first],
+                actual=names,
+            )
 
 
 def load_given(member: Member, cfg: Config) -> Teacher:
@@ -183,9 +234,9 @@ def load_given(member: Member, cfg: Config) -> Teacher:
     whole = {'cfg': cfg.model, 'checkpoint': member.checkpoint, **loading}
     teacher = Teacher.build(member.name, whole)
     teacher.load()
-    for names in _classes(cfg).values():
-        if names:
-            teacher.check_classes(names)
+    names = classes_in(cfg)['val']
+    if names:
+        teacher.check_classes(names)
     return teacher
 
 
@@ -193,14 +244,15 @@ def metric_of(chain: Chain, cfg: Config, member: Member) -> tuple[str, str]:
     """What counts for a member: its name, and its key in the log.
 
     Raises:
-        ConfigError: Nothing is evaluated, or by an evaluator that is not known.
+        ConfigError: Nothing is evaluated, by an evaluator that is not known, or it
+            does not measure what is to count.
     """
     evaluators = cfg.get('val_evaluator') or []
     if isinstance(evaluators, Mapping):
         evaluators = [evaluators]
     kinds = [str(e.get('type')).rpartition('.')[2] for e in evaluators]
-    known = [METRICS[kind] for kind in kinds if kind in METRICS]
-    key = chain.metric or next(iter(known), '')
+    measured = [key for kind, e in zip(kinds, evaluators) for key in keys_of(kind, e)]
+    key = chain.metric or next(iter(measured), '')
     if not kinds or not key:
         raise ConfigError(
             f'chain: {member.name}: it is not known which metric counts',
@@ -209,7 +261,22 @@ def metric_of(chain: Chain, cfg: Config, member: Member) -> tuple[str, str]:
             available=METRICS,
             hint="metric='coco/bbox_mAP'",
         )
+    if set(kinds) <= set(METRICS) and key not in measured:
+        raise ConfigError(
+            f'chain: {member.name}: `metric` is not measured by its evaluator',
+            actual=key,
+            available=nearest(key, measured),
+        )
     return key.rpartition('/')[2], key
+
+
+def keys_of(kind: str, evaluator: Mapping[str, Any]) -> list[str]:
+    """Names of metrics, as logged, that an evaluator is known to measure."""
+    if kind == 'ClassAccuracy':
+        topk = evaluator.get('topk', (1,))
+        topk = [topk] if isinstance(topk, int) else topk
+        return [f'accuracy/top{k}' for k in topk]
+    return METRICS.get(kind, [])
 
 
 def steps_of(cfg: Config, member: Member) -> tuple[int, bool]:
@@ -245,81 +312,73 @@ def warn_of_order(chain: Chain, sizes: Mapping[str, int]) -> None:
 def make_jobs(
     chain: Chain, configs: Mapping[str, Config], sizes: Mapping[str, int], folder: Path
 ) -> list[Job]:
-    """Write the stages' configs; say of each in what it has changed."""
-    before = read_json(folder / 'fingerprints.json') or {}
-    fingerprints: dict[str, str] = {}
-    jobs = []
+    """What is to be done for each member."""
+    jobs: dict[str, Job] = {}
     for member in chain.members:
-        cfg = configs[member.name]
-        path = folder / 'configs' / f'{member.name}.py'
-        changed = write_config(path, cfg)
-        stage = None
+        name, cfg = member.name, configs[member.name]
+        made_from = settings_in(cfg, folder)
+        metric, stage = metric_of(chain, cfg, member), None
         if member.checkpoint is not None:
-            content = Path(member.checkpoint).read_bytes()
-            fingerprints[member.name] = hashlib.sha256(content).hexdigest()[:16]
+            made_from |= {
+                'checkpoint': _source(member.checkpoint),
+                'how it is loaded': json.dumps(member.teacher, default=str),
+            }
         else:
-            other = [g for g in member.guides if fingerprints[g] != before.get(g)]
-            why = [f'{", ".join(changed)} changed'] if changed else []
-            why += [f'its guide {", ".join(other)} is another'] if other else []
-            stage = make_stage(member, cfg, path, why, fingerprints, chain)
-            fingerprints[member.name] = stage.fingerprint
-        metric = metric_of(chain, cfg, member)
-        size = sizes[member.name]
-        jobs.append(Job(member, cfg, folder, size, metric, stage))
-    write_json(folder / 'fingerprints.json', fingerprints)
-    return jobs
+            guides = {f'guide {g}': jobs[g].fingerprint for g in member.guides}
+            stage = make_stage(member, cfg, metric, folder, made_from, guides)
+            made_from |= guides
+        size = sizes[name]
+        jobs[name] = Job(member, cfg, folder, size, metric, made_from, stage)
+    return list(jobs.values())
+
+
+def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
+    """All that a config says, by name; where its files lie does not matter."""
+    text = json.dumps(cfg.to_dict(), default=str).replace(str(folder), 'WORK_DIR')
+    return dict(_leaves(json.loads(text)))
+
+
+def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping) or not value:
+        yield where, json.dumps(value)
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f'{where}.{key}' if where else key)
+
+
+def _source(checkpoint: str) -> str:
+    """What tells a given checkpoint from others: its content, or its address."""
+    if '://' in checkpoint:
+        return checkpoint
+    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:16]
 
 
 def make_stage(
     member: Member,
     cfg: Config,
-    path: Path,
-    why: Sequence[str],
-    fingerprints: Mapping[str, str],
-    chain: Chain,
+    metric: tuple[str, str],
+    folder: Path,
+    settings: Mapping[str, str],
+    guides: Mapping[str, str],
 ) -> Stage:
     """The training of a member."""
     from mmengine.runner import Runner
 
     steps, by_epoch = steps_of(cfg, member)
-    name, key = metric_of(chain, cfg, member)
     length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
-    guides = f', taught by {", ".join(member.guides)}' if member.guides else ''
+    taught = f', taught by {", ".join(member.guides)}' if member.guides else ''
     return Stage(
         name=member.name,
-        title=member.name + guides,
-        config=str(path.resolve()),
+        title=member.name + taught,
+        config=str((folder / 'configs' / f'{member.name}.py').resolve()),
         folder=Path(cfg.work_dir),
         epochs=steps,
         total=steps * length,
-        after=tuple(fingerprints[guide] for guide in member.guides),
-        figures={name: key},
+        after=guides,
+        figures=dict([metric]),
         by_epoch=by_epoch,
-        why=' and '.join(why),
+        settings=settings,
     )
-
-
-def write_config(path: Path, cfg: Config) -> list[str]:
-    """Write a config; returns the settings in which it differs from what was there."""
-    text = cfg.pretty_text
-    if path.is_file() and path.read_text() == text:
-        return []
-    old = Config.fromfile(path).to_dict() if path.is_file() else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
-    new = Config.fromfile(path).to_dict()
-    return [] if old is None else list(_changes(old, new))
-
-
-def _changes(old: Any, new: Any, where: str = '') -> Iterator[str]:
-    """Paths of what differs, as deep as both are dicts."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        if old != new:
-            yield where
-        return
-    for key in dict.fromkeys([*old, *new]):
-        path = f'{where}.{key}' if where else str(key)
-        yield from _changes(old.get(key), new.get(key), path)
 
 
 def run_jobs(
@@ -335,6 +394,8 @@ def run_jobs(
     def run(job: Job) -> Result:
         device = free.get()
         try:
+            if stop.is_set():
+                raise KeyboardInterrupt
             return run_job(job, _environment_of(device), show, stop)
         except BaseException:
             stop.set()  # the others of the group, too
@@ -347,62 +408,77 @@ def run_jobs(
         with ThreadPoolExecutor(len(devices)) as pool:
             waiting = [pool.submit(run, by_name[member.name]) for member in group]
             try:
-                results += [future.result() for future in waiting]
+                wait(waiting)
             except BaseException:
                 stop.set()
                 raise
+        # What was stopped because another one failed is no news.
+        errors = [error for error in map(Future.exception, waiting) if error]
+        errors.sort(key=lambda error: isinstance(error, KeyboardInterrupt))
+        if errors:
+            raise errors[0]
+        results += [future.result() for future in waiting]
     return results
 
 
 def _environment_of(device: str) -> dict[str, str]:
-    if device in ('', 'cpu'):
+    if device == '':
         return {}
-    return {'CUDA_VISIBLE_DEVICES': device}
+    return {'CUDA_VISIBLE_DEVICES': '' if device == 'cpu' else device}
 
 
 def run_job(
     job: Job, environment: Mapping[str, str], show: Display, stop: Event
 ) -> Result:
     """Train a member, or test one that is given; leaves its plain model."""
-    config, weights = job.student
     if job.stage is None:
         return test_given(job, environment, show)
     result = run_stage(job.stage, environment, show, stop)
-    trained = job.stage.checkpoint
-    # An export that is older is of what was trained before.
-    if not weights.is_file() or weights.stat().st_mtime < trained.stat().st_mtime:
-        export(job.cfg, str(trained), weights, config)
+    if not is_written(job):
+        config, weights = job.student
+        export(job.cfg, str(job.stage.checkpoint), weights, config)
+        note_written(job)
     return result
+
+
+def is_written(job: Job) -> bool:
+    """Whether the plain model is there, made from what it is to be made from."""
+    weights = job.student[1]
+    known = read_json(weights.with_suffix('.json'))
+    return weights.is_file() and bool(known) and known['of'] == job.fingerprint
+
+
+def note_written(job: Job, **more: Any) -> None:
+    """Note what the plain model is made from."""
+    write_json(job.student[1].with_suffix('.json'), {'of': job.fingerprint, **more})
 
 
 def test_given(job: Job, environment: Mapping[str, str], show: Display) -> Result:
     """What a member that is taken as trained reaches; its plain model is written."""
     member, weights = job.member, job.student[1]
     task = show.start(f'{member.name}, given', 1, 'test')
-    folder = job.folder / member.name
-    known = read_json(folder / 'done.json')
-    mark = [job.cfg.pretty_text, hashlib.sha256(_bytes(member)).hexdigest()]
-    if not known or known['mark'] != mark or not weights.is_file():
+    if not is_written(job):
         teacher = load_given(member, job.cfg)
-        content = dict(state_dict=teacher.model.state_dict(), meta=teacher.meta)
-        torch.save(content, weights)
-        folder.mkdir(parents=True, exist_ok=True)
-        value = _tested(job, folder, environment)
-        known = {'mark': mark, 'value': value}
-        write_json(folder / 'done.json', known)
-    name, _ = job.metric
-    result = Result(member.name, {name: known['value']}, 0.0, 'given')
+        meta = {key: teacher.meta[key] for key in META if key in teacher.meta}
+        buffer = io.BytesIO()
+        torch.save(dict(state_dict=teacher.model.state_dict(), meta=meta), buffer)
+        write_atomically(weights, buffer.getbuffer())
+        note_written(job)
+    name, key = job.metric
+    note = read_json(weights.with_suffix('.json'))
+    if key not in note:
+        note_written(job, **_tested(job, environment))
+        note = read_json(weights.with_suffix('.json'))
+    result = Result(member.name, {name: note[key]}, 0.0, 'given')
     task.finish(str(result))
     return result
 
 
-def _bytes(member: Member) -> bytes:
-    return Path(member.checkpoint or '').read_bytes()
-
-
-def _tested(job: Job, folder: Path, environment: Mapping[str, str]) -> float:
-    """The metric that tools/test.py finds."""
+def _tested(job: Job, environment: Mapping[str, str]) -> dict[str, float]:
+    """All that tools/test.py finds."""
     config, weights = job.student
+    folder = job.folder / f'{job.member.name}.test'
+    folder.mkdir(parents=True, exist_ok=True)
     tool = os.path.relpath(ROOT / 'tools' / 'test.py')
     log = folder / 'test.log'
     with open(log, 'wb') as file:
@@ -413,15 +489,14 @@ def _tested(job: Job, folder: Path, environment: Mapping[str, str]) -> float:
             env={**os.environ, **environment},
         )
     found = sorted(folder.glob('*/*.json'))
-    key = job.metric[1]
     metrics = read_json(found[-1]) if found and not code else None
-    if not metrics or key not in metrics:
+    if not metrics or job.metric[1] not in metrics:
         raise StageError(
-            f'the test of {job.member.name} ended without {key}',
+            f'the test of {job.member.name} ended without {job.metric[1]}',
             available=metrics or (),
             hint=f'its log is {log}',
         )
-    return float(metrics[key])
+    return {key: float(value) for key, value in metrics.items()}
 
 
 # -- what came out ------------------------------------------------------------
@@ -482,11 +557,13 @@ def draw(
     plt.close(figure)
 
 
-def read_others(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+def read_others(
+    folders: Sequence[Path], metric: str
+) -> dict[str, list[dict[str, Any]]]:
     """Results of other chains.
 
     Raises:
-        ConfigError: There are none in a folder.
+        ConfigError: There are none in a folder, or of another metric.
     """
     found = {}
     for folder in folders:
@@ -495,6 +572,12 @@ def read_others(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
             raise ConfigError(
                 f'--beside: there is no finished chain in {folder}',
                 expected='a work dir of train_chain.py, with chain.json',
+            )
+        if rows[0]['metric'] != metric:
+            raise ConfigError(
+                f'--beside: {folder} counts another metric',
+                expected=metric,
+                actual=rows[0]['metric'],
             )
         found[folder.name] = rows
     return found
@@ -509,13 +592,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     chain = read_chain(cfg.to_dict())
-    check_folder(args.work_dir, '--work-dir')
-    others = read_others(args.beside)
-    folder = args.work_dir
+    folder = Path(os.path.abspath(args.work_dir))
     with alone(folder, 'chain'):
         configs = make_configs(chain, folder)
-        sizes = check_chain(chain, configs)
+        sizes = check_chain(chain, configs, folder)
         jobs = make_jobs(chain, configs, sizes, folder)
+        metric = jobs[-1].metric[0]
+        others = read_others(args.beside, metric)
         MMLogger.get_current_instance().setLevel('WARNING')
         try:
             with display(len(jobs), 'chain') as show:
@@ -525,7 +608,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(130) from None
         rows = entries(jobs, results)
         write_json(folder / 'chain.json', rows)
-        metric = rows[0]['metric']
         draw({folder.name: rows, **others}, folder / 'chain.png', metric)
     console().print(table(rows))
     print(f'The student: {jobs[-1].student[1]}; the figure: {folder / "chain.png"}')

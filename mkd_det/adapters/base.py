@@ -18,7 +18,8 @@ class AdapterOutput(NamedTuple):
     Args:
         student: Adapted levels of the student, read as `<name>.student`.
         teacher: Adapted levels of the teacher, read as `<name>.teacher`.
-        losses: The adapter's own losses, logged as `loss_<name>_<key>`.
+        losses: The adapter's own losses, logged as `loss_<name>_<key>`: scalars, or
+            (N,), one a sample, which `teacher_weights` weighs; their mean counts.
     """
 
     student: tuple[Tensor, ...]

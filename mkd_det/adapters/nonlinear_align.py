@@ -53,7 +53,7 @@ class NonLinearAlign(Adapter):
         - student: per level (N, C_s, H, W), (N, L, C_s) or (N, C_s)
         - teacher: per level (N, C_t, ...) likewise
         - output: student's levels with C_t channels, the teacher's as they are;
-          losses: dict(logits=()) with `reuse_classifier`
+          losses: dict(logits=(N,)) with `reuse_classifier`
     """
 
     def __init__(
@@ -104,11 +104,12 @@ class NonLinearAlign(Adapter):
         module = modules[path]
         width = getattr(module, 'in_features', None)
         channels = [spec.channels for spec in self.teacher_specs]
-        if width is not None and channels != [width]:
+        maps = any(len(spec.size) == 2 for spec in self.teacher_specs)
+        if width is not None and (maps or channels != [width]):
             raise ShapeMismatchError(
                 f'{where}: {path} of the teacher does not read what its tap yields',
-                expected=f'one level of {width} channels',
-                actual=f'levels of {channels} channels',
+                expected=f'one level of {width} channels, no map',
+                actual=f'levels of {channels} channels' + (', maps' if maps else ''),
                 hint=f"taps=dict(feature='{path}:in')",
             )
         self.classifier = Frozen(module)
@@ -126,7 +127,7 @@ class NonLinearAlign(Adapter):
         if self.classifier is not None:
             ours, theirs = self.classifier(levels[-1]), self.classifier(teacher[-1])
             kl = softmax_kl(full_precision(ours), full_precision(theirs), self.tau)
-            losses['logits'] = self.weight * kl.mean()
+            losses['logits'] = self.weight * kl
         return AdapterOutput(levels, teacher, losses)
 
 

@@ -63,6 +63,13 @@ class ImageClassifier(BaseModel):
         self.head = nn.Linear(channels, num_classes)
         self.criterion = None if loss is None else MODELS.build(loss)
         self.num_classes = num_classes
+        mixed = getattr(self.data_preprocessor, 'num_classes', 0)
+        if mixed and mixed != num_classes:
+            raise ConfigError(
+                'ImageClassifier: its preprocessor mixes labels of other classes',
+                expected=f'data_preprocessor=dict(num_classes={num_classes})',
+                actual=mixed,
+            )
         # What does not fit together is told now, not in the first step.
         with torch.no_grad():
             self._loss(torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long))
@@ -123,10 +130,23 @@ class ImageClassifier(BaseModel):
             )
         return loss
 
+    def _checked(self, scores: Tensor) -> Tensor:
+        sums = scores.sum(-1)
+        if scores.shape[1:] != (self.num_classes,) or not sums.allclose(
+            torch.ones_like(sums), atol=1e-3
+        ):
+            raise AnnotationError(
+                'ImageClassifier: gt_score must be the probabilities of all classes',
+                expected=f'{self.num_classes} numbers that sum to 1',
+                actual=f'{tuple(scores.shape[1:])}, sums from {sums.min():.3f} to'
+                f' {sums.max():.3f}',
+            )
+        return scores
+
     def _targets(self, samples: Sequence[Any]) -> Tensor:
         """Probabilities (N, K) where all samples have them, else labels (N,)."""
         if all('gt_score' in sample for sample in samples):
-            return torch.stack([sample.gt_score for sample in samples])
+            return self._checked(torch.stack([s.gt_score for s in samples]))
         labels = torch.stack([sample.gt_label for sample in samples]).view(-1)
         low, high = labels.aminmax()
         if low < 0 or high >= self.num_classes:

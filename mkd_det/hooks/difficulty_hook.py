@@ -44,8 +44,10 @@ class DifficultyHook(DistillHook):
         """Count this step's samples."""
         for name, module in distiller_of(runner, 'DifficultyHook').losses.items():
             values = getattr(module, 'difficulties', None)
-            if values is not None:
-                count = torch.histc(values.float(), self.bins, 0.0, math.sqrt(2))
+            if values is not None and any(key.startswith(name) for key in losses):
+                # On the CPU: on GPUs it is not deterministic.
+                values = values.float().cpu()
+                count = torch.histc(values, self.bins, 0.0, math.sqrt(2))
                 self.counts[name] = self.counts.get(name, 0) + count
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -194,7 +194,7 @@ class TeacherCheckHook(Hook):
                 ' nothing is known about it',
                 logger=runner.logger,
             )
-        elif figure < threshold:
+        elif figure < threshold and not teacher.prune:
             raise TeacherChanceError(
                 f'teacher {teacher.name!r} is no better than chance on {size}'
                 ' validation images',

@@ -155,7 +155,9 @@ class LossAggregation(PairLoss):
 
     - a classifier's loss: `loss(logits, target)`, a mean over samples;
     - `loss_cls` of mmdet's dense heads: `loss(scores, labels, weight, avg_factor=n)`;
-      labels may be (labels, qualities), as GFL's, and the label K is the background;
+      labels may be (labels, qualities), as GFL's, and the label K is the background.
+      Heads call it for each level, and :math:`s_i / 2` counts each time: learned
+      weights grow with the number of levels, in equal proportions;
     - a term: the teacher's probabilities, at temperature tau, are the target, times
       tau^2. Dense heads are summed over places and divided by the teacher's confidence,
       as in `SoftOutputKD`. Of equal sides remains what the teacher is unsure of: these

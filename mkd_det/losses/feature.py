@@ -79,7 +79,12 @@ class FeatureKD(PairLoss):
         if mask is not None:
             mask = pool_to(mask, (student.shape[-2], student.shape[-1]))
         if self.form == 'channel':
-            return channel_kl(student, teacher, self.tau, mask).mean()
+            kl = channel_kl(student, teacher, self.tau, mask).mean(1)
+            if mask is None:
+                return kl.mean()
+            # A factor on a whole map is none for its softmax.
+            count = mask.mean((1, 2, 3))
+            return (kl * count).sum() / count.sum().clamp_min(1e-6)
         if self.form == 'l2':
             return weighted_mean((student - teacher).square(), mask)
         student = channel_standardise(student, mask)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -58,10 +57,11 @@ class Stage:
         epochs: How many epochs it trains; iterations, if `by_epoch` is off.
         total: How many iterations that makes.
         options: For `--cfg-options`.
-        after: Fingerprints of what it builds on: the data, an earlier stage.
+        after: What it builds on, by name (the data, an earlier stage), and its
+            fingerprint.
         figures: What counts: name in the results, and in the log.
         by_epoch: Whether the config counts in epochs.
-        why: In what it differs from what was started before, in words.
+        settings: What the config says, by name; None where its text is to count.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Stage:
     epochs: int
     total: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
+    after: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=lambda: DETECTION)
     by_epoch: bool = True
-    why: str = ''
+    settings: Mapping[str, str] | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -95,11 +95,44 @@ class Stage:
         ]
 
     @property
+    def made_from(self) -> dict[str, str]:
+        """All that would make it another stage if it changed, by name."""
+        settings = self.settings
+        if settings is None:
+            sources = [path.read_text() for path in _with_bases(ROOT / self.config)]
+            settings = {'its config': _digest(sources)}
+        return {
+            **settings,
+            **{key: str(value) for key, value in self.options.items()},
+            **self.after,
+            'epochs': str(self.epochs),
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Changes when anything does that the stage is made from."""
-        sources = [path.read_text() for path in _with_bases(ROOT / self.config)]
-        made_from = [sources, sorted(self.options.items()), self.after, self.epochs]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+        return _digest(sorted(self.made_from.items()))
+
+    def measured(self) -> dict[str, float] | None:
+        """Its figures, once it is trained.
+
+        Raises:
+            StageError: It was measured, but not what counts.
+        """
+        metrics = read_history(self.folder).metrics.get(self.epochs)
+        if metrics is None or not self.checkpoint.is_file():
+            return None
+        missing = [key for key in self.figures.values() if key not in metrics]
+        if missing:
+            raise StageError(
+                f'{self.title}: {missing[0]} was not measured',
+                available=sorted(metrics),
+            )
+        return {name: metrics[key] for name, key in self.figures.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -122,12 +155,6 @@ class Result:
         """As it stands in a json file."""
         rest = {'seconds': self.seconds, 'command': self.command}
         return {'name': self.name, **self.figures, **rest}
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any], stage: Stage) -> Result:
-        """The reverse."""
-        figures = {name: entry[name] for name in stage.figures}
-        return cls(entry['name'], figures, entry['seconds'], entry['command'])
 
     def __str__(self) -> str:
         name, value = next(iter(self.figures.items()))
@@ -154,54 +181,72 @@ def run_stage(
         KeyboardInterrupt: It was stopped.
     """
     task = show.start(stage.title, stage.total, 'iterations')
-    fingerprint = stage.fingerprint
+    _settle_folder(stage, show)
     done = read_json(stage.folder / DONE)
-    if done and done['fingerprint'] == fingerprint and stage.checkpoint.is_file():
-        result = Result.of(done['result'], stage)
+    figures = stage.measured() if done else None
+    if done and figures:
+        result = Result(stage.name, figures, done['seconds'], done['command'])
         task.finish(f'done before ({result})')
         return result
-    state = _open_folder(stage, fingerprint, show)
+    state = read_json(stage.folder / STATE)
+    if state['seconds']:
+        show.say(f'{stage.title}: goes on after {state["seconds"]:.0f} s')
     seconds = _train(stage, state, environment, task, stop or Event())
-    metrics = read_history(stage.folder).metrics.get(stage.epochs)
-    if metrics is None or not stage.checkpoint.is_file():
+    figures = stage.measured()
+    if figures is None:
         raise _failed(stage, 'ended without a result')
-    result = Result(
-        name=stage.name,
-        figures={name: metrics[key] for name, key in stage.figures.items()},
-        seconds=round(seconds, 1),
-        command=_shown(stage, environment),
-    )
-    write_json(
-        stage.folder / DONE, {'fingerprint': fingerprint, 'result': result.entry()}
-    )
+    command = _shown(stage, environment)
+    result = Result(stage.name, figures, round(seconds, 1), command)
+    write_json(stage.folder / DONE, {'seconds': result.seconds, 'command': command})
     task.finish(f'{result}, {result.seconds:.0f} s')
     return result
 
 
-def _open_folder(stage: Stage, fingerprint: str, show: Display) -> dict:
-    """The state of an interrupted start, or a fresh one in an empty folder."""
-    state = read_json(stage.folder / STATE)
+def _settle_folder(stage: Stage, show: Display) -> None:
+    """Make the stage's folder one of this very stage: the one that is there, one that
+    was put aside, or a new one. What is there of another stage is put aside."""
+    folder, fingerprint = stage.folder, stage.fingerprint
+    state = read_json(folder / STATE)
     if state and state['fingerprint'] == fingerprint:
-        show.say(f'{stage.title}: goes on after {state["seconds"]:.0f} s')
-        return state
+        return
     if state:
-        old = stage.folder.with_name(f'{stage.folder.name}.old')
-        shutil.rmtree(old, ignore_errors=True)
-        stage.folder.rename(old)
+        old = _free_name(folder)
+        folder.rename(old)
+        changed = _changes(state['made_from'], stage.made_from)
         show.say(
-            f'{stage.title}: {stage.why or "its settings have changed"}, so it starts'
-            f' anew; what was there is in {old}'
+            f'{stage.title} is another than it was ({changed}); what was there is in'
+            f' {old}'
         )
-    elif stage.folder.exists() and any(stage.folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         raise StageError(
-            f'{stage.folder} holds something else than a stage',
-            available=sorted(path.name for path in stage.folder.iterdir())[:8],
+            f'{folder} holds something else than a stage',
+            available=sorted(path.name for path in folder.iterdir())[:8],
             hint='--work-dir with another folder',
         )
-    stage.folder.mkdir(parents=True, exist_ok=True)
-    state = {'fingerprint': fingerprint, 'seconds': 0.0}
-    write_json(stage.folder / STATE, state)
-    return state
+    for old in sorted(folder.parent.glob(f'{folder.name}.old*')):
+        known = read_json(old / STATE)
+        if known and known['fingerprint'] == fingerprint:
+            if folder.exists():
+                folder.rmdir()
+            old.rename(folder)
+            show.say(f'{stage.title}: {old} is the very same, and is taken')
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = {'fingerprint': fingerprint, 'made_from': stage.made_from, 'seconds': 0.0}
+    write_json(folder / STATE, fresh)
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (old := folder.with_name(f'{folder.name}.old{number}')).exists():
+        number += 1
+    return old
+
+
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Names of what differs."""
+    names = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
+    return ', '.join(names[:6]) + (', ...' if len(names) > 6 else '')
 
 
 def _train(
