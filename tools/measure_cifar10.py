@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[str, Mapping[str, int], Mapping[str, str]]] = {
 }
 # What the published weights call otherwise.
 NAMES = {'^linear': 'head', '^conv1': 'backbone.conv1', '^bn1': 'backbone.bn1'}
-REVISED = str([*NAMES.items(), ('^layer', 'backbone.layer')]).replace(' ', '')
+REVISED = [*NAMES.items(), ('^layer', 'backbone.layer')]
 BATCH = 32
 FIGURES = (
     measuring.Figure('top1', 'top 1, %', 2),
@@ -85,7 +85,9 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
             for name, depth in teachers.items():
                 file = args.weights / f'resnet{depth}-cifar10jpeg.pth'
                 taught[f'model.teachers.{name}.checkpoint'] = str(file)
-                taught[f'model.teachers.{name}.revise_keys'] = REVISED
+                taught[f'model.teachers.{name}.revise_keys'] = str(REVISED).replace(
+                    ' ', ''
+                )
             seeds = {
                 'randomness.seed': str(seed),
                 # Which labels are wrong, and which images are taken, go with it.

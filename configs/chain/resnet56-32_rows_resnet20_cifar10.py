@@ -11,14 +11,20 @@ stages = [
     dict(
         name='square32',
         cfg='mkd_det::classification/resnet32_cifar10.py',
+        options={'optim_wrapper.optimizer.lr': 0.02},
         parallel='assistants'),
     dict(
         name='mixed32',
         cfg='mkd_det::classification/resnet32-mixed_cifar10.py',
+        options={'optim_wrapper.optimizer.lr': 0.02},
         parallel='assistants'),
     dict(
         name='rows32',
         cfg='mkd_det::classification/resnet32-rows_cifar10.py',
+        options={'optim_wrapper.optimizer.lr': 0.02},
         parallel='assistants'),
-    dict(name='s20', cfg='mkd_det::classification/resnet20-rows_cifar10.py'),
+    dict(
+        name='s20',
+        cfg='mkd_det::classification/resnet20-rows_cifar10.py',
+        options={'optim_wrapper.optimizer.lr': 0.02}),
 ]
