@@ -58,16 +58,15 @@ class Row:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
+KEEP, DROP = dict(keep_prob=0.75), dict(drop_exact=1)
 DENSE_1, DENSE_2 = 'one assistant, dense', 'two assistants, dense'
 EXPERIMENTS: dict[str, dict[str, Row]] = {
     'cifar10': {
         'from the teacher': Row(SQUARE, only=()),
         'TAKD': Row(SQUARE, {'guides': 'previous'}),
         'DGKD': Row(SQUARE),
-        'DGKD, each kept with 0.75': Row(
-            SQUARE, last={'sampling': {'keep_prob': 0.75}}
-        ),
-        'DGKD, one dropped': Row(SQUARE, last={'sampling': {'drop_exact': 1}}),
+        'DGKD, each kept with 0.75': Row(SQUARE, last=dict(sampling=KEEP)),
+        'DGKD, one dropped': Row(SQUARE, last=dict(sampling=DROP)),
     },
     'rows': {
         'from the teacher': Row(ROWS_OF, only=()),

@@ -50,6 +50,7 @@ ROWS: dict[str, tuple[str, Mapping[str, int], Mapping[str, str]]] = {
     ),
     'MobileNetV3 alone': ('mobilenetv3', {}, {}),
     'MobileNetV3, taught by ResNet-56': ('resnet56_kd_mobilenetv3', {'t': 56}, {}),
+    '1x3 filters, alone': ('resnet20-rows', {}, {}),
     'student alone, 20 % noise': ('resnet20', {}, NOISE),
     'soft outputs, 20 % noise': ('resnet56_kd_resnet20', {'t': 56}, NOISE),
     'DLKD, 20 % noise': ('resnet56_dlkd_resnet20', {'t': 56}, NOISE),
@@ -85,9 +86,8 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
             for name, depth in teachers.items():
                 file = args.weights / f'resnet{depth}-cifar10jpeg.pth'
                 taught[f'model.teachers.{name}.checkpoint'] = str(file)
-                taught[f'model.teachers.{name}.revise_keys'] = str(REVISED).replace(
-                    ' ', ''
-                )
+                names = str(REVISED).replace(' ', '')
+                taught[f'model.teachers.{name}.revise_keys'] = names
             seeds = {
                 'randomness.seed': str(seed),
                 # Which labels are wrong, and which images are taken, go with it.
@@ -129,7 +129,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 @functools.cache
 def parameters(row: str) -> int:
     """Of the student of a row."""
-    student = 'mobilenetv3' if row.startswith('MobileNet') else 'resnet20'
+    kinds = {'MobileNet': 'mobilenetv3', '1x3': 'resnet20-rows'}
+    student = next((v for k, v in kinds.items() if row.startswith(k)), 'resnet20')
     return measuring.count_parameters(f'{CONFIGS}/{student}_cifar10.py')
 
 
