@@ -20,6 +20,7 @@ from .registry import settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
+from .streams import SideStream
 from .structures import Knowledge, Levels
 from .taps import capture
 from .teachers import TeacherBank
@@ -34,6 +35,7 @@ _KEYS = (
     'sampling',
     'task_weight',
     'teacher_weights',
+    'overlap',
     'probe_size',
     'compile',
     'data_preprocessor',
@@ -90,6 +92,8 @@ class Distiller(BaseModel):
         teacher_weights: dict(tap, teachers): weigh teachers (all but pruned) by sample,
             by what they say of its label at that tap; see `confidence.py`.
         compile: Modules of the student to compile, see `compiling.py`.
+        overlap: On a GPU, whether the teachers run beside the student; see
+            `streams.py`.
         probe_size: Side, or (H, W), of the image that shapes are probed with.
         data_preprocessor: Config for the student, if it has none of its own.
         init_cfg: As in every mmengine model.
@@ -109,6 +113,7 @@ class Distiller(BaseModel):
         sampling: Mapping[str, Any] | None = None,
         task_weight: float = 1.0,
         teacher_weights: Mapping[str, Any] | None = None,
+        overlap: bool = False,
         probe_size: int | Sequence[int] = 256,
         compile: Wanted = (),
         data_preprocessor: dict | None = None,
@@ -121,6 +126,8 @@ class Distiller(BaseModel):
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
         self.task_weight = _checked_weight(task_weight)
+        if not isinstance(overlap, bool):
+            raise ConfigError('overlap must be True or False', actual=overlap)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -148,6 +155,7 @@ class Distiller(BaseModel):
         self.adapters = _modules(self.plan.adapters)
         self.losses = _modules(self.plan.terms)
         self._told = _settings(self.plan.terms, terms or {})
+        self.side = SideStream(overlap)
         self.sampler = _sampler(sampling or {}, teachers or {}, self.plan)
         self.renormalizers = _renormalizers(model.data_preprocessor, self.teachers)
         self._register_state_dict_hook(_to_plain)
@@ -185,19 +193,12 @@ class Distiller(BaseModel):
         active = {name: self.plan.terms[name] for name in weights}
         sources = set().union(*map(self.plan.teachers_of, active.values()))
 
-        known: dict[str, dict[str, Levels]] = {}
-        shown: dict[tuple, Tensor] = {}
-        for name in self.teachers:
-            if name in sources:
-                renormalize = self.renormalizers[name]
-                if renormalize.key not in shown:
-                    shown[renormalize.key] = renormalize(inputs, data_samples)
-                images = shown[renormalize.key]
-                known[name] = self.teachers.run(name, images, self.plan.taps[name])
-        shown.clear()
+        with self.side.beside(inputs.device):
+            known = self._ask(sources, inputs, data_samples)
         grad = torch.is_grad_enabled()
         with capture(self.student, self.plan.taps.get('student', {}), grad) as seen:
             losses = self._task(self.student(inputs, data_samples, mode='loss'))
+        self.side.join(inputs.device, known)
         known['student'] = seen
         self._notify_knowledge(known)
 
@@ -224,6 +225,20 @@ class Distiller(BaseModel):
         for observer in self.observers:
             observer.on_terms(losses)
         return losses
+
+    def _ask(
+        self, sources: set[str], inputs: Tensor, data_samples: list | None
+    ) -> dict[str, dict[str, Levels]]:
+        """What teachers say of the images, each shown as it is used to see them."""
+        shown: dict[tuple, Tensor] = {}
+        known = {}
+        for name in (name for name in self.teachers if name in sources):
+            renormalize = self.renormalizers[name]
+            if renormalize.key not in shown:
+                shown[renormalize.key] = renormalize(inputs, data_samples)
+            images = shown[renormalize.key]
+            known[name] = self.teachers.run(name, images, self.plan.taps[name])
+        return known
 
     def _task(self, losses: Mapping[str, Any]) -> dict[str, Any]:
         """The student's own losses, weighted."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmengine.registry
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, Registry
+from mmengine.registry import HOOKS, MODELS, Registry
 from torch import nn
 
 from .errors import ConfigError
+from .registry import arguments_of
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -97,6 +99,8 @@ def prepare(cfg: Config) -> Config:
         return cfg
     _refuse_layer_decay(cfg)
     cfg = Config(cfg.to_dict(), filename=cfg.filename)
+    if torch.cuda.is_available():
+        _copy_while_computing(cfg)
     hooks = dict(cfg.get('default_hooks') or {})
     if hooks.get('checkpoint', {}) is not None:
         checkpoint = dict(hooks.get('checkpoint') or dict(interval=1))
@@ -112,6 +116,21 @@ def prepare(cfg: Config) -> Config:
             hooks[name] = {**hook, **(hooks.get(name) or {})}
     cfg.default_hooks = hooks
     return cfg
+
+
+def _copy_while_computing(cfg: Config) -> None:
+    """Batches go to the GPU from pinned memory, while it computes."""
+    loader = cfg.get('train_dataloader')
+    if loader is not None:
+        loader.setdefault('pin_memory', True)
+    for holder in (cfg.model.student, cfg.model, cfg):
+        preprocessor = holder.get('data_preprocessor')
+        if not preprocessor:
+            continue
+        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            cls = registry.get(_name(preprocessor.get('type')))
+        if cls is not None and 'non_blocking' in arguments_of(cls):
+            preprocessor.setdefault('non_blocking', True)
 
 
 def _refuse_layer_decay(cfg: Config) -> None:

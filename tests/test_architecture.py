@@ -30,6 +30,7 @@ ORDER = (
     'version',
     'structures',
     'row_conv',
+    'streams',
     'schedules',
     'sampler',
     'registry',

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
@@ -140,6 +141,19 @@ def test_what_comes_from_a_base_of_ours_is_stock_mmdets(tmp_path: Path) -> None:
     plain = student_config(cfg)
     assert 'mkd_det' not in plain.pretty_text
     assert plain.val_dataloader.dataset.type == 'XMLDataset'
+
+
+def test_on_a_gpu_batches_are_copied_while_it_computes(
+    cfg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = prepare(cfg)
+    assert 'pin_memory' not in plain.train_dataloader
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    ready = prepare(cfg)
+    assert ready.train_dataloader.pin_memory is True
+    assert ready.model.student.data_preprocessor.non_blocking is True
+    cfg.train_dataloader.pin_memory = False
+    assert prepare(cfg).train_dataloader.pin_memory is False
 
 
 def test_layer_wise_learning_rates_are_refused() -> None:
