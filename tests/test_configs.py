@@ -60,6 +60,7 @@ PARTS = {
     'attention': ({'loss_attention'}, False, False),
     'aggregated_soft': ({'loss_aggregation'}, False, False),
     'aggregated_labels': ({'loss_aggregation'}, False, False),
+    'dlkd': ({'loss_dlkd'}, False, False),
     'two_teachers': ({'loss_soft', 'loss_soft_a'}, False, False),
     'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
     'guided': (
