@@ -180,10 +180,11 @@ def _take_middle_row(
 def middle_row(given: Tensor, wanted: Tensor) -> Tensor:
     """The middle row of a kernel (O, I, K, K) where (O, I, 1, K) is wanted; anything
     else as it is given."""
-    size = given.shape[-1:]
-    square = given.dim() == 4 and given.shape[2:] == size * 2 and size[0] % 2
-    if square and wanted.shape == (*given.shape[:2], 1, *size):
-        return given[:, :, size[0] // 2, None]
+    if given.dim() != 4 or given.shape == wanted.shape:
+        return given
+    *channels, height, width = given.shape
+    if height == width and height % 2 and wanted.shape == (*channels, 1, width):
+        return given[:, :, height // 2, None]
     return given
 
 

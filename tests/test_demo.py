@@ -246,13 +246,17 @@ def test_a_done_stage_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_what_another_stage_has_left_is_put_aside_and_taken_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = stage(tmp_path / 'run', config='tools/train.py', options={'lam': 1})
+    def fails(*_: object) -> float:
+        raise StageError('it is another one, and is trained')
+
+    monkeypatch.setattr('mkd_det.stages.stage._train', fails)
+    done = stage(tmp_path / 'run', options={'lam': 1})
     write_done(done, METRICS)
     for name in ('run.old1', 'run.old2'):
         other = replace(done, options={'lam': name})
-        with pytest.raises(StageError, match='its last words'):
+        with pytest.raises(StageError, match='is trained'):
             run_stage(other, {}, Lines(1))
         assert '(lam)' in capsys.readouterr().out
         assert (tmp_path / name).is_dir()
