@@ -104,6 +104,8 @@ def read_chain(cfg: Mapping[str, Any]) -> Chain:
             and files.
     """
     check_keys(cfg, _CHAIN, 'chain')
+    for key in ('options', 'sampling', 'recipe'):
+        check_mapping(cfg.get(key), f'chain: {key}')
     stages = cfg.get('stages')
     if not isinstance(stages, (list, tuple)) or not stages:
         raise ConfigError(
@@ -118,7 +120,7 @@ def read_chain(cfg: Mapping[str, Any]) -> Chain:
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1
         given = {**common, **({'sampling': sampling} if last and sampling else {})}
-        member = _member(stage, {**given, **_dict(stage)}, f'stages[{index}]', _STAGE)
+        member = _member(stage, given, f'stages[{index}]', _STAGE)
         if any(member.name == other.name for other in members):
             raise ConfigError(
                 f'chain: two of its members are called {member.name!r}',
@@ -169,7 +171,7 @@ def _member(
             f'{where}: {own["name"]!r} is no name for a teacher',
             expected='letters, digits and _, no digit first',
         )
-    for key in ('options', 'teacher'):
+    for key in ('options', 'teacher', 'sampling', 'recipe'):
         check_mapping(own.get(key), f'{where}.{key}')
     check_keys(own.get('teacher') or {}, (*LOADING, *_TEACHING), f'{where}.teacher')
     return Member(
@@ -236,7 +238,6 @@ def _taught(
     if not isinstance(ce_scale, bool):
         raise ConfigError(f'{where}: ce_scale must be True or False', actual=ce_scale)
     recipe = given.get('recipe') or {}
-    check_mapping(recipe, f'{where}: recipe')
     sampling = dict(given.get('sampling') or {})
     if guides:
         check_keys(sampling, _SAMPLING, f'{where}: sampling')

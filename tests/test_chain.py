@@ -97,6 +97,14 @@ def test_sampling_is_the_students_alone_unless_a_stage_has_its_own() -> None:
     assert read_chain(cfg)['b'].sampling == dict(drop_exact=1)
 
 
+def test_options_of_the_chain_hold_for_all_and_a_stages_own_come_over_them() -> None:
+    cfg = chain('t', 'a', 's', options={'lr': 1, 'epochs': 2})
+    cfg['stages'][0]['options'] = {'lr': 3}
+    made = {m.name: m.options for m in read_chain(cfg).members}
+    assert made['a'] == {'lr': 3, 'epochs': 2}
+    assert made['t'] == made['s'] == {'lr': 1, 'epochs': 2}
+
+
 # -- what a stage's config says ---------------------------------------------------
 
 
@@ -213,6 +221,8 @@ def with_stage(**more: Any) -> dict[str, Any]:
         (with_stage(sampling=dict(drop_exact=2)), 'at least one'),
         (with_stage(sampling=dict(keep_prob=0)), 'keep_prob'),
         (with_stage(sampling=dict(drop_exact=2, drop_teacher=False)), 'at least one'),
+        (with_stage(sampling=[0.5]), 'must be a dict'),
+        (chain('t', 's', options=['lr']), 'must be a dict'),
         (with_stage(recipe={}), 'no term that reads a teacher'),
         (with_stage(recipe={**RECIPE, 'sampling': {}}), 'unknown key'),
         (with_stage(recipe={**RECIPE, 'teachers': dict(u=dict(cfg='u.py'))}), 'pruned'),

@@ -43,7 +43,7 @@ from mkd_det.cli import (
     quiet_libraries,
     read_config,
 )
-from mkd_det.errors import ConfigError, nearest
+from mkd_det.errors import ConfigError, building, nearest
 from mkd_det.hooks.atomic import write_atomically
 from mkd_det.runtime import prepare, student_config
 from mkd_det.stages import (
@@ -590,7 +590,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet_libraries()
     cfg = read_config(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        with building('--cfg-options'):
+            cfg.merge_from_dict(args.cfg_options)
     chain = read_chain(cfg.to_dict())
     folder = Path(os.path.abspath(args.work_dir))
     with alone(folder, 'chain'):
