@@ -551,6 +551,10 @@ def draw(
             axes.annotate(row['name'], (size, value), xytext=(4, 4), size=8,
                           textcoords='offset points')  # fmt: skip
     axes.set(xlabel='parameters, millions', ylabel=metric, xscale='log')
+    ticks = sorted({row['params'] / 1e6 for rows in chains.values() for row in rows})
+    axes.set_xticks(ticks, [f'{tick:.2f}' for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.margins(x=0.12, y=0.1)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
