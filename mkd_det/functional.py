@@ -327,6 +327,23 @@ def unit(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
     return torch.where(norm <= eps, torch.zeros_like(x), x / norm.clamp_min(eps))
 
 
+def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
+    r"""One minus Pearson's correlation of rows; 0 where one of them does not vary (the
+    product of the norms below is under `eps`).
+
+    .. math:: 1 - \frac{\langle u - \bar u, v - \bar v \rangle}
+        {\| u - \bar u \| \, \| v - \bar v \|}
+
+    Shape:
+        - one, other: (M, K)
+        - output: (M,)
+    """
+    one, other = (x - x.mean(-1, keepdim=True) for x in (one, other))
+    norms = one.norm(dim=-1) * other.norm(dim=-1)
+    distance = 1 - (one * other).sum(-1) / norms.clamp_min(eps)
+    return torch.where(norms <= eps, torch.zeros_like(distance), distance)
+
+
 def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Flow between two layers: inner products of their channels over positions.
 

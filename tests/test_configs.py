@@ -37,6 +37,7 @@ METHODS = {
     'aggregation': 'LossAggregation',
     'dlkd': 'DLKD',
     'fa': 'NonLinearAlign',
+    'dist': 'DIST',
 }
 # 'aggregation-focal' is a kind of aggregation.
 TAUGHT = [
@@ -61,6 +62,9 @@ PARTS = {
     'aggregated_soft': ({'loss_aggregation'}, False, False),
     'aggregated_labels': ({'loss_aggregation'}, False, False),
     'dlkd': ({'loss_dlkd'}, False, False),
+    'pkd': ({'loss_feature'}, True, False),
+    'cwd': ({'loss_feature'}, True, False),
+    'mgd': ({'loss_feature'}, True, False),
     'two_teachers': ({'loss_soft', 'loss_soft_a'}, False, False),
     'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
     'guided': (
@@ -161,7 +165,8 @@ def test_name_of_a_part_matches_its_contents(file: Path) -> None:
     model = read(file).model
     terms, adapters, branches = PARTS[file.stem]
     assert set(model.terms) == terms
-    assert (bool(model.adapters), bool(model.branches)) == (adapters, branches)
+    found = bool(model.get('adapters')), bool(model.get('branches'))
+    assert found == (adapters, branches)
 
 
 def called(classifier: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mkd_det import functional as MF
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
-from mkd_det.losses import DLKD, AttentionKD, FeatureKD, RelationKD, SoftOutputKD
+from mkd_det.losses import DIST, DLKD, AttentionKD, FeatureKD, RelationKD, SoftOutputKD
 from mkd_det.structures import DenseOutput
 
 ln = math.log
@@ -590,3 +590,51 @@ def test_a_mask_of_samples_weighs_the_mean_over_samples() -> None:
     kl = 0.75 * ln(1.5) + 0.25 * ln(0.5)
     value = SoftOutputKD()(student, teacher, mask=mask)
     assert value.item() == pytest.approx(3 / 4 * kl, rel=1e-5)
+
+
+# ------------------------------------------------------------------------ DIST
+
+
+def test_dist_is_one_minus_the_correlations_within_samples_and_classes() -> None:
+    student = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    teacher = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
+    # First sample, times 30: (5, -1, -4) and (5, -4, -1): 33 / 42. The second: 1.
+    within = (1 - 33 / 42) / 2
+    # Columns of two: both fall, (0.2, 0.2) does not vary, both rise: nothing is lost.
+    loss = DIST(beta=2.0, gamma=1.0)([student.log()], [teacher.log()])
+    assert loss.item() == pytest.approx(2 * within, rel=1e-4)
+    # Columns that go against each other: 1 - (-1), of two in three.
+    turned = teacher.flip(0)
+    between = DIST(beta=0.0, gamma=3.0)([teacher.log()], [turned.log()])
+    assert between.item() == pytest.approx(3 * (2 + 0 + 2) / 3, rel=1e-4)
+
+
+def test_dist_has_the_square_of_the_temperature() -> None:
+    student, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    one = DIST()([student], [teacher])
+    assert DIST(tau=3.0)([3 * student], [3 * teacher]).item() == pytest.approx(
+        9 * one.item(), rel=1e-4
+    )
+
+
+def test_dist_does_not_mind_scale_and_shift_of_probabilities() -> None:
+    teacher = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
+    softer = 0.5 * teacher + 0.5 / 3
+    loss = DIST()([softer.log()], [teacher.log()])
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_dist_of_one_sample_has_one_part() -> None:
+    student, teacher = torch.randn(1, 5, requires_grad=True), torch.randn(1, 5)
+    whole = DIST()([student], [teacher])
+    assert whole.item() == pytest.approx(DIST(gamma=0.0)([student], [teacher]).item())
+    whole.backward()
+    assert student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    'bad', [dict(beta=-1.0), dict(beta=0.0, gamma=0.0), dict(tau=0)]
+)
+def test_dist_with_impossible_settings(bad: dict) -> None:
+    with pytest.raises(ConfigError, match='DIST'):
+        DIST(**bad)

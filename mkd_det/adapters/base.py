@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class Adapter(nn.Module):
         raise TypeError(f'{type(self).__name__} must define forward()')
 
 
-def on_map(module: nn.Module, level: Tensor) -> Tensor:
+def on_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
     """Run a module for maps on a level of any kind, whose shape it gets back."""
     out = module(as_map(level))
     if level.dim() == 2:

@@ -4,12 +4,14 @@ from ..registry import import_files
 from .aggregation import LossAggregation
 from .attention import AttentionKD
 from .base import PairLoss
+from .dist import DIST
 from .dlkd import DLKD
 from .feature import FeatureKD
 from .relation import RelationKD
 from .soft_output import SoftOutputKD
 
 __all__ = [
+    'DIST',
     'DLKD',
     'AttentionKD',
     'FeatureKD',

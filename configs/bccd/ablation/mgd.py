@@ -1,0 +1,13 @@
+"""MGD alone on BCCD: the FPN of the teacher, generated from a part of the student's. Data
+and teacher as for the whole."""
+
+_base_ = ['../gfl_r18-w16_bccd.py', '../../_base_/recipes/mgd_dense.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(
+        t=dict(
+            cfg='mkd_det::bccd/gfl_r18-w64_bccd.py',
+            checkpoint='checkpoints/gfl_r18-w64_bccd.pth')),
+    **_base_.pop('recipe'))
