@@ -56,20 +56,13 @@ def row_conv(
     Raises:
         ConfigError: K is even, the kernel is no square, or maps would change size.
     """
-    stride, dilation = _pair(stride), _pair(dilation)
     height, width = _pair(kernel_size)
     if height == width == 1:
         return nn.Conv2d(
             in_channels, out_channels, 1, stride, padding, dilation, **rest
         )
     same = tuple(d * (height - 1) // 2 for d in _pair(dilation))
-    pad = same if padding == 'same' else tuple(_pair(padding))
-    if height != width or height % 2 == 0 or pad != same:
-        raise ConfigError(
-            f'RowConv: no row can stand for a kernel of {height}x{width} with padding'
-            f' {pad}',
-            expected=f'an odd square kernel with padding {same}',
-        )
+    _check_square((height, width), padding, same)
     conv = nn.Conv2d(
         in_channels,
         out_channels,
@@ -81,6 +74,19 @@ def row_conv(
     )
     conv.register_load_state_dict_pre_hook(_take_middle_row)
     return conv
+
+
+def _check_square(
+    size: tuple[int, int], padding: Kernel | str, same: tuple[int, ...]
+) -> None:
+    """Raise unless a row can stand for a kernel of this size and padding."""
+    pad = same if padding == 'same' else tuple(_pair(padding))
+    if size[0] != size[1] or size[0] % 2 == 0 or pad != same:
+        raise ConfigError(
+            f'RowConv: no row can stand for a kernel of {size[0]}x{size[1]} with'
+            f' padding {pad}',
+            expected=f'an odd square kernel with padding {same}',
+        )
 
 
 @MODELS.register_module('RowModel')
