@@ -196,6 +196,7 @@ def check_chain(
             model = load_given(member, cfg).model
             check_count(classes_in(cfg), model)
         classes[member.name] = classes_in(cfg)['val']
+        # Without branches: the last check has taken them off.
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
     check_classes_agree(classes)

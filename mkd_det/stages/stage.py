@@ -23,9 +23,9 @@ from .progress import Display, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = 'train.log'
-# While the stage runs: what it was started with, and its seconds so far.
+# What the stage is made from, and its seconds so far.
 STATE = 'stage.json'
-# Once it is done: the same, with its result.
+# Once it is done: its seconds and its command. Figures are read from its log.
 DONE = 'done.json'
 
 DETECTION = {'box_map': MAP, 'box_map_50': MAP50}
