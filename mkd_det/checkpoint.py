@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,6 +30,10 @@ def _statistic(owner: Any, name: str) -> Any:
     if of_buffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(owner, name)
     raise UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
+
+
+# torch keeps one list of safe types for all threads: whoever ends first clears it.
+_READING = threading.Lock()
 
 
 def _plain_types() -> list[Any]:
@@ -67,7 +72,7 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
     """
     file = _local_file(path)
     try:
-        with torch.serialization.safe_globals(_plain_types()):
+        with _READING, torch.serialization.safe_globals(_plain_types()):
             content = torch.load(file, map_location='cpu', weights_only=not trust)
     except UnpicklingError as error:
         # What was never pickled (a web page, a pointer of git LFS) is no danger.

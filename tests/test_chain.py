@@ -278,6 +278,11 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module('train_chain')
 
 
+@pytest.fixture
+def checks(tool: Any) -> Any:
+    return importlib.import_module('chain_checks')
+
+
 def write_chain(folder: Path, **more: Any) -> None:
     cfg = chain('t', 'a', 's', **more)
     for stage in [cfg['root'], *cfg['stages']]:
@@ -396,7 +401,8 @@ def test_a_given_teacher_that_is_read_otherwise_is_another(
 
 def test_where_the_files_lie_does_not_matter(tool: Any, files: Path) -> None:
     before = jobs_of(tool, files)
-    after = tool.settings_in(before['s'].cfg, files / 'work')
+    settings_in = importlib.import_module('chain_jobs').settings_in
+    after = settings_in(before['s'].cfg, files / 'work')
     assert 'WORK_DIR/students/t.pth' in after['model.teachers.t.checkpoint']
 
 
@@ -489,10 +495,10 @@ def test_what_would_stop_a_later_stage(
     assert words in fails(tool, files, capsys)
 
 
-def test_members_of_other_classes(tool: Any) -> None:
-    tool.check_classes_agree(dict(t=('a', 'b'), u=None, s=('a', 'b')))
+def test_members_of_other_classes(checks: Any) -> None:
+    checks.check_classes_agree(dict(t=('a', 'b'), u=None, s=('a', 'b')))
     with pytest.raises(ConfigError, match='s is trained on other classes than t'):
-        tool.check_classes_agree(dict(t=('a', 'b'), u=None, s=('b', 'a')))
+        checks.check_classes_agree(dict(t=('a', 'b'), u=None, s=('b', 'a')))
 
 
 def test_a_checkpoint_that_the_chain_would_write_over(
@@ -504,11 +510,11 @@ def test_a_checkpoint_that_the_chain_would_write_over(
 
 
 def test_stages_out_of_order_of_size_are_named(
-    tool: Any, files: Path, capsys: pytest.CaptureFixture
+    checks: Any, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = read_chain(chain('t', 'a', 's'))
-    tool.warn_of_order(cfg, dict(t=30, a=10, s=20))
+    checks.warn_of_order(cfg, dict(t=30, a=10, s=20))
     said = capsys.readouterr().out
     assert 's (0.00 M parameters) is larger than a' in said
-    tool.warn_of_order(cfg, dict(t=30, a=20, s=10))
+    checks.warn_of_order(cfg, dict(t=30, a=20, s=10))
     assert capsys.readouterr().out == ''

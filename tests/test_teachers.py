@@ -6,6 +6,7 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,16 @@ def test_mmengines_own_checkpoints_load_without_trust(
     assert one.classes == tiny.CLASSES
     for key, value in runner.model.state_dict().items():
         assert torch.equal(one.model.state_dict()[key], value), key
+
+
+def test_files_are_read_side_by_side(tmp_path: Path) -> None:
+    """What is safe to load is one list for all threads."""
+    file = tmp_path / 't.pth'
+    buffers = {f'train/{i}': HistoryBuffer([1.0], [1]) for i in range(50)}
+    torch.save({'state_dict': {}, 'message_hub': buffers}, file)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_checkpoint, [str(file)] * 100))
+    assert all(len(content['message_hub']) == 50 for content in read)
 
 
 # -- configs ---------------------------------------------------------------------

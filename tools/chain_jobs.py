@@ -1,0 +1,157 @@
+"""The members of a chain as trainings, with configs that can be read and run alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chain_checks import metric_of, steps_of
+from mmengine.config import Config
+
+from mkd_det.chain import Chain, Member, stage_config
+from mkd_det.hooks.atomic import write_atomically
+from mkd_det.runtime import student_config
+from mkd_det.stages import Stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """A member of the chain and what is done with it.
+
+    Args:
+        member: The member.
+        cfg: Of its training, or of its test where it is given.
+        folder: Of all stages.
+        params: Of the plain model.
+        metric: What counts: name and key in the log.
+        made_from: What it is, in names and words.
+        stage: Its training, or None where it is given.
+    """
+
+    member: Member
+    cfg: Config
+    folder: Path
+    params: int
+    metric: tuple[str, str]
+    made_from: Mapping[str, str]
+    stage: Stage | None
+
+    @property
+    def student(self) -> tuple[Path, Path]:
+        """Files of the plain model: config and weights."""
+        return student_files(self.folder, self.member.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the plain model is made from."""
+        text = json.dumps(sorted(self.made_from.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def student_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Config and weights of a plain model in the folder of a chain."""
+    return folder / 'students' / f'{name}.py', folder / 'students' / f'{name}.pth'
+
+
+def make_configs(chain: Chain, folder: Path) -> dict[str, Config]:
+    """Write the configs of every member: of its training, and of its plain model."""
+    students: dict[str, tuple[str, str]] = {}
+    configs: dict[str, Config] = {}
+    for member in chain.members:
+        cfg = stage_config(member, students, chain)
+        cfg.work_dir = str(folder / member.name)
+        if member.checkpoint is not None:
+            # What a training would say of it at its end.
+            cfg.test_dataloader = cfg.get('val_dataloader')
+            cfg.test_evaluator = cfg.get('val_evaluator')
+            cfg.test_cfg = dict(type='TestLoop')
+        config, weights = student_files(folder, member.name)
+        write_config(config, student_config(cfg))
+        write_config(folder / 'configs' / f'{member.name}.py', cfg)
+        students[member.name] = str(config), str(weights)
+        configs[member.name] = cfg
+    return configs
+
+
+def write_config(path: Path, cfg: Config) -> None:
+    """Write a config, unless it is there."""
+    text = cfg.pretty_text
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def make_jobs(
+    chain: Chain, configs: Mapping[str, Config], sizes: Mapping[str, int], folder: Path
+) -> list[Job]:
+    """What is to be done for each member."""
+    jobs: dict[str, Job] = {}
+    for member in chain.members:
+        name, cfg = member.name, configs[member.name]
+        made_from = settings_in(cfg, folder)
+        metric, stage = metric_of(chain, cfg, member), None
+        if member.checkpoint is not None:
+            made_from |= {
+                'checkpoint': _source(member.checkpoint),
+                'how it is loaded': json.dumps(member.teacher, default=str),
+            }
+        else:
+            guides = {f'guide {g}': jobs[g].fingerprint for g in member.guides}
+            stage = make_stage(member, cfg, metric, folder, made_from, guides)
+            made_from |= guides
+        size = sizes[name]
+        jobs[name] = Job(member, cfg, folder, size, metric, made_from, stage)
+    return list(jobs.values())
+
+
+def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
+    """All that a config says, by name; where its files lie does not matter."""
+    text = json.dumps(cfg.to_dict(), default=str).replace(str(folder), 'WORK_DIR')
+    return dict(_leaves(json.loads(text)))
+
+
+def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping) or not value:
+        yield where, json.dumps(value)
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f'{where}.{key}' if where else key)
+
+
+def _source(checkpoint: str) -> str:
+    """What tells a given checkpoint from others: its content, or its address."""
+    if '://' in checkpoint:
+        return checkpoint
+    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:16]
+
+
+def make_stage(
+    member: Member,
+    cfg: Config,
+    metric: tuple[str, str],
+    folder: Path,
+    settings: Mapping[str, str],
+    guides: Mapping[str, str],
+) -> Stage:
+    """The training of a member."""
+    from mmengine.runner import Runner
+
+    steps, by_epoch = steps_of(cfg, member)
+    length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
+    taught = f', taught by {", ".join(member.guides)}' if member.guides else ''
+    return Stage(
+        name=member.name,
+        title=member.name + taught,
+        config=str((folder / 'configs' / f'{member.name}.py').resolve()),
+        folder=Path(cfg.work_dir),
+        epochs=steps,
+        total=steps * length,
+        after=guides,
+        figures=dict([metric]),
+        by_epoch=by_epoch,
+        settings=settings,
+    )
