@@ -11,7 +11,16 @@ check_versions()  # before anything of ours imports what it checks
 from .quiet import quiet_import  # noqa: E402
 
 with quiet_import():
-    from . import adapters, branches, classification, hooks, losses, row_conv
+    from . import (
+        adapters,
+        balance,
+        branches,
+        classification,
+        hooks,
+        losses,
+        probes,
+        row_conv,
+    )
 from .distiller import Distiller  # noqa: E402
 from .hooks import DistillHook  # noqa: E402
 from .utils import join_mmengine  # noqa: E402
@@ -23,9 +32,11 @@ __all__ = [
     'Distiller',
     '__version__',
     'adapters',
+    'balance',
     'branches',
     'classification',
     'hooks',
     'losses',
+    'probes',
     'row_conv',
 ]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import ConfigError, ShapeMismatchError
+from .errors import ShapeMismatchError
+from .ground_truth import image_labels
 from .structures import Level, Levels, first_tensor, full_precision
 
 
@@ -45,7 +46,7 @@ class TeacherWeights:
         if not names:
             return {}
         logits = [first_tensor(known[name][self.taps[name]][0]) for name in names]
-        target = _target(data_samples, logits[0].device)
+        target = image_labels(data_samples, logits[0].device, 'teacher_weights')
         losses = [
             F.cross_entropy(full_precision(z), target, reduction='none') for z in logits
         ]
@@ -80,16 +81,3 @@ def as_mask(weights: Tensor, level: Level) -> Tensor:
         return weights[:, None].expand(first.shape[:2])
     size = first.shape[2:] if first.dim() == 4 else (first[0, ..., 0].numel(), 1)
     return weights.reshape(-1, 1, 1, 1).expand(-1, 1, *size)
-
-
-def _target(samples: Sequence[Any] | None, device: torch.device) -> Tensor:
-    """Labels (N,), or probabilities (N, K) where samples hold such."""
-    for key in ('gt_score', 'gt_label'):
-        if samples and all(key in sample for sample in samples):
-            values = torch.stack([sample.get(key) for sample in samples]).to(device)
-            return values.flatten() if key == 'gt_label' else values
-    raise ConfigError(
-        'teacher_weights: the data samples hold no label of the whole image',
-        expected='gt_label or gt_score, as ImageClassifier has them',
-        hint='no `teacher_weights`: fixed weights of the terms',
-    )

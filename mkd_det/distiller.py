@@ -12,16 +12,19 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .balance import shared_parameters
 from .compiling import Wanted, compile_parts
 from .confidence import TeacherWeights, as_mask
 from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
+from .ground_truth import read_truth
+from .inherit import Inheritance
 from .plan import SIDES, Link, Plan, Planner, Ref
-from .registry import settings_of
+from .registry import BALANCES, build, settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
 from .streams import SideStream
-from .structures import Knowledge, Levels
+from .structures import GroundTruth, Knowledge, Levels
 from .taps import capture
 from .teachers import TeacherBank
 
@@ -35,6 +38,8 @@ _KEYS = (
     'sampling',
     'task_weight',
     'teacher_weights',
+    'inherit',
+    'balance',
     'overlap',
     'probe_size',
     'compile',
@@ -49,6 +54,8 @@ _MAPPINGS = (
     'terms',
     'sampling',
     'teacher_weights',
+    'inherit',
+    'balance',
 )
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed', 'always')
 
@@ -91,6 +98,8 @@ class Distiller(BaseModel):
         task_weight: Of the student's own losses.
         teacher_weights: dict(tap, teachers): weigh teachers (all but pruned) by sample,
             by what they say of its label at that tap; see `confidence.py`.
+        inherit: dict(teacher, modules): what the student starts with; see `inherit.py`.
+        balance: dict(type='GradientShare', shares): see `balance.py`.
         compile: Modules of the student to compile, see `compiling.py`.
         overlap: On a GPU, whether the teachers run beside the student; see
             `streams.py`.
@@ -113,6 +122,8 @@ class Distiller(BaseModel):
         sampling: Mapping[str, Any] | None = None,
         task_weight: float = 1.0,
         teacher_weights: Mapping[str, Any] | None = None,
+        inherit: Mapping[str, Any] | None = None,
+        balance: Mapping[str, Any] | None = None,
         overlap: bool = False,
         probe_size: int | Sequence[int] = 256,
         compile: Wanted = (),
@@ -126,8 +137,6 @@ class Distiller(BaseModel):
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
         self.task_weight = _checked_weight(task_weight)
-        if not isinstance(overlap, bool):
-            raise ConfigError('overlap must be True or False', actual=overlap)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -139,6 +148,7 @@ class Distiller(BaseModel):
         # own initialisation must not notice.
         with torch.random.fork_rng(devices=[]):
             self.teachers = TeacherBank(teachers or {})
+            self.inherit = _inheritance(inherit, model, self.teachers)
             self.plan = Planner(
                 model,
                 self.teachers,
@@ -156,6 +166,7 @@ class Distiller(BaseModel):
         self.losses = _modules(self.plan.terms)
         self._told = _settings(self.plan.terms, terms or {})
         self.side = SideStream(overlap)
+        self.balance = _balancing(balance, self.plan, model)
         self.sampler = _sampler(sampling or {}, teachers or {}, self.plan)
         self.renormalizers = _renormalizers(model.data_preprocessor, self.teachers)
         self._register_state_dict_hook(_to_plain)
@@ -203,6 +214,7 @@ class Distiller(BaseModel):
         self._notify_knowledge(known)
 
         shares = self.weigher(known, data_samples)
+        truths = _truths(active, inputs, data_samples)
         for name, link in self._read_by(active).items():
             output = link({side: _at(known, ref) for side, ref in link.refs.items()})
             known[name] = {'student': output.student, 'teacher': output.teacher}
@@ -214,13 +226,14 @@ class Distiller(BaseModel):
             for key, value in branch.losses(levels).items():
                 _add(losses, f'loss_{name}_{key}', value)
         for name, link in active.items():
-            for key, part in self._parts(link, known, shares).items():
+            for key, part in self._parts(link, known, shares, truths).items():
                 if grad and not part.requires_grad:
                     raise ConfigError(
                         f'term {name!r} {key} has no gradient: it would train nothing',
                         hint='a loss that computes with what it gets of the student',
                     )
                 _add(losses, f'{name}_{key}' if key else name, weights[name] * part)
+        self._balance_terms(losses, progress)
         losses.update(self._idle(active))
         for observer in self.observers:
             observer.on_terms(losses)
@@ -265,34 +278,71 @@ class Distiller(BaseModel):
         return {n: link for n, link in self.plan.adapters.items() if n in owners}
 
     def _parts(
-        self, link: Link, known: dict[str, dict[str, Levels]], shares: dict[str, Tensor]
+        self,
+        link: Link,
+        known: dict[str, dict[str, Levels]],
+        shares: dict[str, Tensor],
+        truths: dict[str, GroundTruth],
     ) -> dict[str, Tensor]:
         """The parts of a term's loss, without its weight."""
         sides: dict[str, Any] = {}
         for side, ref in link.refs.items():
             levels: Any = _at(known, ref)
             if side in link.readers:
-                ours = ref.owner == 'student'
-                model = self.student if ours else self.teachers[ref.owner].model
-                tap = self.plan.taps[ref.owner][ref.key]
-                levels = (link.readers[side](tap.resolve(model)[0][1], levels),)
+                levels = (link.readers[side](self._module(ref), levels),)
             sides[side] = levels
+        kind = link.module.truth
+        more: dict[str, Any] = {'truth': truths[kind]} if kind else {}
         share = shares.get(self.plan.teacher_of(link))
-        if share is None:
-            value = link(sides)
-        else:
-            masks = [as_mask(share, level) for level in sides['student']]
-            value = link(sides, mask=masks)
+        if share is not None:
+            more['mask'] = [as_mask(share, level) for level in sides['student']]
+        value = link(sides, **more)
         parts = value if isinstance(value, dict) else {'': value}
         # A loss divides by the sum of its mask.
         return (
             parts if share is None else {k: v * share.mean() for k, v in parts.items()}
         )
 
+    def totals(self, losses: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The losses of a step, each with the term, adapter or branch that it comes
+        from; the student's own as 'task'."""
+        totals: dict[str, Tensor] = {}
+        for name, value in losses.items():
+            if 'loss' in name and (part := self.plan.part_of(name)) != 'idle':
+                values = value if isinstance(value, list) else [value]
+                known = [totals[part]] if part in totals else []
+                totals[part] = torch.stack([*known, *(v.mean() for v in values)]).sum()
+        return totals
+
+    def _balance_terms(self, losses: dict[str, Any], progress: Progress) -> None:
+        """Bring terms to their share of the gradient."""
+        if self.balance is None:
+            return
+        if torch.is_grad_enabled() and progress.iter % self.balance.interval == 0:
+            parameters = shared_parameters(self.student, self.balance.on)
+            self.balance.measure(self.totals(losses), parameters)
+        for name in list(losses):
+            term = self.plan.part_of(name)
+            factor = self.balance.factor(term)
+            if factor is not None:
+                losses[name] = losses[name] * factor
+                losses[f'stat_{term}_factor'] = factor.clone()
+
+    def _module(self, ref: Ref) -> nn.Module:
+        """The module that a tap names; of a probe, the head that it runs."""
+        if ref.owner in self.plan.adapters:
+            return self.plan.adapters[ref.owner].module.head
+        ours = ref.owner == 'student'
+        model = self.student if ours else self.teachers[ref.owner].model
+        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
+
     def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
         """Zero, with a gradient of zero for every module that sat out, if only
         with one side: DDP then needs no `find_unused_parameters`."""
         read = {(r.owner, r.key) for t in active.values() for r in t.refs.values()}
+        # A probe has no side of the teacher's.
+        empty = {key for key, specs in self.plan.specs.items() if not specs}
+        read |= empty
         used = {n for n in self.adapters if {(n, side) for side in SIDES} <= read}
         used |= set(active)
         parameters = [
@@ -334,9 +384,11 @@ class Distiller(BaseModel):
         for branch in self.branches.values():
             branch.detach()
         self.student.init_weights()
+        self.teachers.load()
+        if self.inherit is not None:
+            self.inherit.copy(self.student, self.teachers)
         for branch in self.branches.values():
             branch.attach(self.student)
-        self.teachers.load()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
         # `.to()`, `.cuda()`, `.double()`, also of a module around this one.
@@ -353,6 +405,14 @@ class Distiller(BaseModel):
             if name.startswith('_') or 'student' not in self.__dict__['_modules']:
                 raise
             return getattr(self.student, name)
+
+
+def _truths(
+    terms: Mapping[str, Link], inputs: Tensor, data_samples: list | None
+) -> dict[str, GroundTruth]:
+    """What terms ask to know of the ground truth, by kind."""
+    kinds = {link.module.truth for link in terms.values()} - {''}
+    return {kind: read_truth(kind, inputs, data_samples) for kind in kinds}
 
 
 def _renormalizers(ours: nn.Module, teachers: TeacherBank) -> dict[str, Renormalizer]:
@@ -437,6 +497,22 @@ def _mean(value: Tensor, share: Tensor | None) -> Tensor:
     return value.mean() if share is None else (value * share).mean()
 
 
+def _inheritance(
+    cfg: Mapping[str, Any] | None, student: nn.Module, teachers: TeacherBank
+) -> Inheritance | None:
+    return Inheritance(cfg, student, teachers) if cfg else None
+
+
+def _balancing(
+    cfg: Mapping[str, Any] | None, plan: Plan, student: nn.Module
+) -> Any | None:
+    if not cfg:
+        return None
+    made = build(BALANCES, dict(cfg), 'balance', terms=list(plan.terms))
+    shared_parameters(student, made.on)
+    return made
+
+
 def _checked_weight(value: Any) -> float:
     if not is_number(value) or value < 0:
         raise ConfigError('task_weight must be a number >= 0', actual=value)
@@ -489,6 +565,7 @@ def _to_plain(
         'speeds': module.teachers.speeds,
         'adapters': _on_cpu(_below('adapters.', own)),
         'losses': _on_cpu(_below('losses.', own)),
+        'balance': _on_cpu(_below('balance.', own)),
         'branches': _on_cpu({k: v for k, v in student.items() if k not in plain}),
     }
     return state
@@ -520,10 +597,15 @@ def _from_plain(
     # The preprocessor is the student's and ours: one module, by two names.
     shared = {k: v for k, v in plain.items() if k.startswith('data_preprocessor.')}
     state.update({prefix + key: value for key, value in shared.items()})
-    for name in ('adapters', 'losses'):
-        own = getattr(module, name).state_dict()
-        saved = distill[name] if same_plan else own
-        state.update({f'{prefix}{name}.{key}': value for key, value in saved.items()})
+    for name in ('adapters', 'losses', 'balance'):
+        if (part := getattr(module, name)) is not None:
+            own = part.state_dict()
+            saved = distill.get(name, own) if same_plan else own
+            if {k: v.shape for k, v in saved.items()} != {
+                k: v.shape for k, v in own.items()
+            }:
+                saved = own  # shares of other terms
+            state.update({f'{prefix}{name}.{k}': v for k, v in saved.items()})
 
 
 def _stands_apart(

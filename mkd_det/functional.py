@@ -7,6 +7,8 @@ formula is symmetric.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_overlaps
@@ -144,6 +146,38 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------ difficulty
+
+
+def decoupled_kl(
+    student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""Divergence in the label against all else, and among all else: (TCKD, NCKD).
+
+    .. math:: \tau^2 \mathrm{KL}((p^t_y, 1 - p^t_y) \| (p^s_y, 1 - p^s_y)), \qquad
+        \tau^2 \mathrm{KL}(\hat p^t \| \hat p^s), \quad
+        \hat p = \mathrm{softmax}(z_{k \neq y} / \tau)
+
+    Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge Distillation", CVPR 2022, arXiv
+    2203.08679. What they replace is the first plus :math:`1 - p^t_y` times the second.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        labels: The right class of each sample.
+        tau: Temperature.
+
+    Shape:
+        - student, teacher: (M, K), K at least 2
+        - labels: (M,)
+        - output: (M,) twice
+    """
+    right = F.one_hot(labels, student.shape[-1]).bool()
+    sides = []
+    for logits in (student / tau, teacher / tau):
+        rest = logits[~right].view(len(logits), -1)
+        sides.append((torch.stack([logits[right], rest.logsumexp(-1)], -1), rest))
+    (s_two, s_rest), (t_two, t_rest) = sides
+    return softmax_kl(s_two, t_two) * tau**2, softmax_kl(s_rest, t_rest) * tau**2
 
 
 def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -508,6 +542,92 @@ def weighted_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return values.mean()
     return (values * weights).sum() / weights.sum().clamp_min(1e-6)
+
+
+# ---------------------------------------------------------------- ground truth
+
+
+def box_cells(
+    boxes: Tensor, image: tuple[int, int], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Cells of a map that a box reaches into: by row, and by column.
+
+    Shape:
+        - boxes: (M, 4), as x1, y1, x2, y2 in pixels
+        - image: (H, W) in pixels
+        - size: (h, w) of the map
+        - output: bool (M, h) and (M, w)
+    """
+    reached = []
+    for axis in (1, 0):
+        count = size[1 - axis]
+        low, high = (boxes[:, [axis, axis + 2]] * (count / image[1 - axis])).unbind(1)
+        cells = torch.arange(count, device=boxes.device)
+        reached.append((cells >= low.floor()[:, None]) & (cells < high.ceil()[:, None]))
+    return reached[0], reached[1]
+
+
+def localisation_regions(
+    priors: Sequence[Tensor], boxes: Tensor, gamma: float = 0.25, topk: int = 9
+) -> tuple[Tensor, Tensor]:
+    r"""Places where boxes are learned, and those around them that are worth it.
+
+    The main region is that of ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424): of the
+    `topk` anchors of each level nearest to a box, those with an IoU of at least
+    :math:`\alpha`, mean plus standard deviation of theirs, and their centre inside. The
+    valuable region has :math:`\gamma \alpha \le \mathrm{DIoU} \le \alpha` with some
+    box (Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR
+    2022, arXiv 2102.12252), and is no part of the main one.
+
+    Args:
+        priors: Anchors of each level.
+        boxes: Of one image.
+        gamma: How far the valuable region reaches, from 0 (all) to 1.
+        topk: Anchors of each level that are candidates.
+
+    Shape:
+        - priors: (P_l, 4) each, P in all
+        - boxes: (M, 4)
+        - output: bool (P,) twice
+    """
+    anchors = torch.cat(list(priors))
+    if not len(boxes):
+        nowhere = anchors.new_zeros(len(anchors), dtype=torch.bool)
+        return nowhere, nowhere
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    distances = torch.cdist(centres, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    nearest, start = [], 0
+    for level in priors:
+        own = distances[start : start + len(level)]
+        nearest.append(own.topk(min(topk, len(own)), 0, largest=False).indices + start)
+        start += len(level)
+    candidates = torch.cat(nearest)
+    ious = bbox_overlaps(anchors, boxes).gather(0, candidates)
+    alpha = ious.mean(0) + ious.std(0, correction=int(len(ious) > 1))
+    at = centres[candidates]
+    inside = ((at > boxes[:, :2]) & (at < boxes[:, 2:])).all(-1)
+    main = torch.zeros_like(distances, dtype=torch.bool)
+    main.scatter_(0, candidates, (ious >= alpha) & inside)
+    diou = distance_iou(anchors, boxes)
+    valuable = (diou >= gamma * alpha) & (diou <= alpha)
+    return main.any(1), valuable.any(1) & ~main.any(1)
+
+
+def distance_iou(one: Tensor, other: Tensor) -> Tensor:
+    r"""IoU less the squared distance of the centres over the squared diagonal of the
+    smallest box around both. Zheng et al., AAAI 2020, arXiv 1911.08287.
+
+    Shape:
+        - one: (P, 4)
+        - other: (M, 4)
+        - output: (P, M)
+    """
+    low = torch.minimum(one[:, None, :2], other[None, :, :2])
+    high = torch.maximum(one[:, None, 2:], other[None, :, 2:])
+    diagonal = (high - low).square().sum(-1)
+    centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (one, other)]
+    distance = (centres[0][:, None] - centres[1][None]).square().sum(-1)
+    return bbox_overlaps(one, other) - distance / diagonal.clamp_min(1e-6)
 
 
 # -------------------------------------------------------------------- branches

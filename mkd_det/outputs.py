@@ -75,6 +75,7 @@ class DenseReader:
             torch.cat(scores, 1),
             self._boxes(head, levels, sides) if self.decodes else None,
             torch.cat(sides, 1) if self.bins else None,
+            tuple(self._grid(head, levels)),
         )
 
     def check_places(

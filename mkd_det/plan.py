@@ -29,11 +29,20 @@ from .errors import (
     TeacherClassesError,
     nearest,
 )
+from .ground_truth import check_truth, no_truth
 from .losses.base import PairLoss
 from .outputs import DenseReader, is_dense_head
 from .registry import ADAPTERS, BRANCHES, LOSSES, arguments_of, build, find_class
 from .speed import PairWatcher
-from .structures import DenseOutput, Level, Levels, LevelSpec, channels_of, first_tensor
+from .structures import (
+    DenseOutput,
+    GroundTruth,
+    Level,
+    Levels,
+    LevelSpec,
+    channels_of,
+    first_tensor,
+)
 from .taps import Tap, capture, frozen_state, run_features, strides_of
 from .teachers import TeacherBank
 
@@ -121,6 +130,16 @@ class Plan:
         owner = link.refs['teacher'].owner
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
+
+    def part_of(self, loss: str) -> str:
+        """Name of the term, adapter or branch that a loss comes from; 'task' for the
+        student's own."""
+        if loss == 'loss_idle':
+            return 'idle'
+        added = {f'loss_{name}': name for name in (*self.adapters, *self.branches)}
+        added |= {name: name for name in self.terms}
+        known = [key for key in added if loss == key or loss.startswith(f'{key}_')]
+        return added[max(known, key=len)] if known else 'task'
 
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
@@ -457,7 +476,8 @@ class Planner:
         module = build(ADAPTERS, rest, where, **specs)
         teacher = refs['teacher'].owner
         if teacher in self.teachers:
-            module.bind(self.teachers[teacher].model, where)
+            tap = self.plan.taps[teacher][refs['teacher'].key]
+            module.bind(self.teachers[teacher].model, tap.paths, where)
         self.plan.adapters[name] = Link(name, refs, module)
         levels = {s: self.levels[ref.owner, ref.key] for s, ref in refs.items()}
         with frozen_state(module):
@@ -469,11 +489,18 @@ class Planner:
     def _build_term(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'term {name!r}'
         cls: Any = find_class(LOSSES, dict(cfg), where)
+        check_truth(cls.truth, self.student, f'{where}: {cls.__name__}')
         names = _sides_of('term', cfg)
         refs = {side: self._ref(cfg, side, f'term {name}') for side in names}
         sides: dict[str, Any] = {
             side: self.levels[ref.owner, ref.key] for side, ref in refs.items()
         }
+        for side, ref in refs.items():
+            if not sides[side]:
+                raise PlanError(
+                    f'{where}: {ref} yields nothing',
+                    hint="of a probe take '<probe>.student', beside '<teacher>.<tap>'",
+                )
         rest = {k: v for k, v in cfg.items() if k not in names}
         readers: dict[str, DenseReader] = {}
         if cls.reads == 'outputs':
@@ -481,6 +508,8 @@ class Planner:
             known = _check_outputs(where, refs, found)
             rest.update({k: v for k, v in known.items() if k in arguments_of(cls)})
             readers = {side: r for side, r in found.items() if r is not None}
+        elif 'channels' in arguments_of(cls):
+            rest.setdefault('channels', self._channels(refs))
         link = Link(name, refs, build(LOSSES, rest, where), readers)
         if readers:
             self._read_heads(link, sides, where)
@@ -492,8 +521,9 @@ class Planner:
                 ]
                 _check_demands(where, link.module, (refs['student'], ref), specs)
         # What the loss alone can tell, it tells now and not in the first step.
+        truth = {'truth': self._no_truth()} if cls.truth else {}
         with frozen_state(link.module):
-            _check_result(where, link(sides))
+            _check_result(where, link(sides, **truth))
         self.plan.terms[name] = link
 
     def _read_heads(self, link: Link, sides: dict[str, Any], where: str) -> None:
@@ -508,7 +538,17 @@ class Planner:
         for reader in link.readers.values():
             reader.decodes = link.module.needs_boxes(*heads)
 
-    def _module(self, ref: Ref) -> nn.Module:
+    def _channels(self, refs: Mapping[str, Ref]) -> list[tuple[int, ...]]:
+        """Of student and teacher, level by level."""
+        specs = (self.plan.specs[r.owner, r.key] for r in refs.values())
+        return [tuple(spec.channels for spec in level) for level in zip(*specs)]
+
+    def _no_truth(self) -> GroundTruth:
+        return no_truth(self.size, next(self.student.parameters()).detach())
+
+    def _module(self, ref: Ref) -> nn.Module | None:
+        if ref.owner in self.plan.adapters:
+            return self.plan.adapters[ref.owner].module.head
         model = (
             self.student if ref.owner == 'student' else self.teachers[ref.owner].model
         )
@@ -516,10 +556,11 @@ class Planner:
 
     def _reader(self, ref: Ref) -> DenseReader | None:
         """Who reads the head that `ref` taps; None for plain logits."""
-        if ref.owner not in self.plan.taps:
+        if ref.owner in self.plan.branches:
             return None
         module = self._module(ref)
-        return DenseReader(module) if is_dense_head(module) else None
+        dense = module is not None and is_dense_head(module)
+        return DenseReader(module) if dense else None
 
 
 def _sides_of(kind: str, cfg: Mapping[str, Any]) -> tuple[str, ...]:

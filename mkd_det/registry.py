@@ -21,8 +21,11 @@ from mmengine.registry import Registry
 from .errors import ConfigError, MkdError, building, is_number, is_whole, nearest
 
 LOSSES = Registry('distill loss', scope='mkd_det', locations=['mkd_det.losses'])
-ADAPTERS = Registry('adapter', scope='mkd_det', locations=['mkd_det.adapters'])
+ADAPTERS = Registry(
+    'adapter', scope='mkd_det', locations=['mkd_det.adapters', 'mkd_det.probes']
+)
 BRANCHES = Registry('branch', scope='mkd_det', locations=['mkd_det.branches'])
+BALANCES = Registry('balance', scope='mkd_det', locations=['mkd_det.balance'])
 
 
 def find_class(registry: Registry, cfg: dict, where: str) -> type:

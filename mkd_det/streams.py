@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .errors import ConfigError
 from .structures import Levels
 
 
@@ -24,6 +25,8 @@ class SideStream:
     """
 
     def __init__(self, wanted: bool) -> None:
+        if not isinstance(wanted, bool):
+            raise ConfigError('overlap must be True or False', actual=wanted)
         self.wanted = wanted
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 

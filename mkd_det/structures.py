@@ -22,11 +22,28 @@ class DenseOutput(NamedTuple):
             None where the head's boxes cannot be decoded.
         bins: Logits of the box distributions (N, P, 4, reg_max + 1); None
             for heads without distributions.
+        priors: Anchors (P_l, 4) or points (P_l, 2) of each level, in input pixels.
     """
 
     scores: Tensor
     boxes: Tensor | None = None
     bins: Tensor | None = None
+    priors: tuple[Tensor, ...] | None = None
+
+
+class GroundTruth(NamedTuple):
+    """What is known to be right about a batch.
+
+    Args:
+        boxes: Of each image (M, 4), as x1, y1, x2, y2 in input pixels; none at all for
+            classifiers.
+        labels: Of each box (M,); for classifiers (), one an image.
+        size: (H, W) of the batch, padding included.
+    """
+
+    boxes: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mkd_det.losses import PairLoss
-from mkd_det.registry import LOSSES
-from mkd_det.structures import DenseOutput
+from mkd_det.registry import LOSSES, arguments_of
+from mkd_det.structures import DenseOutput, GroundTruth
 
 LOSSES.import_from_location()
 # Not what other tests or users register.
@@ -80,17 +80,28 @@ def levels(
     if cls.reads == 'features':
         return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
     places = size * size
-    return [
-        DenseOutput(
-            normal(n, places, 4), _boxes(n, places, seed), normal(n, places, 4, 6)
-        )
-    ]
+    scores, boxes = normal(n, places, 4), _boxes(n, places, seed)
+    return [DenseOutput(scores, boxes, normal(n, places, 4, 6), _priors(size))]
+
+
+def _priors(size: int) -> tuple[Tensor]:
+    """Anchors of 24 px on a square of 64."""
+    centres = (torch.arange(size) + 0.5) * 64 / size
+    y, x = torch.meshgrid(centres, centres, indexing='ij')
+    at = torch.stack([x, y], -1).flatten(0, 1)
+    return (torch.cat([at - 12, at + 12], 1),)
+
+
+def truth_of(n: int) -> GroundTruth:
+    """The same two boxes on every image, of 64 px."""
+    boxes = torch.tensor([[4.0, 8.0, 30.0, 34.0], [20.0, 20.0, 50.0, 40.0]])
+    return GroundTruth((boxes,) * n, (torch.tensor(1),) * n, (64, 64))
 
 
 def change(given: list, function: Any) -> list:
     """The same levels, each tensor of them changed."""
     return [
-        DenseOutput(*(function(part) for part in level))
+        DenseOutput(*(function(part) for part in level[:3]), level.priors)
         if isinstance(level, DenseOutput)
         else function(level)
         for level in given
@@ -102,7 +113,7 @@ def leaves(given: list) -> list[Tensor]:
     return [
         part
         for level in given
-        for part in (level if isinstance(level, DenseOutput) else [level])
+        for part in (level[:3] if isinstance(level, DenseOutput) else [level])
     ]
 
 
@@ -121,11 +132,17 @@ def total(loss: Tensor | dict[str, Tensor]) -> Tensor:
 def made(cls: type[PairLoss], kwargs: dict) -> Any:
     """The loss, as a function of student and teacher. What it reads beside them is
     something made of the teacher."""
-    loss = cls(**kwargs)
+    told = {'channels': [(5, 5)] * 2} if 'channels' in arguments_of(cls) else {}
+    torch.manual_seed(0)
+    loss = cls(**kwargs, **told)
 
     def call(student: list, teacher: list) -> Any:
-        also = {name: change(teacher, lambda t: t / 2) for name in cls.also}
-        return loss(student, teacher, **also)
+        also: dict = {name: change(teacher, lambda t: t / 2) for name in cls.also}
+        first = leaves(student)[0]
+        if cls.truth:
+            also['truth'] = truth_of(len(first))
+        exact = torch.promote_types(first.dtype, torch.float32)
+        return loss.to(exact)(student, teacher, **also)
 
     return call
 

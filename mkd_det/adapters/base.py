@@ -9,21 +9,22 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..functional import as_map
-from ..structures import LevelSpec
+from ..structures import Levels, LevelSpec
 
 
 class AdapterOutput(NamedTuple):
     """What an adapter makes of one step's knowledge.
 
     Args:
-        student: Adapted levels of the student, read as `<name>.student`.
+        student: Adapted levels of the student, read as `<name>.student`; of a probe,
+            what a head yields.
         teacher: Adapted levels of the teacher, read as `<name>.teacher`.
         losses: The adapter's own losses, logged as `loss_<name>_<key>`: scalars, or
             (N,), one a sample, which `teacher_weights` weighs; their mean counts.
     """
 
-    student: tuple[Tensor, ...]
-    teacher: tuple[Tensor, ...]
+    student: Levels
+    teacher: Levels
     losses: dict[str, Tensor]
 
 
@@ -64,13 +65,19 @@ class Adapter(nn.Module):
         self.student_specs = tuple(student)
         self.teacher_specs = tuple(teacher)
 
-    def bind(self, teacher: nn.Module, where: str) -> None:
+    @property
+    def head(self) -> nn.Module | None:
+        """The dense head whose output `<name>.student` is; None for features."""
+        return None
+
+    def bind(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
         """Called once, by the plan, before the first forward: for adapters that use a
         part of the frozen teacher. What they keep of it must not become a child module
         (see `Frozen`).
 
         Args:
             teacher: The teacher's model.
+            paths: What its tap reads.
             where: Name of this adapter, for messages.
         """
 

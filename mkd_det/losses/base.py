@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, check_keys, check_mapping
 from ..schedules import Progress, WeightSchedule
-from ..structures import Level, first_tensor, full_precision
+from ..structures import GroundTruth, Level, first_tensor, full_precision
 
 
 class PairLoss(nn.Module):
@@ -31,9 +31,12 @@ class PairLoss(nn.Module):
             'same_spatial'.
         reads: 'features' for maps and vectors; 'outputs' for what a
             dense head yields, read into `DenseOutput` (see `outputs.py`). A
-            constructor with the argument `kind` is told 'sigmoid' or 'softmax'.
+            constructor with the argument `kind` is told 'sigmoid' or 'softmax', one
+            with `channels` those of student and teacher, level by level.
         also: Names under which the config gives further knowledge of teachers, which
             `forward` gets by these names.
+        truth: What of the ground truth `forward` gets: 'boxes', 'labels' (of whole
+            images), or nothing.
         weighs_samples: Whether a mask that is one number a sample makes samples
             count more or less (the loss is a mean over samples).
     """
@@ -41,6 +44,7 @@ class PairLoss(nn.Module):
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
     also: ClassVar[tuple[str, ...]] = ()
+    truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
@@ -74,6 +78,7 @@ class PairLoss(nn.Module):
         student: Sequence[Level],
         teacher: Sequence[Level],
         mask: Sequence[Tensor] | None = None,
+        truth: GroundTruth | None = None,
         **also: Sequence[Level],
     ) -> Tensor | dict[str, Tensor]:
         """Mean of `pair` over the levels, without the weight.
@@ -82,17 +87,20 @@ class PairLoss(nn.Module):
             student: Levels of the student.
             teacher: As many levels of the teacher.
             mask: Per level (N, 1, H, W), what counts how much. Optional.
+            truth: The ground truth, for losses that ask for it.
             **also: Levels of what `also` names, for `over_levels`.
 
         Returns:
             A scalar, or a dict of scalars for losses with parts.
         """
         device = first_tensor(student[0]).device.type
+        known: dict[str, Any] = {'truth': truth} if self.truth else {}
         with torch.autocast(device, enabled=False):
             return self.over_levels(
                 [_float(level) for level in student],
                 [_float(level, detach=True) for level in teacher],
                 mask,
+                **known,
                 **{
                     name: [_float(level, detach=True) for level in levels]
                     for name, levels in also.items()

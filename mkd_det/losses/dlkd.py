@@ -116,7 +116,7 @@ class DLKD(PairLoss):
         s, t, p = student[0], teacher[0], pruned[0]
         weights = None if mask is None else mask[0].flatten()
         if isinstance(s, DenseOutput):
-            return self._dense(s.scores, t.scores, p.scores, weights)  # type: ignore
+            return self._dense(s.scores, t.scores, p.scores, weights)
         return self._logits(s, t, p, weights)  # type: ignore[arg-type]
 
     def _logits(

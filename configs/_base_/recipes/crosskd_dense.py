@@ -1,0 +1,18 @@
+"""CrossKD: features of the student's head through the rest of the teacher's (Wang et
+al., CVPR 2024, arXiv 2306.11369). For heads with four stacked convolutions a branch;
+of others name the layer in `taps` (the student's) and `teachers.t.taps`. A config
+takes it as `**_base_.pop('recipe')`."""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(
+        inner=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'], head='bbox_head'
+    ),
+    adapters=dict(cross=dict(type='CrossHead', student='inner', teacher='t.inner')),
+    terms=dict(
+        loss_cross=dict(
+            type='SoftOutputKD', student='cross.student', teacher='t.head', weight=1.0
+        )
+    ),
+)

@@ -1,0 +1,9 @@
+"""FGD: the FPN's features, objects and background apart, and their context (Yang et al.,
+CVPR 2022, arXiv 2111.11837). A config takes it as `**_base_.pop('recipe')`."""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(fpn='neck'),
+    terms=dict(loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=1.0)),
+)

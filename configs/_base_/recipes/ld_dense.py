@@ -1,0 +1,19 @@
+"""LD: box distributions in the main and the valuable region (Zheng et al., CVPR 2022,
+arXiv 2102.12252), and the classes beside them. For heads with distributions, as
+GFLHead. A config takes it as `**_base_.pop('recipe')`."""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(head='bbox_head'),
+    terms=dict(
+        loss_ld=dict(type='LD', student='head', teacher='t.head', weight=0.25),
+        loss_soft=dict(
+            type='SoftOutputKD',
+            student='head',
+            teacher='t.head',
+            boxes='off',
+            weight=1.0,
+        ),
+    ),
+)

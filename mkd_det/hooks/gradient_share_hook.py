@@ -1,0 +1,75 @@
+"""Shows how much each term pulls, beside the task."""
+
+from __future__ import annotations
+
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..balance import TASK, gradient_norms, shared_parameters
+from ..errors import ConfigError
+from ..runtime import distiller_of
+from .distill_hook import DistillHook
+
+
+@HOOKS.register_module()
+class GradientShareHook(DistillHook):
+    """Logs every term's gradient norm on the student, relative to the task's.
+
+    As `stat_share_<term>`: 1 means that term and task pull equally hard. The size of a
+    loss tells nothing of that. Adapters' and branches' own losses are terms here. Each
+    measurement costs a backward pass a term. A term that drowns the task, or is
+    drowned, is warned of, once until it comes back.
+
+    Args:
+        interval: Iterations between measurements.
+        on: Module of the student whose parameters count.
+        low: Least share that is no reason for a warning.
+        high: Greatest.
+    """
+
+    def __init__(
+        self,
+        interval: int = 100,
+        on: str = 'backbone',
+        low: float = 0.01,
+        high: float = 10.0,
+    ) -> None:
+        if interval < 1 or not 0 <= low < high:
+            raise ConfigError(
+                'GradientShareHook: interval must be 1 or more, low from 0 to below'
+                ' high',
+                actual=(interval, low, high),
+            )
+        self.interval, self.on, self.low, self.high = interval, on, low, high
+        self.warned: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """See that there is what is to be measured."""
+        super().before_train(runner)
+        shared_parameters(distiller_of(runner, type(self).__name__).student, self.on)
+
+    def after_terms(self, runner: Runner, losses: dict[str, Tensor]) -> None:
+        """Measure, log and warn."""
+        if runner.iter % self.interval:
+            return
+        distiller = distiller_of(runner, type(self).__name__)
+        parameters = shared_parameters(distiller.student, self.on)
+        norms = gradient_norms(distiller.totals(losses), parameters)
+        task = norms.pop(TASK)
+        for name, norm in norms.items():
+            share = norm / task.clamp_min(1e-12)
+            losses[f'stat_share_{name}'] = share
+            self._warn(runner, name, float(share))
+
+    def _warn(self, runner: Runner, name: str, share: float) -> None:
+        if self.low <= share <= self.high:
+            self.warned.discard(name)
+        elif name not in self.warned:
+            self.warned.add(name)
+            how = 'drowns the task' if share > self.high else 'is drowned by the task'
+            runner.logger.warning(
+                f'{name} {how}: its gradient on {self.on} is {share:.3g} times the'
+                f" task's, at iteration {runner.iter + 1}; change its `weight`, or let"
+                f" balance=dict(type='GradientShare', shares=dict({name}=0.5)) do it"
+            )

@@ -1,0 +1,217 @@
+"""The student's features through the rest of the teacher's head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.base import Adapter, AdapterOutput
+from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
+from ..registry import ADAPTERS
+from ..structures import LevelSpec
+
+
+@ADAPTERS.register_module()
+class CrossHead(Adapter):
+    r"""What the teacher's head makes of the student's features (CrossKD).
+
+    Wang, Chen, Zheng, Li, Cheng, Hou: "CrossKD: Cross-Head Knowledge Distillation for
+    Dense Object Detection", CVPR 2024, arXiv 2306.11369: labels and teacher contradict
+    each other, and a student's head cannot serve both. So features of its head, from
+    after layer i, go through the teacher's layers from i on, which stay frozen and
+    pass the gradient; what comes out is to be what the teacher says:
+
+        taps=dict(inner=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'],
+                  head='bbox_head')
+        adapters=dict(cross=dict(
+            type='CrossHead', student='inner', teacher='t.inner'))
+        terms=dict(loss_cross=dict(
+            type='SoftOutputKD', student='cross.student', teacher='t.head'))
+
+    `cross.student` is read as the output of the teacher's head. Its tap names the
+    layers of each branch after which the student's features enter; the student's may
+    be others, with as many levels.
+
+    The published code (not the paper) gives each channel of the student the mean and
+    the spread that the teacher's has in the batch, before the ReLU:
+
+    .. math:: \hat F = \mathrm{ReLU}\left(\frac{F_s - \mu_s}{\sigma_s} \sigma_t
+        + \mu_t\right)
+
+    Here features are read after their ReLU, which works in place in mmdet's heads;
+    `standardise=False` leaves them as they are. Where widths differ, a 1x1 convolution
+    comes first; the paper has equal ones.
+
+    Args:
+        student: Shape of each level that the student's tap yields.
+        teacher: Shape of each level that the teacher's tap yields.
+        standardise: Whether channels get the teacher's mean and spread.
+
+    Shape:
+        - student: maps (N, C_s, H, W), all levels of the first branch, then of the next
+        - teacher: maps (N, C_t, H, W) likewise
+        - output: student's levels as the teacher's head yields them, a tuple each; of
+          the teacher nothing
+    """
+
+    def __init__(
+        self,
+        student: Sequence[LevelSpec],
+        teacher: Sequence[LevelSpec],
+        standardise: bool = True,
+    ) -> None:
+        super().__init__(student, teacher)
+        sizes = [[spec.size for spec in side] for side in (student, teacher)]
+        if sizes[0] != sizes[1] or any(len(size) != 2 for size in sizes[0]):
+            raise ShapeMismatchError(
+                'CrossHead: student and teacher must yield maps of equal size, level by'
+                ' level',
+                expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
+                actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
+                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                " 'bbox_head.reg_convs.2']), and teachers.<name>.taps where it has"
+                ' others',
+            )
+        self.standardise = standardise
+        self.aligners = nn.ModuleList(
+            nn.Identity()
+            if s.channels == t.channels
+            # The mean is taken away again.
+            else nn.Conv2d(s.channels, t.channels, 1, bias=not standardise)
+            for s, t in zip(student, teacher, strict=True)
+        )
+        self._rest: _RestOfHead | None = None
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The teacher's."""
+        return None if self._rest is None else self._rest.head
+
+    def bind(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
+        """Find the teacher's head, and cut off what comes before its tap."""
+        self._rest = _RestOfHead(teacher, paths, where)
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> AdapterOutput:
+        """Run the rest of the teacher's head."""
+        levels = [
+            aligner(level)
+            for aligner, level in zip(self.aligners, student, strict=True)
+        ]
+        if self.standardise:
+            levels = [restyled(s, t.detach()) for s, t in zip(levels, teacher)]
+        assert self._rest is not None
+        return AdapterOutput(self._rest(levels), (), {})
+
+
+def restyled(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
+    """Maps (N, C, H, W) of which each channel has the teacher's mean and spread."""
+    dims = (0, 2, 3)
+    (s_mean, t_mean), (s_std, t_std) = (
+        [x.mean(dims, keepdim=True) for x in (student, teacher)],
+        [
+            x.var(dims, keepdim=True, correction=0).add(eps).sqrt()
+            for x in (student, teacher)
+        ],
+    )
+    return torch.relu((student - s_mean) / s_std * t_std + t_mean)
+
+
+class _RestOfHead:
+    """A dense head without its first layers, which shares the others with the teacher.
+
+    It is no module of the adapter's, and copies of the adapter share it, as they share
+    the teachers.
+
+    Args:
+        teacher: The teacher.
+        paths: Layers after which features enter, one each branch (and level, where
+            levels have layers of their own).
+        where: Who asks, for messages.
+    """
+
+    def __init__(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
+        modules = dict(teacher.named_modules())
+        name = next((n for n in _parents(paths[0]) if _is_dense(modules.get(n))), None)
+        if name is None:
+            raise HeadKindError(
+                f'{where}: {paths[0]} of the teacher lies in no dense head',
+                expected='layers of a head such as GFLHead, RetinaHead, FCOSHead',
+                available=[n for n, m in modules.items() if _is_dense(m)],
+                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                " 'bbox_head.reg_convs.2']); SoftOutputKD for other heads",
+            )
+        self.head: Any = modules[name]
+        self.doors = []
+        view = self.head
+        for path in paths:
+            door = _Door()
+            parent = modules[path.rpartition('.')[0]]
+            if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
+                raise TapNotFoundError(
+                    f'{where}: {path} of the teacher is no layer in a row of layers',
+                    actual=f'{path.rpartition(".")[0]} is a {type(parent).__name__}',
+                    available=[
+                        n
+                        for n, m in modules.items()
+                        if n.startswith(name) and isinstance(m, nn.ModuleList)
+                    ],
+                )
+            view = _without_first(view, path.removeprefix(f'{name}.'), door)
+            self.doors.append(door)
+        self.view = view
+
+    def __call__(self, levels: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+        """What the head yields for features, branch by branch."""
+        each = len(levels) // len(self.doors)
+        for index, door in enumerate(self.doors):
+            door.levels = list(levels[index * each : (index + 1) * each])
+        # What the head is given only tells how many levels there are.
+        count = self.head.prior_generator.num_levels
+        return tuple(zip(*self.view(tuple(levels[:count])), strict=True))
+
+    def __deepcopy__(self, memo: dict) -> _RestOfHead:
+        return self
+
+
+class _Door(nn.Module):
+    """Lets features in, one level a call, whatever comes from before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[Tensor] = []
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.levels.pop(0)
+
+
+def _parents(path: str) -> list[str]:
+    """Of a module's path, the nearest first."""
+    parts = path.split('.')
+    return ['.'.join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
+def _is_dense(module: nn.Module | None) -> bool:
+    return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
+
+
+def _without_first(module: nn.Module, path: str, door: nn.Module) -> nn.Module:
+    """A copy of a module that shares all its layers, but for a row of them, of which
+    those up to the one at `path` are replaced by a door."""
+    name, _, rest = path.partition('.')
+    view = copy(module)
+    view._modules = dict(module._modules)
+    if rest:
+        view._modules[name] = _without_first(module._modules[name], rest, door)  # type: ignore[arg-type]
+        return view
+    for key in module._modules:
+        view._modules[key] = nn.Identity()
+        if key == name:
+            view._modules[key] = door
+            return view
+    raise KeyError(path)
