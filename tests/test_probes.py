@@ -75,7 +75,8 @@ def test_the_teacher_passes_the_gradient_and_learns_nothing(tmp_path: Path) -> N
     assert 'loss_idle' not in losses
     torch.stack(list(parts.values())).sum().backward()
     head = model.student.bbox_head
-    reached = [head.cls_convs[0], head.reg_convs[0], model.student.backbone.layer2]
+    layer = model.student.backbone.layer2[0].downsample
+    reached = [head.cls_convs[0], head.reg_convs[0], layer]
     for module in (*reached, model.adapters['cross'].aligners[0]):
         assert all(p.grad.abs().sum() > 0 for p in module.parameters())
     # What comes after the crossing is for the labels alone.
