@@ -30,7 +30,21 @@ CONFIGS = sorted(
     if '_base_' not in file.relative_to(ROOT).parts and file not in CHAINS
 )
 CLASSIFIERS = [file for file in CONFIGS if file.parent.name == 'classification']
-PAIRS = [file for file in CONFIGS if '_mkd_' in file.name]
+# What teaches detectors: the type of a term or adapter, by the word in the name.
+DETECTION = {
+    'mkd': 'GuidanceLayer',
+    'cwd': 'FeatureKD',
+    'pkd': 'FeatureKD',
+    'mgd': 'MaskedGeneration',
+    'fgd': 'FGD',
+    'ld': 'LD',
+    'crosskd': 'CrossHead',
+}
+PAIRS = [
+    file
+    for file in CONFIGS
+    if set(file.stem.split('_')) & set(DETECTION) and file.parent.name != 'ablation'
+]
 # What else teaches: the type of a term or adapter, by the word in the name.
 METHODS = {
     'kd': 'SoftOutputKD',
@@ -38,6 +52,7 @@ METHODS = {
     'dlkd': 'DLKD',
     'fa': 'NonLinearAlign',
     'dist': 'DIST',
+    'dkd': 'DKD',
 }
 # 'aggregation-focal' is a kind of aggregation.
 TAUGHT = [
@@ -49,9 +64,10 @@ TAUGHT = [
 ABLATION = [file for file in CONFIGS if file.parent.name == 'ablation']
 DISTILL = PAIRS + TAUGHT + ABLATION
 DETECTORS = {'gfl': 'GFL', 'retinanet': 'RetinaNet', 'fcos': 'FCOS', 'atss': 'ATSS'}
-# r<depth>, or r<depth>-w<base channels> where it is not ResNet's own 64; where it
-# starts from a classifier, that one's data.
-BACKBONE = re.compile(r'r(\d+)(?:-w(\d+))?(?:-cifar|-rows)?$')
+# r<depth> (x<depth>: ResNeXt), or r<depth>-w<base channels> where it is not ResNet's
+# own 64; where it starts from a classifier, that one's data; before it the detector,
+# if it is another than the student.
+BACKBONE = re.compile(r'(?:(\w+)-)?[rx](\d+)(?:-w(\d+))?(?:-cifar|-rows)?$')
 
 
 # Terms, and whether there are adapters and branches.
@@ -65,6 +81,9 @@ PARTS = {
     'pkd': ({'loss_feature'}, True, False),
     'cwd': ({'loss_feature'}, True, False),
     'mgd': ({'loss_feature'}, True, False),
+    'fgd': ({'loss_fgd'}, False, False),
+    'ld': ({'loss_ld', 'loss_soft'}, False, False),
+    'crosskd': ({'loss_cross'}, True, False),
     'two_teachers': ({'loss_soft', 'loss_soft_a'}, False, False),
     'three': ({'loss_soft', 'loss_relation', 'loss_attention'}, False, False),
     'guided': (
@@ -117,7 +136,7 @@ def teacher_models(cfg: Config) -> list[Config]:
 def backbones(file: Path) -> list[tuple[int, int]]:
     """(depth, base channels) of each backbone that the name speaks of."""
     found = [BACKBONE.match(part) for part in file.stem.split('_')]
-    return [(int(m[1]), int(m[2] or 64)) for m in found if m]
+    return [(int(m[2]), int(m[3] or 64)) for m in found if m]
 
 
 def backbone(model: dict[str, Any]) -> tuple[int, int]:
@@ -211,10 +230,15 @@ def test_name_of_a_classifier_matches_its_contents(file: Path) -> None:
 def test_name_matches_contents(file: Path) -> None:
     cfg = read(file)
     detector = DETECTORS[file.stem.split('_')[0]]
-    if '_mkd_' in file.name:
+    if file in PAIRS:
         (teacher,), student = teacher_models(cfg), cfg.model.student
         assert backbones(file) == [backbone(teacher), backbone(student)]
-        assert [teacher.type, student.type] == [detector, detector]
+        other = [m[1] for m in map(BACKBONE.match, file.stem.split('_')) if m and m[1]]
+        assert teacher.type == DETECTORS[other[0]] if other else detector
+        assert student.type == detector
+        parts = [*cfg.model.terms.values(), *cfg.model.get('adapters', {}).values()]
+        (method,) = set(file.stem.split('_')) & set(DETECTION)
+        assert DETECTION[method] in {part.type for part in parts}
         assert teacher.bbox_head.num_classes == student.bbox_head.num_classes
         assert 'recipe' not in cfg, "take the recipe with _base_.pop('recipe')"
     else:
