@@ -108,6 +108,19 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with `config`, `--cfg-options` and `--debug`."""
     from mmengine.config import DictAction
 
+    class Options(DictAction):
+        """mmengine's, which loses its way in dicts and unbalanced brackets."""
+
+        def __call__(self, parser: Any, space: Any, values: Any, *rest: Any) -> None:
+            try:
+                super().__call__(parser, space, values, *rest)
+            except (RecursionError, AssertionError, ValueError, IndexError):
+                parser.error(
+                    f'--cfg-options cannot be read: {" ".join(values)}; it takes'
+                    ' key=value with numbers, words, and lists of them; dicts go'
+                    " into a config file that has _base_ = ['your_config.py']"
+                )
+
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,7 +128,7 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         help='override settings of the config: key=value, also nested'
         ' (model.terms.loss_soft.weight=2) and lists (key="[a,b]", no spaces)',
     )

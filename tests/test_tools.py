@@ -1022,3 +1022,15 @@ def test_measured_runs_become_json_table_and_figure(tmp_path: Path) -> None:
     table = (tmp_path / 'bccd.md').read_text()
     assert '| full M-KD | 0.200 ± 0.141 | 0.400 | 0.100, 0.300 | 60 |' in table
     assert (tmp_path / 'bccd.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('option', ["a=[dict(type='b',c=1)]", 'a=[1,2', 'alone'])
+def test_options_that_mmengine_cannot_read_are_shown(
+    option: str, capsys: pytest.CaptureFixture
+) -> None:
+    from mkd_det.cli import config_parser
+
+    with pytest.raises(SystemExit):
+        config_parser('').parse_args(['x.py', '--cfg-options', option])
+    said = capsys.readouterr().err
+    assert f'cannot be read: {option};' in said and '_base_' in said
