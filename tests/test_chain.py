@@ -438,12 +438,23 @@ def test_a_given_teacher_is_tested_and_teaches_side_by_side(
     root = member('t', checkpoint=str(files / 't.pth'), teacher=dict(prefix='net.'))
     stages = [member('a', parallel='g'), member('s', parallel='g')]
     write_chain(files, root=root, stages=stages)
+    in_iterations(files / 's.py')
     output = run(files, '--devices', 'cpu', 'cpu')
+    assert 's, taught by t: 6 iterations' in output
     rows = json.loads((files / 'work' / 'chain.json').read_text())
     assert [row['guides'] for row in rows] == [[], ['t'], ['t']]
     assert rows[0]['command'] == 'given' and 't, given: top1' in output
     assert not tool.main([*command(files)[2:], '--beside', str(files / 'work')])
     assert capsys.readouterr().out.count('done before') == 2
+
+
+def in_iterations(path: Path) -> None:
+    """Have a config count iterations instead of epochs."""
+    cfg = Config.fromfile(path)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=3)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=3)
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.dump(path)
 
 
 def fails(tool: Any, files: Path, capsys: pytest.CaptureFixture) -> str:
