@@ -54,11 +54,29 @@ def one_side() -> dict[str, Any]:
     return cfg
 
 
+def with_truth() -> dict[str, Any]:
+    """Losses that know the ground truth, a probe, and shares measured on the way."""
+    big = tiny.gfl(8, 16, 2)
+    cfg = tiny.distiller(SMALL, big, branches={})
+    cfg['taps']['inner'] = ['bbox_head.cls_convs.0', 'bbox_head.reg_convs.0']
+    cfg['adapters'] = dict(
+        cross=dict(type='CrossHead', student='inner', teacher='t.inner')
+    )
+    cfg['terms'] = dict(
+        loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.01),
+        loss_ld=dict(type='LD', student='head', teacher='t.head'),
+        loss_cross=dict(type='SoftOutputKD', student='cross.student', teacher='t.head'),
+    )
+    cfg['balance'] = dict(type='GradientShare', shares=0.5, interval=2)
+    return cfg
+
+
 SCENES = {
     'all terms': all_terms,
     'some idle': some_idle,
     'sampled teachers': sampled,
     'one side read': one_side,
+    'with the ground truth': with_truth,
 }
 STEPS = 6
 
