@@ -14,6 +14,7 @@ from .cli import load_config
 from .errors import ConfigError, check_keys, check_mapping, is_number, nearest
 from .registry import ADAPTERS, LOSSES, find_class, settings_of
 from .sampler import SourceSampler
+from .stages.training import count_in_iterations
 
 # Of the chain as a whole, over what stands in a stage.
 _COMMON = ('recipe', 'guides', 'lam', 'ce_scale', 'sampling', 'options')
@@ -273,13 +274,7 @@ def stage_config(
     cfg = load_config(member.cfg, dict(member.options))
     cfg = Config(cfg.to_dict())
     cfg.pop('recipe', None)
-    if 'max_iters' in (cfg.get('train_cfg') or {}):
-        # As mmengine wants it told.
-        for hook, key in (
-            ('checkpoint', 'by_epoch'),
-            ('logger', 'log_metric_by_epoch'),
-        ):
-            cfg.merge_from_dict({f'default_hooks.{hook}.{key}': False})
+    count_in_iterations(cfg)
     if not member.guides:
         return cfg
     count = len(member.guides)

@@ -11,18 +11,10 @@ from train import check_before_start, check_count
 
 from mkd_det.chain import LOADING, Chain, Member
 from mkd_det.cli import check_amp
-from mkd_det.errors import ConfigError, nearest
+from mkd_det.errors import ConfigError
 from mkd_det.runtime import prepare
+from mkd_det.stages.training import metric_of, steps_of
 from mkd_det.teachers import Teacher
-
-# What evaluators measure; the first counts, where the chain does not say.
-METRICS = {
-    'ClassAccuracy': ['accuracy/top1', 'accuracy/top5'],
-    'CocoMetric': [
-        f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')
-    ],
-    'VOCMetric': ['pascal_voc/mAP', 'pascal_voc/AP50'],
-}
 
 
 def check_chain(
@@ -37,9 +29,9 @@ def check_chain(
     classes: dict[str, Any] = {}
     for member in chain.members:
         cfg = configs[member.name]
-        metric_of(chain, cfg, member)
+        metric_of(cfg, f'chain: {member.name}', chain.metric)
         if member.checkpoint is None:
-            steps_of(cfg, member)
+            steps_of(cfg, f'chain: {member.name}')
             check_amp(cfg)
             model = check_before_start(prepare(cfg), teachers=False)
         else:
@@ -95,58 +87,6 @@ def load_given(member: Member, cfg: Config) -> Teacher:
     if names:
         teacher.check_classes(names)
     return teacher
-
-
-def metric_of(chain: Chain, cfg: Config, member: Member) -> tuple[str, str]:
-    """What counts for a member: its name, and its key in the log.
-
-    Raises:
-        ConfigError: Nothing is evaluated, by an evaluator that is not known, or it
-            does not measure what is to count.
-    """
-    evaluators = cfg.get('val_evaluator') or []
-    if isinstance(evaluators, Mapping):
-        evaluators = [evaluators]
-    kinds = [str(e.get('type')).rpartition('.')[2] for e in evaluators]
-    measured = [key for kind, e in zip(kinds, evaluators) for key in keys_of(kind, e)]
-    key = chain.metric or next(iter(measured), '')
-    if not kinds or not key:
-        raise ConfigError(
-            f'chain: {member.name}: it is not known which metric counts',
-            expected='a `val_evaluator`, and one of those, or `metric`',
-            actual=kinds or None,
-            available=METRICS,
-            hint="metric='coco/bbox_mAP'",
-        )
-    if set(kinds) <= set(METRICS) and key not in measured:
-        raise ConfigError(
-            f'chain: {member.name}: `metric` is not measured by its evaluator',
-            actual=key,
-            available=nearest(key, measured),
-        )
-    return key.rpartition('/')[2], key
-
-
-def keys_of(kind: str, evaluator: Mapping[str, Any]) -> list[str]:
-    """Names of metrics, as logged, that an evaluator is known to measure."""
-    if kind == 'ClassAccuracy':
-        topk = evaluator.get('topk', (1,))
-        topk = [topk] if isinstance(topk, int) else topk
-        return [f'accuracy/top{k}' for k in topk]
-    return METRICS.get(kind, [])
-
-
-def steps_of(cfg: Config, member: Member) -> tuple[int, bool]:
-    """How long a member is trained, and whether that is in epochs."""
-    loop = cfg.get('train_cfg') or {}
-    for key, by_epoch in (('max_epochs', True), ('max_iters', False)):
-        if isinstance(loop.get(key), int):
-            return loop[key], by_epoch
-    raise ConfigError(
-        f'chain: {member.name}: its config does not say how long it is trained',
-        expected='train_cfg.max_epochs, or max_iters',
-        actual=dict(loop) or None,
-    )
 
 
 def warn_of_order(chain: Chain, sizes: Mapping[str, int]) -> None:

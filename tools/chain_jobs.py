@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from chain_checks import metric_of, steps_of
 from mmengine.config import Config
 
 from mkd_det.chain import Chain, Member, stage_config
-from mkd_det.hooks.atomic import write_atomically
 from mkd_det.runtime import student_config
 from mkd_det.stages import Stage
+from mkd_det.stages.training import (
+    metric_of,
+    settings_in,
+    source_of,
+    stage_of,
+    write_config,
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,6 @@ def make_configs(chain: Chain, folder: Path) -> dict[str, Config]:
     return configs
 
 
-def write_config(path: Path, cfg: Config) -> None:
-    """Write a config, unless it is there."""
-    text = cfg.pretty_text
-    if not path.is_file() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-
-
 def make_jobs(
     chain: Chain, configs: Mapping[str, Config], sizes: Mapping[str, int], folder: Path
 ) -> list[Job]:
@@ -93,65 +89,27 @@ def make_jobs(
     for member in chain.members:
         name, cfg = member.name, configs[member.name]
         made_from = settings_in(cfg, folder)
-        metric, stage = metric_of(chain, cfg, member), None
+        metric = metric_of(cfg, f'chain: {name}', chain.metric)
+        stage = None
         if member.checkpoint is not None:
             made_from |= {
-                'checkpoint': _source(member.checkpoint),
+                'checkpoint': source_of(member.checkpoint),
                 'how it is loaded': json.dumps(member.teacher, default=str),
             }
         else:
             guides = {f'guide {g}': jobs[g].fingerprint for g in member.guides}
-            stage = make_stage(member, cfg, metric, folder, made_from, guides)
+            taught = f', taught by {", ".join(member.guides)}' if guides else ''
+            stage = stage_of(
+                cfg,
+                folder / 'configs' / f'{name}.py',
+                Path(cfg.work_dir),
+                name=name,
+                title=name + taught,
+                after=guides,
+                figures=dict([metric]),
+                settings=made_from,
+            )
             made_from |= guides
         size = sizes[name]
         jobs[name] = Job(member, cfg, folder, size, metric, made_from, stage)
     return list(jobs.values())
-
-
-def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
-    """All that a config says, by name; where its files lie does not matter."""
-    text = json.dumps(cfg.to_dict(), default=str).replace(str(folder), 'WORK_DIR')
-    return dict(_leaves(json.loads(text)))
-
-
-def _leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
-    if not isinstance(value, Mapping) or not value:
-        yield where, json.dumps(value)
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f'{where}.{key}' if where else key)
-
-
-def _source(checkpoint: str) -> str:
-    """What tells a given checkpoint from others: its content, or its address."""
-    if '://' in checkpoint:
-        return checkpoint
-    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:16]
-
-
-def make_stage(
-    member: Member,
-    cfg: Config,
-    metric: tuple[str, str],
-    folder: Path,
-    settings: Mapping[str, str],
-    guides: Mapping[str, str],
-) -> Stage:
-    """The training of a member."""
-    from mmengine.runner import Runner
-
-    steps, by_epoch = steps_of(cfg, member)
-    length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
-    taught = f', taught by {", ".join(member.guides)}' if member.guides else ''
-    return Stage(
-        name=member.name,
-        title=member.name + taught,
-        config=str((folder / 'configs' / f'{member.name}.py').resolve()),
-        folder=Path(cfg.work_dir),
-        epochs=steps,
-        total=steps * length,
-        after=guides,
-        figures=dict([metric]),
-        by_epoch=by_epoch,
-        settings=settings,
-    )

@@ -17,9 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event, Lock
 from typing import Any
 
@@ -40,10 +38,12 @@ from mkd_det.stages import (
     Display,
     Result,
     StageError,
+    add_devices,
     alone,
     display,
     read_json,
     run_stage,
+    run_together,
     write_json,
 )
 
@@ -58,13 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--work-dir', type=Path, help='default: work_dirs/<name of the chain file>'
     )
-    parser.add_argument(
-        '--devices',
-        nargs='+',
-        default=[''],
-        help='GPUs, by number: stages of a parallel group run side by side on them.'
-        ' On a CPU, cpu cpu runs two at a time',
-    )
+    add_devices(parser, 'stages of a parallel group')
     parser.add_argument(
         '--beside',
         nargs='+',
@@ -75,9 +69,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.work_dir is None:
         args.work_dir = Path('work_dirs', Path(args.config).stem)
-    for device in args.devices:
-        if device not in ('', 'cpu') and not device.isdigit():
-            parser.error(f'--devices takes numbers of GPUs, or cpu, not {device!r}')
     return args
 
 
@@ -86,45 +77,15 @@ def run_jobs(
 ) -> list[Result]:
     """Run all, those of a group on several devices side by side."""
     by_name = {job.member.name: job for job in jobs}
-    free: SimpleQueue[str] = SimpleQueue()
-    for device in devices:
-        free.put(device)
-    stop = Event()
 
-    def run(job: Job) -> Result:
-        device = free.get()
-        try:
-            if stop.is_set():
-                raise KeyboardInterrupt
-            return run_job(job, _environment_of(device), show, stop)
-        except BaseException:
-            stop.set()  # the others of the group, too
-            raise
-        finally:
-            free.put(device)
+    def run(job: Job, environment: Mapping[str, str], stop: Event) -> Result:
+        return run_job(job, environment, show, stop)
 
     results = []
     for group in chain.groups():
-        with ThreadPoolExecutor(len(devices)) as pool:
-            waiting = [pool.submit(run, by_name[member.name]) for member in group]
-            try:
-                wait(waiting)
-            except BaseException:
-                stop.set()
-                raise
-        # What was stopped because another one failed is no news.
-        errors = [error for error in map(Future.exception, waiting) if error]
-        errors.sort(key=lambda error: isinstance(error, KeyboardInterrupt))
-        if errors:
-            raise errors[0]
-        results += [future.result() for future in waiting]
+        of_group = [by_name[member.name] for member in group]
+        results += run_together(of_group, devices, run)
     return results
-
-
-def _environment_of(device: str) -> dict[str, str]:
-    if device == '':
-        return {}
-    return {'CUDA_VISIBLE_DEVICES': '' if device == 'cpu' else device}
 
 
 def run_job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +22,16 @@ class History:
         metrics: By epoch, the validation metrics.
         latest: Iteration that was logged last; 0 before the first.
         iters_per_epoch: As far as is known; 0 before the first iteration.
+        times: By iteration, seconds that one took around it, its data included.
+        memory: MiB of a GPU that were held at most; 0 without a GPU.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     latest: int = 0
     iters_per_epoch: float = 0.0
+    times: dict[int, float] = field(default_factory=dict)
+    memory: float = 0.0
 
 
 def read_history(folder: Path) -> History:
@@ -40,13 +45,14 @@ def read_history(folder: Path) -> History:
     """
     history = History()
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        # The last line may still be in writing.
-        for line in path.read_text().splitlines():
+        # The last line may still be in writing, or never have been written whole.
+        for line in path.read_text(errors='replace').splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            _add(history, entry)
+            if isinstance(entry, dict):
+                _add(history, entry)
     return history
 
 
@@ -59,7 +65,13 @@ def _add(history: History, entry: dict) -> None:
         history.iters_per_epoch = max(
             history.iters_per_epoch, step / max(entry.get('epoch', 1), 1)
         )
+        if 'time' in entry:
+            history.times[step] = entry['time']
+        history.memory = max(history.memory, entry.get('memory', 0))
     elif 'lr' not in entry and 'data_time' in entry:
-        found = {k: max(float(v), 0.0) for k, v in entry.items() if '/' in k}
+        # -1 is COCO's word for a size of which there is nothing to be found.
+        found = {
+            k: math.nan if v == -1 else float(v) for k, v in entry.items() if '/' in k
+        }
         # Without a single detection CocoMetric says nothing: that is zero.
         history.metrics[step] = found or {MAP: 0.0, MAP50: 0.0}

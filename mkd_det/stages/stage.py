@@ -17,17 +17,22 @@ from threading import Event
 from typing import Any
 
 from ..errors import MkdError
-from .files import read_json, write_json
+from .files import write_json
 from .history import MAP, MAP50, read_history
+from .mending import (
+    DONE,
+    LOG,
+    STATE,
+    is_a_stages,
+    is_whole,
+    mend_checkpoints,
+    put_aside,
+    read_done,
+    read_state,
+)
 from .progress import Display, Task
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG = 'train.log'
-# What the stage is made from, and its seconds so far.
-STATE = 'stage.json'
-# Once it is done: its seconds and its command. Figures are read from its log.
-DONE = 'done.json'
-
 DETECTION = {'box_map': MAP, 'box_map_50': MAP50}
 
 # Linux kills the child when its parent dies, whatever the parent died of; a
@@ -79,8 +84,12 @@ class Stage:
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint, once the stage is done."""
-        unit = 'epoch' if self.by_epoch else 'iter'
-        return self.folder / f'{unit}_{self.epochs}.pth'
+        return self.folder / self.checkpoints.replace('*', str(self.epochs))
+
+    @property
+    def checkpoints(self) -> str:
+        """Pattern of their names."""
+        return 'epoch_*.pth' if self.by_epoch else 'iter_*.pth'
 
     @property
     def arguments(self) -> list[str]:
@@ -114,13 +123,13 @@ class Stage:
         return _digest(sorted(self.made_from.items()))
 
     def measured(self) -> dict[str, float] | None:
-        """Its figures, once it is trained.
+        """Its figures, once it is trained and its last checkpoint is there, whole.
 
         Raises:
             StageError: It was measured, but not what counts.
         """
         metrics = read_history(self.folder).metrics.get(self.epochs)
-        if metrics is None or not self.checkpoint.is_file():
+        if metrics is None or not is_whole(self.checkpoint):
             return None
         missing = [key for key in self.figures.values() if key not in metrics]
         if missing:
@@ -144,12 +153,15 @@ class Result:
         figures: By name, on the validation images, last epoch.
         seconds: That it took, over all its starts, evaluation included.
         command: That was run.
+        memory: MiB that its process has held at most, without those that load data;
+            None where the system does not say.
     """
 
     name: str
     figures: dict[str, float]
     seconds: float
     command: str
+    memory: float | None = None
 
     def entry(self) -> dict[str, Any]:
         """As it stands in a json file."""
@@ -182,40 +194,66 @@ def run_stage(
     """
     task = show.start(stage.title, stage.total, 'iterations')
     _settle_folder(stage, show)
-    done = read_json(stage.folder / DONE)
-    figures = stage.measured() if done else None
-    if done and figures:
-        result = Result(stage.name, figures, done['seconds'], done['command'])
+    result = _done_before(stage, show)
+    if result is not None:
         task.finish(f'done before ({result})')
         return result
-    state = read_json(stage.folder / STATE)
+    if not mend_checkpoints(stage.folder, stage.checkpoints, stage.title, show.say):
+        old = put_aside(stage.folder)
+        show.say(
+            f'{stage.title}: no checkpoint is left to go on from; begins anew; what was'
+            f' there is in {old}'
+        )
+        _begin(stage)
+    state = read_state(stage.folder)
+    assert state is not None
     if state['seconds']:
         show.say(f'{stage.title}: goes on after {state["seconds"]:.0f} s')
-    seconds = _train(stage, state, environment, task, stop or Event())
+    spent = _train(stage, state, environment, task, stop or Event())
     figures = stage.measured()
     if figures is None:
         raise _failed(stage, 'ended without a result')
-    command = _shown(stage, environment)
-    result = Result(stage.name, figures, round(seconds, 1), command)
-    write_json(stage.folder / DONE, {'seconds': result.seconds, 'command': command})
+    command, seconds = _shown(stage, environment), round(spent['seconds'], 1)
+    result = Result(stage.name, figures, seconds, command, spent.get('memory'))
+    done = {'seconds': seconds, 'command': command, 'memory': result.memory}
+    write_json(stage.folder / DONE, done)
     task.finish(f'{result}, {result.seconds:.0f} s')
     return result
 
 
+def _done_before(stage: Stage, show: Display) -> Result | None:
+    """The result of a stage that is done, if all of it is there."""
+    if not (stage.folder / DONE).exists():
+        return None
+    done, figures = read_done(stage.folder), stage.measured()
+    if done and figures:
+        memory = done.get('memory')
+        return Result(stage.name, figures, done['seconds'], done['command'], memory)
+    lost = 'its checkpoint or figures are' if done else f'its {DONE} is'
+    show.say(f'{stage.title}: was done, but {lost} damaged or gone; goes on')
+    return None
+
+
 def _settle_folder(stage: Stage, show: Display) -> None:
     """Make the stage's folder one of this very stage: the one that is there, one that
-    was put aside, or a new one. What is there of another stage is put aside."""
+    was put aside, or a new one. What is there of another stage, or of one that it does
+    not say, is put aside."""
     folder, fingerprint = stage.folder, stage.fingerprint
-    state = read_json(folder / STATE)
+    state = read_state(folder)
     if state and state['fingerprint'] == fingerprint:
         return
     if state:
-        old = _free_name(folder)
-        folder.rename(old)
-        changed = _changes(state['made_from'], stage.made_from)
+        changed = _changes(state.get('made_from', {}), stage.made_from)
+        old = put_aside(folder)
         show.say(
             f'{stage.title} is another than it was ({changed}); what was there is in'
             f' {old}'
+        )
+    elif is_a_stages(folder):
+        old = put_aside(folder)
+        show.say(
+            f'{stage.title}: {folder / STATE} is damaged or gone, so nobody knows what'
+            f' was trained there; begins anew; what was there is in {old}'
         )
     elif folder.exists() and any(folder.iterdir()):
         raise StageError(
@@ -224,23 +262,20 @@ def _settle_folder(stage: Stage, show: Display) -> None:
             hint='--work-dir with another folder',
         )
     for old in sorted(folder.parent.glob(f'{folder.name}.old*')):
-        known = read_json(old / STATE)
+        known = read_state(old)
         if known and known['fingerprint'] == fingerprint:
             if folder.exists():
                 folder.rmdir()
             old.rename(folder)
             show.say(f'{stage.title}: {old} is the very same, and is taken')
             return
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = {'fingerprint': fingerprint, 'made_from': stage.made_from, 'seconds': 0.0}
-    write_json(folder / STATE, fresh)
+    _begin(stage)
 
 
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (old := folder.with_name(f'{folder.name}.old{number}')).exists():
-        number += 1
-    return old
+def _begin(stage: Stage) -> None:
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    made = {'fingerprint': stage.fingerprint, 'made_from': stage.made_from}
+    write_json(stage.folder / STATE, {**made, 'seconds': 0.0})
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
@@ -251,22 +286,23 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 def _train(
     stage: Stage, state: dict, environment: Mapping[str, str], task: Task, stop: Event
-) -> float:
-    """Run the training to its end; returns its seconds over all starts."""
+) -> dict:
+    """Run the training to its end; returns the state, its seconds over all starts."""
     before, began = state['seconds'], time.monotonic()
-    saved = began
+    saved, held = began, state.get('memory') or 0.0
     process = _start(stage, environment)
     try:
         while process.poll() is None:
             if stop.wait(0.5):
                 raise KeyboardInterrupt
+            held = max(held, _memory_of(process.pid))
             history = read_history(stage.folder)
             loss = history.losses.get(history.latest)
             task.update(history.latest, f'loss {loss:.2f}' if loss else 'starting')
             if time.monotonic() - saved > 2:
                 saved = time.monotonic()
-                seconds = before + saved - began
-                write_json(stage.folder / STATE, {**state, 'seconds': seconds})
+                state = {**state, 'seconds': before + saved - began, 'memory': held}
+                write_json(stage.folder / STATE, state)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -277,7 +313,18 @@ def _train(
                 process.wait()
     if process.returncode:
         raise _failed(stage, f'failed with exit code {process.returncode}')
-    return before + time.monotonic() - began
+    seconds = before + time.monotonic() - began
+    return {**state, 'seconds': seconds, 'memory': round(held) or None}
+
+
+def _memory_of(process: int) -> float:
+    """MiB that a process has held so far at most, as Linux tells; 0 elsewhere."""
+    try:
+        text = Path(f'/proc/{process}/status').read_text()
+    except OSError:
+        return 0.0
+    lines = [line for line in text.splitlines() if line.startswith('VmHWM:')]
+    return int(lines[0].split()[1]) / 1024 if lines else 0.0
 
 
 def _start(stage: Stage, environment: Mapping[str, str]) -> subprocess.Popen:

@@ -1,0 +1,95 @@
+"""Runs trainings one after another, or side by side on several devices."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
+from threading import Event
+from typing import TypeVar
+
+Job = TypeVar('Job')
+Out = TypeVar('Out')
+# Gets a job, environment variables that name its device, and what tells it to stop.
+Run = Callable[[Job, Mapping[str, str], Event], Out]
+
+
+def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add `--devices`.
+
+    Args:
+        parser: A tool's.
+        which: What runs side by side on them, for the help.
+    """
+
+    def device(text: str) -> str:
+        if text not in ('', 'cpu') and not text.isdigit():
+            raise argparse.ArgumentTypeError(
+                f'takes numbers of GPUs, or cpu, not {text!r}'
+            )
+        return text
+
+    parser.add_argument(
+        '--devices',
+        nargs='+',
+        type=device,
+        default=[''],
+        help=f'GPUs, by number: {which} run side by side on them. On a CPU, cpu cpu'
+        ' runs two at a time',
+    )
+
+
+def run_together(
+    jobs: Sequence[Job], devices: Sequence[str], run: Run[Job, Out]
+) -> list[Out]:
+    """Run all, as many at a time as there are devices.
+
+    Args:
+        jobs: What is to be done, in this order.
+        devices: Numbers of GPUs, or 'cpu'; '' for whatever there is.
+        run: Does a job.
+
+    Returns:
+        What came of each.
+
+    Raises:
+        BaseException: The first error; all others are stopped. What was stopped
+            because another one failed is no news.
+    """
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    stop = Event()
+
+    def one(job: Job) -> Out:
+        device = free.get()
+        try:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            return run(job, environment_of(device), stop)
+        except BaseException:
+            stop.set()  # the others, too
+            raise
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        waiting = [pool.submit(one, job) for job in jobs]
+        try:
+            wait(waiting)
+        except BaseException:
+            stop.set()
+            raise
+    errors = [error for error in map(Future.exception, waiting) if error]
+    errors.sort(key=lambda error: isinstance(error, KeyboardInterrupt))
+    if errors:
+        raise errors[0]
+    return [future.result() for future in waiting]
+
+
+def environment_of(device: str) -> dict[str, str]:
+    """Environment variables that let a process see one device."""
+    if device == '':
+        return {}
+    return {'CUDA_VISIBLE_DEVICES': '' if device == 'cpu' else device}

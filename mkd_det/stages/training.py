@@ -1,0 +1,155 @@
+"""From a config to the stage that trains it: how long, what counts, what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import ConfigError, nearest
+from ..hooks.atomic import write_atomically
+from .stage import Stage
+
+# What evaluators measure; the first counts, where nothing else is said.
+METRICS = {
+    'ClassAccuracy': ['accuracy/top1', 'accuracy/top5'],
+    'CocoMetric': [
+        f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')
+    ],
+    'VOCMetric': ['pascal_voc/mAP', 'pascal_voc/AP50'],
+}
+
+
+def evaluators_of(cfg: Config) -> list[Any]:
+    """The evaluators of the validation, as they stand in the config."""
+    found = cfg.get('val_evaluator') or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
+def kind_of(part: Mapping[str, Any]) -> str:
+    """The type of a config's part, without its scope."""
+    return str(part.get('type')).rpartition('.')[2]
+
+
+def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
+    """What counts for a training: its name, and its key in the log.
+
+    Args:
+        cfg: Of the training.
+        what: What is trained, for messages.
+        wanted: The key, where it is not the first of the evaluators.
+
+    Raises:
+        ConfigError: Nothing is evaluated, by an evaluator that is not known, or it
+            does not measure what is to count.
+    """
+    evaluators = evaluators_of(cfg)
+    kinds = [kind_of(evaluator) for evaluator in evaluators]
+    measured = [key for kind, e in zip(kinds, evaluators) for key in keys_of(kind, e)]
+    key = wanted or next(iter(measured), '')
+    if not kinds or not key:
+        raise ConfigError(
+            f'{what}: it is not known which metric counts',
+            expected='a `val_evaluator`, and one of those, or `metric`',
+            actual=kinds or None,
+            available=METRICS,
+            hint="metric='coco/bbox_mAP'",
+        )
+    if set(kinds) <= set(METRICS) and key not in measured:
+        raise ConfigError(
+            f'{what}: `metric` is not measured by its evaluator',
+            actual=key,
+            available=nearest(key, measured),
+        )
+    return key.rpartition('/')[2], key
+
+
+def keys_of(kind: str, evaluator: Mapping[str, Any]) -> list[str]:
+    """Names of metrics, as logged, that an evaluator is known to measure."""
+    if kind == 'ClassAccuracy':
+        topk = evaluator.get('topk', (1,))
+        topk = [topk] if isinstance(topk, int) else topk
+        return [f'accuracy/top{k}' for k in topk]
+    return METRICS.get(kind, [])
+
+
+def steps_of(cfg: Config, what: str) -> tuple[int, bool]:
+    """How long is trained, and whether that is in epochs.
+
+    Raises:
+        ConfigError: The config does not say.
+    """
+    loop = cfg.get('train_cfg') or {}
+    for key, by_epoch in (('max_epochs', True), ('max_iters', False)):
+        if isinstance(loop.get(key), int):
+            return loop[key], by_epoch
+    raise ConfigError(
+        f'{what}: its config does not say how long it is trained',
+        expected='train_cfg.max_epochs, or max_iters',
+        actual=dict(loop) or None,
+    )
+
+
+def count_in_iterations(cfg: Config) -> None:
+    """Tell the hooks of a training that is counted in iterations so, as mmengine wants
+    it; others stay."""
+    if 'max_iters' in (cfg.get('train_cfg') or {}):
+        for hook in ('checkpoint.by_epoch', 'logger.log_metric_by_epoch'):
+            cfg.merge_from_dict({f'default_hooks.{hook}': False})
+
+
+def write_config(path: Path, cfg: Config) -> None:
+    """Write a config, unless it is there."""
+    text = cfg.pretty_text
+    if not path.is_file() or path.read_text(errors='replace') != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
+    """All that a config says, by name; where its files lie does not matter."""
+    text = json.dumps(cfg.to_dict(), default=str).replace(str(folder), 'WORK_DIR')
+    return dict(leaves(json.loads(text)))
+
+
+def leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
+    """Names, with dots, and json of all values in nested dicts."""
+    if not isinstance(value, Mapping) or not value:
+        yield where, json.dumps(value)
+        return
+    for key, inner in value.items():
+        yield from leaves(inner, f'{where}.{key}' if where else key)
+
+
+def source_of(checkpoint: str) -> str:
+    """What tells a given checkpoint from others: its content, or its address."""
+    if '://' in checkpoint:
+        return checkpoint
+    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:16]
+
+
+def stage_of(cfg: Config, config: Path, folder: Path, **more: Any) -> Stage:
+    """The stage that trains a config.
+
+    Args:
+        cfg: The config.
+        config: Its file.
+        folder: Its work dir.
+        **more: Other arguments of `Stage`; `name` among them.
+    """
+    from mmengine.runner import Runner
+
+    steps, by_epoch = steps_of(cfg, more['name'])
+    length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
+    return Stage(
+        config=str(config.resolve()),
+        folder=folder,
+        epochs=steps,
+        total=steps * length,
+        by_epoch=by_epoch,
+        **more,
+    )
