@@ -104,8 +104,16 @@ def quiet_libraries() -> None:
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 
-def config_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with `config`, `--cfg-options` and `--debug`."""
+def config_parser(
+    description: str | None, name: str = 'config', **more: Any
+) -> argparse.ArgumentParser:
+    """A parser with `config`, `--cfg-options` and `--debug`.
+
+    Args:
+        description: Of the tool.
+        name: For another name than `config`, which then means something else.
+        **more: What is said of it then, as `add_argument` has it.
+    """
     from mmengine.config import DictAction
 
     class Options(DictAction):
@@ -124,7 +132,8 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, or a name like mkd_det::...')
+    about = {'help': 'config file, or a name like mkd_det::...', **more}
+    parser.add_argument(name, **about)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -59,7 +59,9 @@ ORDER = (
     'cli',
     'stages',
     'chain',
+    'page',
     'demo',
+    'comparison',
 )
 # Methods get tensors and shapes: no models, paths or teachers.
 METHODS = ('adapters', 'branches', 'losses', 'probes')

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from mmengine.logging import MMLogger
 
 from mkd_det.cli import build_model, load_config
+from mkd_det.comparison.figures import draw_runs
 from mkd_det.stages import ROOT, Stage, display, run_stage, write_json
 
 Run = dict[str, Any]
@@ -119,32 +119,6 @@ def table(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
     return '\n'.join(lines)
 
 
-def draw(runs: Sequence[Run], report: Report, path: Path) -> None:
-    """Every run as a dot, every mean as a line, the teachers across."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    name = report.figures[0].name
-    rows = [row for row in dict.fromkeys(run['name'] for run in runs)]
-    rows = [row for row in rows if row not in report.teachers]
-    height = 1 + 0.36 * max(len(rows), 3)
-    figure, axes = plt.subplots(figsize=(7, height), layout='constrained')
-    for place, row in enumerate(rows):
-        values = [run[name] for run in runs if run['name'] == row]
-        axes.plot(values, [place] * len(values), 'o', color='C0', alpha=0.6)
-        axes.plot([statistics.mean(values)], [place], '|', color='C3', ms=20, mew=2.5)
-    for run in runs:
-        if run['name'] in report.teachers:
-            axes.axvline(run[name], color='0.5', ls='--', label=run['name'])
-            axes.legend(loc='lower right')
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.set_xlabel(report.axis)
-    axes.grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
 def write_report(report: Report, command: str, out: Path, runs: Sequence[Run]) -> None:
     """Raw json, table and picture of all that is there so far."""
     out.mkdir(parents=True, exist_ok=True)
@@ -156,4 +130,8 @@ def write_report(report: Report, command: str, out: Path, runs: Sequence[Run]) -
         f'{table(runs, report.figures)}\n\n'
         f'![{report.axis}]({report.stem}.png)\n'
     )
-    draw(runs, report, out / f'{report.stem}.png')
+    rows: dict[str, list[float]] = {}
+    for run in runs:
+        rows.setdefault(run['name'], []).append(run[report.figures[0].name])
+    lines = {name: rows.pop(name)[0] for name in report.teachers if name in rows}
+    draw_runs(rows, lines, report.axis, out / f'{report.stem}.png')

@@ -14,6 +14,8 @@ import torch
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
+from ..page import figure, table
+from ..page import write_page as write_html
 from ..stages import History, Result
 from ..stages.history import MAP
 
@@ -217,58 +219,21 @@ def write_page(
         images: File names beside `path`, with a caption each.
         notes: Lines below, such as the commands.
     """
-    cells = [HEADER, *(row.cells() for row in rows)]
-    table = ''.join(
-        '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in line) + '</tr>\n'
-        for tag, line in zip(['th'] + ['td'] * len(rows), cells, strict=True)
-    )
-    figures = ''.join(
-        f'<figure><a href="{name}"><img src="{name}" alt="{html.escape(caption)}">'
-        f'</a><figcaption>{html.escape(caption)}</figcaption></figure>\n'
-        for name, caption in images.items()
-    )
-    commands = '\n'.join(html.escape(note) for note in notes)
-    path.write_text(
-        _PAGE.format(
-            summary=html.escape(summary), table=table, figures=figures, notes=commands
-        ),
-        encoding='utf-8',
-    )
+    parts = [
+        '<h1>A small detector learns from a big one</h1>\n',
+        f'<p>{html.escape(summary)}</p>\n',
+        table(HEADER, [row.cells() for row in rows]),
+        *(figure(name, caption) for name, caption in images.items()),
+        _HOW.format(notes='\n'.join(html.escape(note) for note in notes)),
+    ]
+    # The student that was taught is what it is about.
+    bold = 'tr:last-child td { font-weight: bold; }\n'
+    write_html(path, 'mkd_det: the demo', ''.join(parts), bold)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>mkd_det: the demo</title>
-<style>
-body {{
-  max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-  font: 1rem/1.5 system-ui, sans-serif; color: #222; background: #fff;
-}}
-h1 {{ font-size: 1.5rem; }}
-table {{ border-collapse: collapse; margin: 1.5rem 0; }}
-th, td {{ padding: 0.4rem 1rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-tr:last-child td {{ font-weight: bold; }}
-figure {{ margin: 2rem 0; }}
-img {{ max-width: 100%; height: auto; border: 1px solid #ddd; }}
-figcaption {{ color: #555; }}
-pre {{ overflow-x: auto; padding: 1rem; background: #f5f5f5; }}
-a {{ color: #0072B2; }}
-</style>
-</head>
-<body>
-<h1>A small detector learns from a big one</h1>
-<p>{summary}</p>
-<table>
-{table}</table>
-{figures}<h2>How it was made</h2>
+_HOW = """<h2>How it was made</h2>
 <p>Real handwritten digits on photographs, made on the spot, and three ordinary
 training runs, each of which this does again:</p>
 <pre>{notes}</pre>
 <p>All numbers: <a href="results.json">results.json</a>.</p>
-</body>
-</html>
 """

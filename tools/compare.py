@@ -1,0 +1,323 @@
+#!/usr/bin/env python
+"""Compares ways to train one student: what helps, what does not, what it costs.
+
+    python tools/compare.py configs/bccd/ablation/*.py \\
+        --base configs/bccd/gfl_r18-w16_bccd.py --seeds 0 1 2
+
+Each row is a config, or a recipe (configs/_base_/recipes/), which is put together with
+the base; `name=path` gives it a name. All rows train with the same seeds, and begin
+with the same student: that is looked at, and rows that do not, or that differ in more
+than how they are taught, are marked. Writes one report, WORK_DIR/report/index.html.
+Interrupted and started again, it goes on where it was; rows and seeds can be added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+import _environment  # noqa: F401
+from mmengine.config import Config
+from torch import nn
+from train import check_before_start
+
+import mkd_det  # noqa: F401
+from mkd_det.cli import check_amp, config_parser, console, main_guard, quiet_libraries
+from mkd_det.comparison import report
+from mkd_det.comparison.marks import Start, marks_of, start_of
+from mkd_det.comparison.rows import (
+    Common,
+    Row,
+    of_row,
+    read_rows,
+    schedulers_of,
+    split_name,
+)
+from mkd_det.comparison.runs import Run, outcome, read_run
+from mkd_det.errors import ConfigError
+from mkd_det.runtime import prepare
+from mkd_det.stages import (
+    Stage,
+    add_devices,
+    alone,
+    display,
+    run_stage,
+    run_together,
+)
+from mkd_det.stages.training import (
+    metric_of,
+    settings_in,
+    stage_of,
+    write_config,
+)
+from mkd_det.teachers import load_teacher_cfg
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Args:
+        rows: The base first.
+        stages: By row and seed, in the order in which they run.
+        starts: By row and seed, how the student begins.
+        metric: What counts: its name, and its key in the log.
+        folder: Of all.
+    """
+
+    rows: Sequence[Row]
+    stages: Mapping[tuple[str, int], Stage]
+    starts: Mapping[tuple[str, int], Start]
+    metric: tuple[str, str]
+    folder: Path
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What is compared, how often and how long."""
+    parser = config_parser(__doc__, 'rows', nargs='+', help='configs, or recipes')
+    add = parser.add_argument
+    add('--base', help='config of the student alone')
+    add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
+    add('--epochs', type=int, help='budget of every row; default: as configs say')
+    add('--iters', type=int, help='the same, for configs that count iterations')
+    add(
+        '--teacher',
+        nargs='+',
+        default=[],
+        metavar='NAME=PATH',
+        help='checkpoint of a teacher, in all rows that have it; its name may be left'
+        ' out if it is t',
+    )
+    add(
+        '--teacher-cfg',
+        nargs='+',
+        default=[],
+        metavar='NAME=PATH',
+        help='config of a teacher, for recipes',
+    )
+    add('--metric', default='', help='what counts, such as coco/bbox_mAP_50')
+    add(
+        '--least',
+        type=float,
+        help='the least gain that counts; default: half a point (0.005 mAP, 0.5 %%)',
+    )
+    add_devices(parser, 'trainings')
+    add('--work-dir', type=Path, default=Path('work_dirs/compare'))
+    add('--out', type=Path, help='folder of the report; default: WORK_DIR/report')
+    return parser.parse_args(argv)
+
+
+def check_args(args: argparse.Namespace) -> Common:
+    """Raise ConfigError for what no comparison could have."""
+    if not args.base:
+        raise ConfigError(
+            'there is nothing to compare with',
+            expected='the student alone',
+            hint='--base configs/bccd/gfl_r18-w16_bccd.py',
+        )
+    wrong = next((seed for seed in args.seeds if args.seeds.count(seed) > 1), None)
+    if wrong is not None:
+        raise ConfigError(f'--seeds: {wrong} is given twice', actual=args.seeds)
+    if min(args.seeds) < 0:
+        raise ConfigError('--seeds must be 0 or above', actual=args.seeds)
+    if args.epochs is not None and args.iters is not None:
+        raise ConfigError('--epochs and --iters cannot both be the budget')
+    for name in ('epochs', 'iters'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f'--{name} must be at least 1', actual=value)
+    if args.least is not None and args.least < 0:
+        raise ConfigError('--least must be 0 or above', actual=args.least)
+    return Common(
+        teachers=dict(_teacher(text) for text in args.teacher),
+        teacher_cfgs=dict(_teacher(text) for text in args.teacher_cfg),
+        options=args.cfg_options or {},
+        epochs=args.epochs,
+        iters=args.iters,
+    )
+
+
+def _teacher(text: str) -> tuple[str, str]:
+    return split_name(text) if '=' in text else ('t', text)
+
+
+def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Plan:
+    """Check every row, write its config, and look at how its student begins.
+
+    Raises:
+        MkdError: A row could not be trained to its end.
+    """
+    base = rows[0]
+    with of_row(base.name):
+        metric = metric_of(base.cfg, 'the base', args.metric)
+    stages, starts = {}, {}
+    for row in rows:
+        with of_row(row.name):
+            print(f'Looking at {row.name}', flush=True)
+            first = check_row(row, metric, folder)
+            for seed in args.seeds:
+                starts[row.name, seed] = start_of(prepare(row.cfg), seed)
+        for seed in args.seeds:
+            name = f'{row.stem}-{seed}'
+            stages[row.name, seed] = replace(
+                first,
+                name=name,
+                title=f'{row.name}, seed {seed}',
+                folder=folder / name,
+                options={'randomness.seed': str(seed)},
+            )
+    # A seed of all rows, then the next one: what is there can be compared early.
+    order = [(row.name, seed) for seed in args.seeds for row in rows]
+    return Plan(rows, {key: stages[key] for key in order}, starts, metric, folder)
+
+
+def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
+    """Raise for whatever would stop a row later; returns its training, of no seed."""
+    metric_of(row.cfg, 'it', metric[1])
+    check_amp(row.cfg)
+    cfg = prepare(row.cfg.copy())
+    cfg.work_dir = str(folder / row.stem)
+    model = check_before_start(cfg)
+    path = folder / 'configs' / f'{row.stem}.py'
+    write_config(path, row.cfg)
+    return stage_of(
+        row.cfg,
+        path,
+        folder,
+        name=row.name,
+        title=row.name,
+        after=teachers_in(model, cfg),
+        figures=dict([metric]),
+        settings=settings_in(row.cfg, folder),
+    )
+
+
+def teachers_in(model: nn.Module, cfg: Config) -> dict[str, str]:
+    """What the teachers of a model are: their weights, and their models' configs."""
+    found = {}
+    for name, teacher in getattr(model, 'teachers', {}).items():
+        told = cfg.model.teachers[name].get('cfg')
+        text = json.dumps(told and load_teacher_cfg(told)[0], default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        found[f'teacher {name}'] = f'{teacher.weights}, config {digest}'
+    return found
+
+
+def run_all(plan: Plan, devices: Sequence[str]) -> dict[str, list[Run]]:
+    """Run what is missing; all runs, by row."""
+    with display(len(plan.stages), 'comparison') as show:
+
+        def run(
+            item: tuple[tuple[str, int], Stage],
+            environment: Mapping[str, str],
+            stop: Event,
+        ) -> Run:
+            (row, seed), stage = item
+            result = run_stage(stage, environment, show, stop)
+            return read_run(row, seed, stage, result, plan.metric[1])
+
+        runs = run_together(list(plan.stages.items()), devices, run)
+    return {row.name: [r for r in runs if r.row == row.name] for row in plan.rows}
+
+
+def sum_up(
+    plan: Plan, runs: Mapping[str, Sequence[Run]], args: argparse.Namespace
+) -> report.Comparison:
+    """What came out of all rows."""
+    base, key = plan.rows[0], plan.metric[1]
+    percent = any(run.metrics[key] > 1 for own in runs.values() for run in own)
+    least = args.least
+    if least is None:
+        least = 0.5 if percent else 0.005
+    outcomes = []
+    for row in plan.rows:
+        starts = {
+            seed: (plan.starts[row.name, seed], plan.starts[base.name, seed])
+            for seed in args.seeds
+        }
+        outcomes.append(
+            outcome(
+                runs[row.name],
+                runs[base.name],
+                key,
+                least,
+                source=row.source,
+                config=str(plan.folder / 'configs' / f'{row.stem}.py'),
+                marks=marks_of(row.cfg, base.cfg, starts),
+                params=plan.starts[row.name, args.seeds[0]].params,
+            )
+        )
+    stage = plan.stages[base.name, args.seeds[0]]
+    return report.Comparison(
+        outcomes=outcomes,
+        metric=plan.metric[0] + (', %' if percent else ''),
+        key=key,
+        seeds=args.seeds,
+        steps=stage.epochs,
+        unit='epochs' if stage.by_epoch else 'iterations',
+        least=least,
+        together=len(args.devices),
+        command=shlex.join(['python', 'tools/compare.py', *args.given]),
+        notes=notes_on(plan),
+    )
+
+
+def notes_on(plan: Plan) -> list[str]:
+    """What is odd about the budget."""
+    notes = []
+    totals = {name: stage.total for (name, _), stage in plan.stages.items()}
+    for row in plan.rows:
+        for part in schedulers_of(row.cfg):
+            if not part.get('by_epoch', True) and part.get('end', 0) > totals[row.name]:
+                notes.append(
+                    f'{row.name}: its {part.type} lasts {part.end} iterations, the'
+                    f' training {totals[row.name]}.'
+                )
+    return notes
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check all, run what is missing, report."""
+    args = parse_args(argv)
+    args.given = list(sys.argv[1:] if argv is None else argv)
+    common = check_args(args)
+    quiet_libraries()
+    rows = read_rows(args.base, args.rows, common)
+    out = args.out or args.work_dir / 'report'
+    with alone(args.work_dir, 'comparison'):
+        plan = make_plan(args, rows, args.work_dir)
+        try:
+            runs = run_all(plan, args.devices)
+        except KeyboardInterrupt:
+            print('\nStopped. The same command goes on from here.')
+            raise SystemExit(130) from None
+        comparison = sum_up(plan, runs, args)
+        report.write_report(comparison, out)
+    show(comparison)
+    print(f'All of it on one page: {(out / report.PAGE).resolve()}')
+
+
+def show(comparison: report.Comparison) -> None:
+    """The table, on the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *lines = report.sections(comparison)[0].table
+    table = Table(*header)
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for line in lines:
+        table.add_row(*map(Text, line))
+    console().print(table)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
