@@ -89,15 +89,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--iters', type=int, help='the same, for configs that count iterations')
     add(
         '--teacher',
-        nargs='+',
+        action='append',
         default=[],
         metavar='NAME=PATH',
         help='checkpoint of a teacher, in all rows that have it; its name may be left'
-        ' out if it is t',
+        ' out if it is t; once for each teacher',
     )
     add(
         '--teacher-cfg',
-        nargs='+',
+        action='append',
         default=[],
         metavar='NAME=PATH',
         help='config of a teacher, for recipes',
@@ -136,16 +136,27 @@ def check_args(args: argparse.Namespace) -> Common:
     if args.least is not None and args.least < 0:
         raise ConfigError('--least must be 0 or above', actual=args.least)
     return Common(
-        teachers=dict(_teacher(text) for text in args.teacher),
-        teacher_cfgs=dict(_teacher(text) for text in args.teacher_cfg),
+        teachers=_teachers('--teacher', args.teacher),
+        teacher_cfgs=_teachers('--teacher-cfg', args.teacher_cfg),
         options=args.cfg_options or {},
         epochs=args.epochs,
         iters=args.iters,
     )
 
 
-def _teacher(text: str) -> tuple[str, str]:
-    return split_name(text) if '=' in text else ('t', text)
+def _teachers(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Paths by name; `t` where there is no name."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, path = split_name(text) if '=' in text else ('t', text)
+        if name in found:
+            raise ConfigError(
+                f'{option}: two teachers are called {name!r}',
+                actual=[found[name], path],
+                hint=f'{option} t={found[name]} {option} t2={path}',
+            )
+        found[name] = path
+    return found
 
 
 def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Plan:
@@ -154,9 +165,9 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
     Raises:
         MkdError: A row could not be trained to its end.
     """
-    base = rows[0]
-    with of_row(base.name):
-        metric = metric_of(base.cfg, 'the base', args.metric)
+    metric = metric_of(rows[0].cfg, rows[0].name, args.metric)
+    for row in rows:
+        metric_of(row.cfg, row.name, metric[1])
     stages, starts = {}, {}
     for row in rows:
         with of_row(row.name):
@@ -180,7 +191,6 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
 
 def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
     """Raise for whatever would stop a row later; returns its training, of no seed."""
-    metric_of(row.cfg, 'it', metric[1])
     check_amp(row.cfg)
     cfg = prepare(row.cfg.copy())
     cfg.work_dir = str(folder / row.stem)

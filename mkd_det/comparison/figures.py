@@ -48,7 +48,7 @@ def draw_runs(
     if lines:
         axes.legend(loc='lower right')
     axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(axis)
     axes.grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -79,7 +79,8 @@ def draw_curves(
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-    left.legend(frameon=False, fontsize='small')
+    left.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, left)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -130,9 +131,16 @@ def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set(title=f'AP by {kind}', ylim=(0, None))
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-    panels[0][0].legend(frameon=False, fontsize='small')
+    _legend(figure, panels[0][0])
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Below, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    place = {'loc': 'outside lower center', 'ncols': min(len(labels), 5)}
+    figure.legend(handles, labels, frameon=False, fontsize='small', **place)
 
 
 def _names(outcomes: Sequence[Outcome], kind: str) -> list[str]:

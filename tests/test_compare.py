@@ -1,0 +1,686 @@
+"""Comparisons: the numbers, the words, the rows, and one that is run through a kill."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import tiny
+import tiny_images
+from mkd_det.comparison.marks import Start, marks_of, start_of
+from mkd_det.comparison.rows import Common, read_rows, set_budget, split_name
+from mkd_det.comparison.statistics import judge, paired, spread, student
+from mkd_det.errors import ConfigError
+from mkd_det.stages import Lines, Result, Stage, StageError, read_history, run_stage
+from mkd_det.stages.history import MAP
+from mkd_det.stages.mending import is_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+SOFT = dict(type='SoftOutputKD', student='logits', teacher='t.logits', tau=4.0)
+RECIPE = dict(taps=dict(logits='head'), terms=dict(loss_soft=SOFT), probe_size=16)
+
+
+# -- the numbers, and the words -------------------------------------------------
+
+
+def test_spread_by_hand() -> None:
+    found = spread([1.0, 2.0, 6.0])
+    assert found.mean == 3 and found.count == 3
+    assert found.deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert spread([4.0]).deviation is None
+    assert spread([1.0, math.nan]).count == 1
+    assert math.isnan(spread([math.nan]).mean)
+
+
+def test_differences_are_taken_seed_by_seed_where_both_have_the_seed() -> None:
+    found = paired({0: 1.0, 1: 2.0, 3: 9.0}, {1: 2.5, 0: 1.25, 2: 7.0})
+    assert found.each == {0: 0.25, 1: 0.5}
+    assert found.spread.mean == 0.375
+
+
+def test_students_interval_by_hand() -> None:
+    # Mean 2, deviation 1, t(2) = 4.303: 2 -+ 4.303 / sqrt(3).
+    low, high = student([1.0, 2.0, 3.0]) or (0, 0)
+    assert low == pytest.approx(2 - 4.303 / math.sqrt(3))
+    assert high == pytest.approx(2 + 4.303 / math.sqrt(3))
+    assert student([1.0]) is None
+    stats = pytest.importorskip('scipy.stats')
+    for count in (2, 5, 12, 31):
+        values = [float(i * i) for i in range(count)]
+        half = stats.t.ppf(0.975, count - 1) * stats.sem(values)
+        low, high = student(values) or (0, 0)
+        assert (high - low) / 2 == pytest.approx(half, rel=1e-3)
+
+
+def test_the_bootstrap_of_three_lies_between_the_least_and_the_largest() -> None:
+    found = paired({0: 0, 1: 0, 2: 0}, {0: 0.1, 1: 0.2, 2: 0.6})
+    # Each of the ends is drawn three times in 1 of 27 samples, more than 2.5 %.
+    assert found.bootstrap == pytest.approx((0.1, 0.6))
+    assert paired({0: 0}, {0: 1}).bootstrap is None
+    many = {seed: float(seed % 2) for seed in range(100)}
+    low, high = paired(dict.fromkeys(many, 0.0), many).bootstrap or (0, 0)
+    # Mean 0.5, its standard error 0.05.
+    assert low == pytest.approx(0.4, abs=0.015) and high == pytest.approx(
+        0.6, abs=0.015
+    )
+
+
+@pytest.mark.parametrize(
+    ('differences', 'word'),
+    [
+        ([0.05, 0.06, 0.055], 'helped'),
+        # All above 0, as it happens by chance once in eight times.
+        ([0.01, 0.05, 0.12], 'cannot be told from 3 seeds'),
+        ([0.05, 0.06], 'cannot be told from 2 seeds'),
+        ([0.9], 'cannot be told from 1 seed'),
+        ([], 'cannot be told from 0 seeds'),
+        ([0.0, 0.0, 0.0], 'did not help'),
+        ([-0.05, -0.06, -0.055], 'did not help'),
+        # Less than counts, for sure, and perhaps nothing.
+        ([0.001, 0.0, -0.001, 0.0], 'did not help'),
+        # Little, but for sure.
+        ([0.002, 0.0021, 0.0022], 'helped'),
+        ([0.03, -0.03, 0.0], 'cannot be told from 3 seeds'),
+    ],
+)
+def test_verdicts(differences: list[float], word: str) -> None:
+    seeds = dict(enumerate(differences))
+    found = judge(paired(dict.fromkeys(seeds, 0.0), seeds), least=0.005)
+    assert found.word == word and found.reason
+
+
+# -- rows -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A student alone, a teacher, a recipe and a config; image classifiers."""
+    data = tiny_images.write_folder(tmp_path / 'data', 6)
+    rate = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=2),
+        dict(type='MultiStepLR', by_epoch=True, milestones=[6, 8], gamma=0.1),
+    ]
+    for name, width in (('alone', 4), ('big', 8)):
+        cfg = tiny_images.runner_cfg(
+            tiny_images.classifier(base_channels=width),
+            data,
+            tmp_path,
+            epochs=10,
+            param_scheduler=rate,
+        )
+        # Chance, after so little: that is not what is tested here.
+        cfg.default_hooks.teacher_check = None
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        cfg.pop('work_dir')
+        cfg.dump(tmp_path / f'{name}.py')
+    Config(dict(recipe=RECIPE)).dump(tmp_path / 'soft.py')
+    tiny.write_checkpoint(tiny_images.classifier(base_channels=8), tmp_path / 'big.pth')
+    return tmp_path
+
+
+def common(files: Path, **more: Any) -> Common:
+    return Common(
+        teachers={'t': str(files / 'big.pth')},
+        teacher_cfgs={'t': str(files / 'big.py')},
+        **more,
+    )
+
+
+def rows_of(files: Path, *others: str, **more: Any) -> dict[str, Config]:
+    given = common(files, **more)
+    rows = read_rows(str(files / 'alone.py'), others or [str(files / 'soft.py')], given)
+    return {row.name: row.cfg for row in rows}
+
+
+def changed(files: Path, name: str, **settings: Any) -> str:
+    """A config like the student alone but for these; its path."""
+    cfg = Config.fromfile(files / 'alone.py')
+    cfg.merge_from_dict({key.replace('__', '.'): v for key, v in settings.items()})
+    cfg.dump(files / f'{name}.py')
+    return str(files / f'{name}.py')
+
+
+def test_names_of_rows() -> None:
+    assert split_name('a/b.py') == ('b', 'a/b.py')
+    assert split_name('my row=a/b.py') == ('my row', 'a/b.py')
+    assert split_name('mkd_det::bccd/x.py') == ('x', 'mkd_det::bccd/x.py')
+    with pytest.raises(ConfigError, match='a name and a file'):
+        split_name('=a.py')
+
+
+def test_a_recipe_becomes_a_whole_config_with_the_bases_student(files: Path) -> None:
+    made = rows_of(files)
+    base, soft = made['alone'], made['soft']
+    assert soft.model.type == 'Distiller' and soft.model.student == base.model
+    assert soft.model.teachers.t.checkpoint == str(files / 'big.pth')
+    assert soft.model.terms == RECIPE['terms']
+    assert 'mkd_det' in soft.custom_imports['imports']
+    assert soft.optim_wrapper == base.optim_wrapper
+    soft.dump(files / 'written.py')
+    assert Config.fromfile(files / 'written.py').model == soft.model
+
+
+def test_the_budget_scales_schedules_in_its_unit(files: Path) -> None:
+    made = rows_of(files, epochs=5)['soft']
+    assert made.train_cfg.max_epochs == 5
+    warm, steps = made.param_scheduler
+    assert steps.milestones == [3, 4]
+    assert warm.end == 2  # iterations
+    assert made.train_cfg.val_interval == 1
+    assert rows_of(files)['soft'].train_cfg.max_epochs == 10
+    assert rows_of(files)['soft'].train_cfg.val_interval == 2  # not once, at its end
+
+
+def test_schedules_of_all_kinds_under_a_small_budget() -> None:
+    def scaled(by_epoch: bool, steps: int, **parts: Any) -> Config:
+        unit = 'epochs' if by_epoch else 'iters'
+        cfg = Config(
+            dict(
+                model=dict(terms=dict(loss_a=dict(schedule=dict(stop_epoch=12)))),
+                train_cfg={f'max_{unit}': 15},
+                param_scheduler=dict(by_epoch=by_epoch, **parts),
+            )
+        )
+        set_budget(cfg, Common(**{unit: steps}))
+        return cfg
+
+    part = scaled(True, 5, begin=3, end=15, T_max=12).param_scheduler
+    assert (part.begin, part.end, part.T_max) == (1, 5, 4)
+    assert scaled(True, 5).model.terms.loss_a.schedule.stop_epoch == 4
+    assert scaled(False, 5).model.terms.loss_a.schedule.stop_epoch == 12
+    part = scaled(True, 1, begin=14, end=15).param_scheduler
+    assert (part.begin, part.end) == (0, 1)
+    assert scaled(False, 5, step_size=6, end=10**9).param_scheduler.end == 10**9
+    assert scaled(False, 5, periods=[6, 9]).param_scheduler.periods == [2, 3]
+
+
+def test_coco_is_asked_for_every_class(coco_root: Path, tmp_path: Path) -> None:
+    cfg = tiny.runner_cfg(tiny.gfl(), coco_root, tmp_path)
+    cfg.dump(tmp_path / 'alone.py')
+    (row,) = read_rows(str(tmp_path / 'alone.py'), [], Common())
+    assert row.cfg.val_evaluator.classwise is True
+    assert 'work_dir' not in row.cfg
+
+
+@pytest.mark.parametrize(
+    ('others', 'settings', 'words'),
+    [
+        (['gone.py'], {}, 'there is no such config file'),
+        (['soft.py', 'soft.py'], {}, "two rows are called 'soft'"),
+        (['a b=soft.py', 'a_b=big.py'], {}, "two rows are called 'a_b'"),
+        (['soft.py'], dict(teacher_cfgs={}), 'soft: a recipe needs a teacher'),
+        (['soft.py'], dict(teachers={}), 'the checkpoint of the teacher is missing'),
+        (['soft.py'], dict(teachers={'t': 'x', 'u': 'x'}), "a teacher called 'u'"),
+        (['soft.py'], dict(iters=5), '--iters: this training is counted in epochs'),
+        (['empty.py'], {}, 'no config and no recipe'),
+    ],
+)
+def test_rows_that_cannot_be(
+    files: Path, others: list[str], settings: dict, words: str
+) -> None:
+    (files / 'empty.py').write_text('a = 1\n')
+    paths = [re.sub(r'([\w.]+)$', lambda m: str(files / m[1]), o) for o in others]
+    given = replace(common(files), **settings)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        read_rows(str(files / 'alone.py'), paths, given)
+
+
+def test_the_base_is_the_student_alone(files: Path) -> None:
+    rows_of(files)['soft'].dump(files / 'taught.py')
+    for name in ('taught.py', 'soft.py'):
+        with pytest.raises(ConfigError, match='not the student alone'):
+            read_rows(str(files / name), [], common(files))
+
+
+# -- marks ------------------------------------------------------------------------
+
+
+def marks(cfg: Config, base: Config) -> list[str]:
+    return marks_of(cfg, base, {0: (start_of(cfg, 0), start_of(base, 0))})
+
+
+def test_the_student_begins_with_the_same_bits_with_and_without_teacher(
+    files: Path,
+) -> None:
+    made = rows_of(files)
+    assert start_of(made['soft'], 3) == start_of(made['alone'], 3)
+    assert start_of(made['alone'], 3) != start_of(made['alone'], 4)
+    assert marks(made['soft'], made['alone']) == []
+
+
+def test_the_students_branches_are_no_other_student(
+    teacher_file: Path, teacher_cfg: dict, student_cfg: dict
+) -> None:
+    recipe = Config.fromfile(ROOT / 'configs/_base_/recipes/mkd_dense.py').recipe
+    taught = dict(
+        type='Distiller',
+        student=student_cfg,
+        teachers=dict(t=dict(cfg=teacher_cfg, checkpoint=str(teacher_file))),
+        probe_size=64,
+        **recipe,
+    )
+    assert start_of(Config(dict(model=taught)), 1) == start_of(
+        Config(dict(model=student_cfg)), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(optim_wrapper__optimizer__lr=0.2), 'lr 0.2, the base has 0.05'),
+        (dict(train_dataloader__batch_size=3), 'another batch size'),
+        (dict(train_cfg__max_epochs=3), 'another schedule: train_cfg.max_epochs 3'),
+        (dict(model__backbone__base_channels=8), 'another student: '),
+        (dict(train_dataloader__dataset__label_noise=0.5), 'other training data'),
+        (dict(load_from='x.pth'), 'starts from other weights: load_from'),
+        (dict(param_scheduler=[dict(type='LinearLR')]), 'param_scheduler.0'),
+        (dict(val_evaluator__topk=[1]), 'measured otherwise'),
+    ],
+)
+def test_what_differs_beyond_the_teaching_is_marked(
+    files: Path, settings: dict, words: str
+) -> None:
+    other = changed(files, 'other', **settings)
+    base, row = read_rows(str(files / 'alone.py'), [other], Common())
+    (mark,) = marks(row.cfg, base.cfg)
+    assert words in mark
+
+
+def test_inherited_and_other_weights_are_marked() -> None:
+    plain = Config(dict(model=dict(type='X')))
+    inherit = dict(teacher='t', modules=['neck', 'bbox_head'])
+    taught = Config(dict(model=dict(type='Distiller', inherit=inherit)))
+    unequal = {0: (Start('a', 'x', 1), Start('a', 'y', 1))}
+    assert marks_of(taught, plain, unequal) == [
+        'inherited weights: neck, bbox_head from teacher t'
+    ]
+    assert marks_of(plain, plain, unequal) == [
+        'the student begins with other weights (seeds 0)'
+    ]
+
+
+# -- damaged runs -------------------------------------------------------------------
+
+
+def log_metrics(folder: Path, epoch: int, start: str = '20250101', **more: Any) -> None:
+    """As a validation leaves them; `more` by key, '/' for '__'."""
+    scalars = folder / start / 'vis_data' / 'scalars.json'
+    scalars.parent.mkdir(parents=True, exist_ok=True)
+    metrics = {MAP: 0.25, 'coco/bbox_mAP_50': 0.5} | more
+    with open(scalars, 'a') as file:
+        file.write(json.dumps({**metrics, 'data_time': 0.1, 'step': epoch}) + '\n')
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Stage:
+    """A stage of two epochs that is done."""
+    stage = Stage(
+        name='a',
+        title='a',
+        config='tools/train.py',
+        folder=tmp_path / 'run',
+        epochs=2,
+        total=6,
+    )
+    for epoch in (1, 2):
+        log_metrics(stage.folder, epoch)
+        torch.save(dict(epoch=torch.arange(999)), stage.folder / f'epoch_{epoch}.pth')
+    (stage.folder / 'last_checkpoint').write_text(str(stage.checkpoint))
+    state = dict(fingerprint=stage.fingerprint, made_from=stage.made_from, seconds=9)
+    (stage.folder / 'stage.json').write_text(json.dumps(state))
+    result = dict(seconds=9.0, command='python tools/train.py', memory=100)
+    (stage.folder / 'done.json').write_text(json.dumps(result))
+    (stage.folder / 'train.log').touch()
+    return stage
+
+
+def cut(name: str, keep: float = 0.5) -> Callable[[Path], None]:
+    """Leaves the first part of a file."""
+
+    def damage(folder: Path) -> None:
+        for path in folder.glob(name):
+            content = path.read_bytes()
+            path.write_bytes(content[: int(keep * len(content))])
+
+    return damage
+
+
+def rot(folder: Path) -> None:
+    """A bit in the middle of the last checkpoint turns over."""
+    path = folder / 'epoch_2.pth'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def put(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: [p.write_bytes(content) for p in folder.glob(name)]
+
+
+def lose(name: str) -> Callable[[Path], None]:
+    return lambda folder: [path.unlink() for path in folder.glob(name)]
+
+
+def torn(folder: Path) -> None:
+    """Killed while the very first file was written."""
+    for path in sorted(folder.rglob('*'), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (folder / 'stage.json.partial').write_text('{"fing')
+
+
+SCALARS = '*/vis_data/scalars.json'
+ANEW, EARLIER, THERE = '', 'epoch_1.pth', 'epoch_2.pth'
+
+
+@pytest.mark.parametrize(
+    ('damage', 'words', 'goes_on_from'),
+    [
+        (cut('stage.json'), 'stage.json is damaged or gone', ANEW),
+        (put('stage.json', b'[]'), 'stage.json is damaged or gone', ANEW),
+        (put('stage.json', b'\xff\x00'), 'stage.json is damaged or gone', ANEW),
+        (lose('stage.json'), 'stage.json is damaged or gone', ANEW),
+        (torn, 'stage.json is damaged or gone', ANEW),
+        (cut('done.json'), 'its done.json is damaged', THERE),
+        (put('done.json', b'{"seconds": 3}'), 'its done.json is damaged', THERE),
+        (cut(SCALARS), 'checkpoint or figures are damaged or gone', THERE),
+        (cut(SCALARS, 0), 'checkpoint or figures are damaged or gone', THERE),
+        (put(SCALARS, b'\xff\xfe\n3\n[]\n"'), 'figures are damaged or gone', THERE),
+        (lose(SCALARS), 'checkpoint or figures are damaged or gone', THERE),
+        (cut('epoch_2.pth'), 'epoch_2.pth is damaged', EARLIER),
+        (cut('epoch_2.pth', 0), 'epoch_2.pth is damaged', EARLIER),
+        (rot, 'epoch_2.pth is damaged', EARLIER),
+        (lose('epoch_2.pth'), 'goes on from epoch_1.pth', EARLIER),
+        (cut('epoch_*.pth'), 'no checkpoint is left to go on from', ANEW),
+        (lose('epoch_*.pth'), 'no checkpoint is left to go on from', ANEW),
+    ],
+)
+def test_a_damaged_run_is_mended_or_run_again_and_that_is_said(
+    damage: Callable[[Path], None],
+    words: str,
+    goes_on_from: str,
+    done: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    damage(done.folder)
+    left = sum(path.is_file() for path in done.folder.rglob('*'))
+    found = []
+
+    def train(stage: Stage, state: dict, *_: Any) -> dict:
+        note = stage.folder / 'last_checkpoint'
+        found.append(Path(note.read_text()).name if note.exists() else '')
+        assert all(is_whole(path) for path in stage.folder.glob('epoch_*.pth'))
+        log_metrics(stage.folder, 2, start='20250102')
+        torch.save({}, stage.checkpoint)
+        return {**state, 'seconds': 12.0}
+
+    monkeypatch.setattr('mkd_det.stages.stage._train', train)
+    assert run_stage(done, {}, Lines(1)).figures['box_map'] == 0.25
+    assert found == [goes_on_from]
+    assert words in capsys.readouterr().out
+    assert (done.folder.with_name('run.old1')).exists() == (goes_on_from == ANEW)
+    kept = sum(path.is_file() for path in done.folder.parent.rglob('*'))
+    assert kept >= left  # nothing is deleted
+    assert run_stage(done, {}, Lines(1)).seconds == 12.0
+    assert len(found) == 1 and 'done before' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('note', [b'', b'\xff\x00', b'/elsewhere/epoch_2.pth'])
+def test_a_note_that_names_nothing_is_put_right(
+    note: bytes, done: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> dict:
+        raise StageError('it goes on')
+
+    monkeypatch.setattr('mkd_det.stages.stage._train', fails)
+    lose('done.json')(done.folder)
+    put('last_checkpoint', note)(done.folder)
+    with pytest.raises(StageError, match='it goes on'):
+        run_stage(done, {}, Lines(1))
+    assert (done.folder / 'last_checkpoint').read_text() == str(done.checkpoint)
+
+
+def test_a_size_of_which_there_is_nothing_is_no_zero(tmp_path: Path) -> None:
+    log_metrics(tmp_path, 1, **{'coco/bbox_mAP_s': -1.0})
+    assert math.isnan(read_history(tmp_path).metrics[1]['coco/bbox_mAP_s'])
+
+
+# -- the tool -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    return importlib.import_module('compare')
+
+
+def fails(tool: Any, capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    assert tool.main(list(arguments)) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ([], 'nothing to compare with'),
+        (['--base', 'b', '--seeds', '1', '2', '1'], '1 is given twice'),
+        (['--base', 'b', '--seeds', '-1'], '0 or above'),
+        (['--base', 'b', '--epochs', '0'], '--epochs must be at least 1'),
+        (['--base', 'b', '--epochs', '1', '--iters', '1'], 'cannot both'),
+        (['--base', 'b', '--least', '-1'], '--least must be'),
+        (['--base', 'b', '--teacher', 'x', '--teacher', 't=y'], "are called 't'"),
+    ],
+)
+def test_arguments_that_cannot_be(
+    tool: Any, capsys: pytest.CaptureFixture, arguments: list[str], words: str
+) -> None:
+    assert words in fails(tool, capsys, 'a.py', *arguments)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(val_evaluator__topk=[3]), 'odd: `metric` is not measured'),
+        (dict(model__num_classes=4), 'odd: the student tells 4 classes apart'),
+        (dict(optim_wrapper__type='AmpOptimWrapper'), 'odd: mixed precision'),
+    ],
+)
+def test_what_would_stop_a_later_row_is_told_before_the_first(
+    files: Path, tool: Any, capsys: Any, settings: dict, words: str
+) -> None:
+    odd = changed(files, 'odd', **settings)
+    work = str(files / 'work')
+    base = str(files / 'alone.py')
+    assert words in fails(tool, capsys, odd, '--base', base, '--work-dir', work)
+    assert not list(files.glob('work/alone-*'))
+
+
+def test_a_recipe_that_does_not_fit(files: Path, tool: Any, capsys: Any) -> None:
+    Config(dict(recipe={**RECIPE, 'taps': dict(logits='haed')})).dump(files / 'bad.py')
+    base, bad = str(files / 'alone.py'), str(files / 'bad.py')
+    big = ['--teacher', str(files / 'big.pth'), '--teacher-cfg', str(files / 'big.py')]
+    work = str(files / 'work')
+    said = fails(tool, capsys, bad, '--base', base, *big, '--work-dir', work)
+    assert 'bad: ' in said and 'haed' in said
+
+
+def test_ctrl_c_says_how_to_go_on(
+    files: Path, tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, 'run_stage', stop)
+    base, other = str(files / 'alone.py'), f'b={files / "alone.py"}'
+    with pytest.raises(SystemExit) as caught:
+        tool.main([other, '--base', base, '--work-dir', str(files / 'work')])
+    assert caught.value.code == 130
+    assert 'goes on from here' in capsys.readouterr().out
+
+
+@pytest.fixture
+def detectors(tmp_path: Path, coco_root: Path) -> Path:
+    """A tiny detector alone, its teacher, and a recipe with a name to be escaped."""
+    for name, model in (
+        ('alone', tiny.gfl(base_channels=4, neck=8)),
+        ('big', tiny.gfl(base_channels=8, neck=16)),
+    ):
+        model['test_cfg']['score_thr'] = 0.0
+        cfg = tiny.runner_cfg(model, coco_root, tmp_path, epochs=2)
+        cfg.default_hooks.teacher_check = None
+        cfg.dump(tmp_path / f'{name}.py')
+        tiny.write_checkpoint(model, tmp_path / f'{name}.pth')
+    attention = dict(type='AttentionKD', student='fpn', teacher='t.fpn')
+    recipe = dict(
+        taps=dict(fpn='neck'), terms=dict(loss_attention=attention), probe_size=64
+    )
+    Config(dict(recipe=recipe)).dump(tmp_path / 'attention.py')
+    return tmp_path
+
+
+def arguments(files: Path, *more: str) -> list[str]:
+    return [
+        f'a <b>|c={files / "attention.py"}',
+        *('--base', str(files / 'alone.py'), '--work-dir', str(files / 'work')),
+        *('--teacher', str(files / 'big.pth'), '--teacher-cfg', str(files / 'big.py')),
+        *more,
+    ]
+
+
+def test_the_report_says_what_the_logs_say(
+    detectors: Path, tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def train(stage: Stage, *_: Any) -> Any:
+        seed = int(stage.options['randomness.seed'])
+        taught = not stage.name.startswith('alone')
+        for epoch in (1, 2):
+            log_metrics(
+                stage.folder,
+                epoch,
+                **{
+                    MAP: 0.1 * epoch + 0.01 * seed + 0.05 * taught,
+                    'coco/bbox_mAP_s': -1.0,
+                    'coco/bbox_mAP_m': 0.3,
+                    'coco/bbox_mAP_l': 0.4,
+                    'coco/red_precision': 0.5 + 0.1 * taught,
+                    'coco/blue_precision': math.nan,
+                },
+            )
+        with open(next(stage.folder.glob(SCALARS)), 'a') as file:
+            for step in (1, 2, 3):
+                line = dict(loss=4.0 - step, loss_cls=3.0 - step, step=step, lr=1)
+                file.write(json.dumps({**line, 'time': 0.2 + 0.1 * taught}) + '\n')
+        memory = 100.0 + 20 * taught
+        return Result(stage.name, {'bbox_mAP': 0.0}, 9.0, 'python x', memory)
+
+    monkeypatch.setattr(tool, 'run_stage', train)
+    other = changed_detector(detectors)
+    assert tool.main(arguments(detectors, other)) == 0
+    out = detectors / 'work' / 'report'
+    data = json.loads((out / 'report.json').read_text())
+    check_json(data)
+    check_texts(out)
+    assert 'cannot be told' not in capsys.readouterr().out
+
+
+def changed_detector(files: Path) -> str:
+    cfg = Config.fromfile(files / 'alone.py')
+    cfg.optim_wrapper.optimizer.lr = 0.5
+    cfg.dump(files / 'alone_fast.py')
+    return str(files / 'alone_fast.py')
+
+
+def check_json(data: dict[str, Any]) -> None:
+    base, taught, fast = data['rows']
+    assert data['key'] == MAP and data['seeds'] == [0, 1, 2]
+    assert base['figure']['mean'] == pytest.approx(0.21)
+    assert base['figure']['deviation'] == pytest.approx(0.01)
+    assert base['verdict'] is None and base['marks'] == []
+    assert taught['difference']['spread']['mean'] == pytest.approx(0.05)
+    assert taught['difference']['bootstrap'] == pytest.approx([0.05, 0.05])
+    assert taught['verdict']['word'] == 'helped' and taught['marks'] == []
+    assert fast['verdict']['word'] == 'did not help'
+    assert 'lr 0.5, the base has 0.001' in fast['marks'][0]
+    assert taught['extra_iteration']['mean'] == pytest.approx(0.1)
+    assert taught['extra_memory']['mean'] == 20
+    assert taught['parts']['size']['small']['mean'] is None
+    assert taught['parts']['class']['red']['mean'] == pytest.approx(0.6)
+    assert taught['parts']['class']['blue']['mean'] is None
+    assert len(data['runs']) == 9
+    run = data['runs'][3]
+    assert (
+        run['row'] == 'a <b>|c' and run['seed'] == 0 and run['memory_of'] == 'process'
+    )
+    assert run['curve'] == {'1': pytest.approx(0.15), '2': pytest.approx(0.25)}
+    assert run['losses'] == {'1': 2.0, '2': 1.0, '3': 0.0}
+
+
+def check_texts(out: Path) -> None:
+    page, text = (out / 'index.html').read_text(), (out / 'report.md').read_text()
+    links = set(re.findall(r'(?:src|href)="([^"]+)"', page))
+    assert links == {'runs.png', 'curves.png', 'parts.png'}
+    for name in links:
+        assert (out / name).stat().st_size > 5000
+        assert f']({name})' in text
+    assert 'a &lt;b&gt;|c: helped.' in page and '<b>' not in page
+    assert 'a &lt;b&gt;\\|c: helped.' in text
+    assert 'alone_fast*' in page and 'did not help' in page
+    assert '+0.100 (+50 %)' in page and '+20 (+20 %)' in page
+    assert 'three of three' in page  # how it is judged
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='kills trees of processes')
+def test_a_comparison_from_nothing_to_its_report_through_a_kill_and_damage(
+    detectors: Path,
+) -> None:
+    def command() -> list[str]:
+        given = arguments(detectors, '--seeds', '5', '--devices', 'cpu', 'cpu')
+        return [sys.executable, str(ROOT / 'tools' / 'compare.py'), *given]
+
+    def run() -> str:
+        done = subprocess.run(command(), capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    work = detectors / 'work'
+    taught = work / 'a_b_c-5'
+    process = subprocess.Popen(
+        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    )
+    while not (taught / 'last_checkpoint').exists():
+        assert process.poll() is None, process.communicate()[0].decode()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+
+    run()
+    cut('epoch_2.pth')(taught)
+    said = run()
+    assert 'alone, seed 5: done before' in said
+    assert 'epoch_2.pth is damaged' in said and 'goes on from epoch_1.pth' in said
+    assert (taught / 'epoch_2.pth.damaged').is_file()
+    assert is_whole(taught / 'epoch_2.pth')
+    data = json.loads((work / 'report' / 'report.json').read_text())
+    base, row = data['rows']
+    assert row['verdict']['word'] == 'cannot be told from 1 seed'
+    assert row['marks'] == []
+    assert set(row['parts']['class']) == set(tiny.CLASSES)
+    assert set(row['parts']['size']) == {'small', 'medium', 'large'}
+    assert base['memory']['mean'] > 100 and base['iteration']['mean'] > 0
+    assert [sorted(run['losses']) for run in data['runs']] == [list('12345678')] * 2
+    # The same student, and the same first images.
+    first = [run['losses']['1'] for run in data['runs']]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
