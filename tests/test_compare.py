@@ -646,17 +646,12 @@ def check_texts(out: Path) -> None:
 def test_a_comparison_from_nothing_to_its_report_through_a_kill_and_damage(
     detectors: Path,
 ) -> None:
-    def command() -> list[str]:
-        given = arguments(detectors, '--seeds', '5', '--devices', 'cpu', 'cpu')
+    def command(*more: str) -> list[str]:
+        given = arguments(detectors, '--seeds', '5', *more)
         return [sys.executable, str(ROOT / 'tools' / 'compare.py'), *given]
 
-    def run() -> str:
-        done = subprocess.run(command(), capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     work = detectors / 'work'
-    taught = work / 'a_b_c-5'
+    alone, taught = work / 'alone-5', work / 'a_b_c-5'
     process = subprocess.Popen(
         command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
     )
@@ -665,14 +660,18 @@ def test_a_comparison_from_nothing_to_its_report_through_a_kill_and_damage(
         time.sleep(0.02)
     process.kill()
     process.communicate()
+    assert (alone / 'done.json').is_file() and not (taught / 'done.json').exists()
 
-    run()
-    cut('epoch_2.pth')(taught)
-    said = run()
-    assert 'alone, seed 5: done before' in said
-    assert 'epoch_2.pth is damaged' in said and 'goes on from epoch_1.pth' in said
-    assert (taught / 'epoch_2.pth.damaged').is_file()
-    assert is_whole(taught / 'epoch_2.pth')
+    cut('epoch_2.pth')(alone)
+    done = subprocess.run(
+        command('--devices', 'cpu', 'cpu'), capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'a <b>|c, seed 5: goes on after' in done.stdout
+    assert 'epoch_2.pth is damaged' in done.stdout
+    assert 'goes on from epoch_1.pth' in done.stdout
+    assert (alone / 'epoch_2.pth.damaged').is_file()
+    assert is_whole(alone / 'epoch_2.pth')
     data = json.loads((work / 'report' / 'report.json').read_text())
     base, row = data['rows']
     assert row['verdict']['word'] == 'cannot be told from 1 seed'

@@ -19,6 +19,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -111,7 +112,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_devices(parser, 'trainings')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))
     add('--out', type=Path, help='folder of the report; default: WORK_DIR/report')
-    return parser.parse_args(argv)
+    # Rows may stand before and after options.
+    return parser.parse_intermixed_args(argv)
 
 
 def check_args(args: argparse.Namespace) -> Common:
@@ -192,7 +194,7 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
 def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
     """Raise for whatever would stop a row later; returns its training, of no seed."""
     check_amp(row.cfg)
-    cfg = prepare(row.cfg.copy())
+    cfg = prepare(deepcopy(row.cfg))
     cfg.work_dir = str(folder / row.stem)
     model = check_before_start(cfg)
     path = folder / 'configs' / f'{row.stem}.py'

@@ -128,7 +128,7 @@ def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
             )
         turned = 60 if len(names) > 12 else 0
         axes.set_xticks(range(len(names)), [_plain(n) for n in names], rotation=turned)
-        axes.set(title=f'AP by {kind}', ylim=(0, None))
+        axes.set_title(f'AP by {kind}')
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     _legend(figure, panels[0][0])

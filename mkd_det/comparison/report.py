@@ -89,10 +89,17 @@ def write_report(comparison: Comparison, out: Path) -> None:
     if comparison.base.parts:
         draw_parts(outcomes, out / PARTS)
     made = sections(comparison)
-    title = f'{len(outcomes) - 1} against {comparison.base.name}'
+    title = f'Compared with {comparison.base.name}: {_listed(outcomes[1:])}'
     page.write_page(out / PAGE, title, _to_html(title, made))
     (out / MARKDOWN).write_text(_to_markdown(title, made), encoding='utf-8')
     write_json(out / JSON, _finite(entries(comparison)))
+
+
+def _listed(outcomes: Sequence[Outcome], most: int = 4) -> str:
+    """Names, as far as they fit into a title."""
+    names = [outcome.name for outcome in outcomes]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
 
 
 def entries(comparison: Comparison) -> dict[str, Any]:
@@ -145,17 +152,21 @@ def _overview(comparison: Comparison) -> Section:
         )
         for outcome in comparison.outcomes
     ]
+    text = [
+        f'Each row trains the student of "{base.name}" ({base.params:,} parameters)'
+        f' for {comparison.steps} {comparison.unit}, with seeds'
+        f' {seeds}. What counts is {comparison.metric} ({comparison.key}) after the'
+        ' last step; more is better. Mean ± standard deviation over the seeds; the'
+        ' difference is to the base, seed by seed.',
+    ]
+    if any(outcome.marks for outcome in comparison.outcomes):
+        text.append(
+            'Rows with * differ from the base in more than how they are taught; see'
+            ' below.'
+        )
     return Section(
         'What came out',
-        text=(
-            f'Each row trains the student of "{base.name}" ({base.params:,} parameters)'
-            f' for {comparison.steps} {comparison.unit}, with seeds'
-            f' {seeds}. What counts is {comparison.metric} ({comparison.key}) after the'
-            ' last step; more is better. Mean ± standard deviation over the seeds; the'
-            ' difference is to the base, seed by seed.',
-            'Rows with * differ from the base in more than how they are taught; see'
-            ' below.',
-        ),
+        text=text,
         table=(header, *rows),
         picture=(RUNS, f'{comparison.metric} of every run, and the mean of each row.'),
     )
