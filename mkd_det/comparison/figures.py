@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .runs import Outcome
+from .runs import Outcome, cut_off
 from .statistics import Spread
 
 
@@ -71,8 +71,9 @@ def draw_curves(
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout='constrained')
     for number, outcome in enumerate(outcomes):
         style = {'color': _colour(plt, number), 'label': _plain(outcome.name)}
-        _band(left, [run.curve for run in outcome.runs], marker='o', ms=4, **style)
-        _band(right, [run.losses for run in outcome.runs], **style)
+        whole = [run for run in outcome.runs if run not in cut_off(outcome.runs)]
+        _band(left, [run.curve for run in whole], marker='o', ms=4, **style)
+        _band(right, [run.losses for run in whole], **style)
     left.set(title=f'{metric} in validation', xlabel=unit)
     right.set(title="the student's own loss, in training", xlabel='iteration')
     right.set_ylim(0, None)
@@ -87,6 +88,8 @@ def draw_curves(
 
 def _band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> None:
     """At the steps that all curves have."""
+    if not curves:
+        return
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not steps:
         return

@@ -12,7 +12,7 @@ from typing import Any
 from .. import page
 from ..stages import write_json
 from .figures import draw_curves, draw_parts, draw_runs
-from .runs import Outcome
+from .runs import Outcome, cut_off
 from .statistics import Difference, Spread, rule
 
 PAGE, MARKDOWN, JSON = 'index.html', 'report.md', 'report.json'
@@ -239,7 +239,10 @@ def _curves(comparison: Comparison) -> Section:
         'Means; the band is from the least to the largest of the seeds. What teachers'
         ' add to the loss is left out.'
     )
-    return Section('Learning curves', picture=(CURVES, caption))
+    lost = [run for outcome in comparison.outcomes for run in cut_off(outcome.runs)]
+    told = ', '.join(f'{run.row} with seed {run.seed}' for run in lost)
+    text = [f'Left out, since a part of the log was lost: {told}.'] if lost else []
+    return Section('Learning curves', text=text, picture=(CURVES, caption))
 
 
 def _costs(comparison: Comparison) -> Section:

@@ -72,6 +72,12 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
     )
 
 
+def cut_off(runs: Sequence[Run]) -> list[Run]:
+    """Runs that have lost a part of their log: they have fewer points than others."""
+    longest = max(len(run.losses) for run in runs), max(len(run.curve) for run in runs)
+    return [run for run in runs if (len(run.losses), len(run.curve)) != longest]
+
+
 def parts_of(run: Run) -> dict[str, dict[str, float]]:
     """AP of a run by size and by class, as far as it was measured."""
     sizes = {
