@@ -159,6 +159,31 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add `--devices`.
+
+    Args:
+        parser: A tool's.
+        which: What runs side by side on them, for the help.
+    """
+
+    def device(text: str) -> str:
+        if text not in ('', 'cpu') and not text.isdigit():
+            raise argparse.ArgumentTypeError(
+                f'takes numbers of GPUs, or cpu, not {text!r}'
+            )
+        return text
+
+    parser.add_argument(
+        '--devices',
+        nargs='+',
+        type=device,
+        default=[''],
+        help=f'GPUs, by number: {which} run side by side on them. On a CPU, cpu cpu'
+        ' runs two at a time',
+    )
+
+
 def join_processes(cfg: Config) -> None:
     """Let several processes of one launcher find each other without a GPU.
 

@@ -30,7 +30,14 @@ from torch import nn
 from train import check_before_start
 
 import mkd_det  # noqa: F401
-from mkd_det.cli import check_amp, config_parser, console, main_guard, quiet_libraries
+from mkd_det.cli import (
+    add_devices,
+    check_amp,
+    config_parser,
+    console,
+    main_guard,
+    quiet_libraries,
+)
 from mkd_det.comparison import report
 from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import (
@@ -46,7 +53,6 @@ from mkd_det.errors import ConfigError
 from mkd_det.runtime import prepare
 from mkd_det.stages import (
     Stage,
-    add_devices,
     alone,
     display,
     run_stage,

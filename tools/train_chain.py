@@ -30,7 +30,14 @@ from export_student import META, export
 from mmengine.logging import MMLogger
 
 from mkd_det.chain import Chain, read_chain
-from mkd_det.cli import config_parser, console, main_guard, quiet_libraries, read_config
+from mkd_det.cli import (
+    add_devices,
+    config_parser,
+    console,
+    main_guard,
+    quiet_libraries,
+    read_config,
+)
 from mkd_det.errors import building
 from mkd_det.hooks.atomic import write_atomically
 from mkd_det.stages import (
@@ -38,7 +45,6 @@ from mkd_det.stages import (
     Display,
     Result,
     StageError,
-    add_devices,
     alone,
     display,
     read_json,

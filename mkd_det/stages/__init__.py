@@ -5,7 +5,7 @@ from .files import read_json, write_json
 from .history import History, read_history
 from .progress import Display, Lines, Task, display
 from .stage import ROOT, Result, Stage, StageError, run_stage
-from .together import add_devices, run_together
+from .together import run_together
 
 __all__ = [
     'ROOT',
@@ -16,7 +16,6 @@ __all__ = [
     'Stage',
     'StageError',
     'Task',
-    'add_devices',
     'alone',
     'display',
     'read_history',

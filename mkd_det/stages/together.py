@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
@@ -13,31 +12,6 @@ Job = TypeVar('Job')
 Out = TypeVar('Out')
 # Gets a job, environment variables that name its device, and what tells it to stop.
 Run = Callable[[Job, Mapping[str, str], Event], Out]
-
-
-def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
-    """Add `--devices`.
-
-    Args:
-        parser: A tool's.
-        which: What runs side by side on them, for the help.
-    """
-
-    def device(text: str) -> str:
-        if text not in ('', 'cpu') and not text.isdigit():
-            raise argparse.ArgumentTypeError(
-                f'takes numbers of GPUs, or cpu, not {text!r}'
-            )
-        return text
-
-    parser.add_argument(
-        '--devices',
-        nargs='+',
-        type=device,
-        default=[''],
-        help=f'GPUs, by number: {which} run side by side on them. On a CPU, cpu cpu'
-        ' runs two at a time',
-    )
 
 
 def run_together(
