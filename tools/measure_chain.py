@@ -24,12 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import measuring
-from measure_cifar10 import REVISED
+from measure_cifar10 import BATCH, REVISED
 from mmengine.config import Config
 
 from mkd_det.cli import main_guard, read_config
 from mkd_det.errors import CheckpointFileError
-from mkd_det.stages import ROOT, StageError, read_json, write_json
+from mkd_det.stages import (
+    ROOT,
+    Stage,
+    StageError,
+    display,
+    read_json,
+    run_stage,
+    write_json,
+)
 
 TOOL = ROOT / 'tools' / 'train_chain.py'
 CHAINS = 'configs/chain'
@@ -41,10 +49,10 @@ TWO = f'{CHAINS}/gfl_r18-w64-48-32_dgkd_r18-w16_bccd.py'
 
 @dataclass(frozen=True)
 class Row:
-    """One chain.
+    """One chain, or a student alone.
 
     Args:
-        chain: Its file.
+        chain: Its file; the config of a student that is trained alone.
         changes: Over the chain.
         last: Over its last stage.
         only: Members that are kept beside the root and the student; None for all.
@@ -69,6 +77,7 @@ EXPERIMENTS: dict[str, dict[str, Row]] = {
         'DGKD, one dropped': Row(SQUARE, last=dict(sampling=DROP)),
     },
     'rows': {
+        'alone': Row('configs/classification/resnet20-rows_cifar10.py'),
         'from the teacher': Row(ROWS_OF, only=()),
         'from parallel assistants': Row(ROWS_OF),
     },
@@ -143,6 +152,8 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     Raises:
         StageError: It failed.
     """
+    if name == 'alone':
+        return run_alone(args, name, seed)
     folder = folder_of(args, name, seed)
     file = folder.with_suffix('.py')
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +167,25 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     trained = sum(row['seconds'] for row in rows)
     more = {'name': name, 'seed': seed, 'chain_seconds': trained, 'stages': rows}
     return {**rows[-1], **more, 'experiment': args.experiment}
+
+
+def run_alone(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Train a student without a teacher; what it reaches."""
+    config = EXPERIMENTS[args.experiment][name].chain
+    stage = Stage(
+        name=name,
+        title=f'{args.experiment}: {name}, seed {seed}',
+        config=config,
+        folder=folder_of(args, name, seed),
+        epochs=args.epochs,
+        total=args.epochs * -(-args.images // BATCH),
+        options={'randomness.seed': seed, **budget(args, seed)},
+        figures={TOP1.name: 'accuracy/top1'},
+    )
+    with display(1, stage.title) as show:
+        entry = run_stage(stage, {}, show).entry()
+    known = {'params': measuring.count_parameters(config), 'guides': []}
+    return {**entry, **known, 'seed': seed, 'experiment': args.experiment}
 
 
 def write(args: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
