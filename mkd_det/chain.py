@@ -11,7 +11,14 @@ from typing import Any
 from mmengine.config import Config
 
 from .cli import load_config
-from .errors import ConfigError, check_keys, check_mapping, is_number, nearest
+from .errors import (
+    ConfigError,
+    check_keys,
+    check_mapping,
+    is_number,
+    nearest,
+    speaking_of,
+)
 from .registry import ADAPTERS, LOSSES, find_class, settings_of
 from .sampler import SourceSampler
 from .stages.training import count_in_iterations
@@ -19,6 +26,8 @@ from .stages.training import count_in_iterations
 # Of the chain as a whole, over what stands in a stage.
 _COMMON = ('recipe', 'guides', 'lam', 'ce_scale', 'sampling', 'options')
 _CHAIN = ('root', 'stages', 'metric', 'custom_imports', *_COMMON)
+# Folders beside those of the members.
+RESERVED = ('configs', 'students')
 _ROOT = ('name', 'cfg', 'checkpoint', 'options', 'teacher')
 _STAGE = (*_ROOT, 'parallel', *_COMMON[:-1])
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed', 'drop_teacher')
@@ -172,6 +181,11 @@ def _member(
             f'{where}: {own["name"]!r} is no name for a teacher',
             expected='letters, digits and _, no digit first',
         )
+    if own['name'] in RESERVED:
+        raise ConfigError(
+            f'{where}: {own["name"]!r} is where the chain writes for all of its members',
+            expected='another name',
+        )
     for key in ('options', 'teacher', 'sampling', 'recipe'):
         check_mapping(own.get(key), f'{where}.{key}')
     check_keys(own.get('teacher') or {}, (*LOADING, *_TEACHING), f'{where}.teacher')
@@ -271,7 +285,8 @@ def stage_config(
         students: Config and weights of every member, by name.
         chain: For the settings of the guides, and modules to import.
     """
-    cfg = load_config(member.cfg, dict(member.options))
+    with speaking_of(f'chain: {member.name}'):
+        cfg = load_config(member.cfg, dict(member.options))
     cfg = Config(cfg.to_dict())
     cfg.pop('recipe', None)
     count_in_iterations(cfg)

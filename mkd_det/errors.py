@@ -183,6 +183,17 @@ def building(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def speaking_of(whom: str) -> Iterator[None]:
+    """Let typed errors from inside begin with whom they are about."""
+    try:
+        yield
+    except MkdError as error:
+        if not error.message.startswith(whom):
+            error.message = f'{whom}: {error.message}'
+        raise
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
     """`known`, the closest matches to `name` first, at most `limit` of them."""
     known = list(dict.fromkeys(known))

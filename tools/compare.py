@@ -43,13 +43,12 @@ from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import (
     Common,
     Row,
-    of_row,
     read_rows,
     schedulers_of,
     split_name,
 )
 from mkd_det.comparison.runs import Run, outcome, read_run
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, speaking_of
 from mkd_det.runtime import prepare
 from mkd_det.stages import (
     Stage,
@@ -178,7 +177,7 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
         metric_of(row.cfg, row.name, metric[1])
     stages, starts = {}, {}
     for row in rows:
-        with of_row(row.name):
+        with speaking_of(row.name):
             print(f'Looking at {row.name}', flush=True)
             first = check_row(row, metric, folder)
             for seed in args.seeds:

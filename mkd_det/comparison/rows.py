@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..cli import load_config, read_config
-from ..errors import ConfigError, MkdError, check_mapping, is_whole, nearest
+from ..errors import ConfigError, check_mapping, is_whole, nearest, speaking_of
 from ..runtime import DEFAULT_HOOKS, is_distill
 from ..stages.training import count_in_iterations, evaluators_of, kind_of, steps_of
 
@@ -71,16 +70,6 @@ class Common:
     iters: int | None = None
 
 
-@contextmanager
-def of_row(name: str) -> Iterator[None]:
-    """Typed errors from inside tell which row they are of."""
-    try:
-        yield
-    except MkdError as error:
-        error.message = f'{name}: {error.message}'
-        raise
-
-
 def read_rows(base: str, others: Sequence[str], common: Common) -> list[Row]:
     """Read all rows, the base first.
 
@@ -104,7 +93,7 @@ def read_rows(base: str, others: Sequence[str], common: Common) -> list[Row]:
                 hint=f'another_name={path}',
             )
     alone = _read(named[0][1], common)
-    with of_row(named[0][0]):
+    with speaking_of(named[0][0]):
         if 'model' not in alone or is_distill(alone):
             raise ConfigError(
                 '--base is not the student alone',
@@ -114,7 +103,7 @@ def read_rows(base: str, others: Sequence[str], common: Common) -> list[Row]:
             )
     rows = []
     for name, path in named:
-        with of_row(name):
+        with speaking_of(name):
             cfg = _read(path, common)
             if 'model' not in cfg:
                 cfg = combine(alone, cfg, common)
