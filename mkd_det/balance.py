@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from mmengine.dist import all_reduce
@@ -24,20 +24,40 @@ def gradient_norms(
     Args:
         losses: Scalars, by name; on every rank the same names.
         parameters: Those that the losses share.
+
+    Raises:
+        ConfigError: A part of the model allows no such pass.
     """
     norms = {}
     for name, loss in losses.items():
-        squares = loss.new_zeros(())
-        if loss.requires_grad:
-            grads = torch.autograd.grad(
-                loss, parameters, retain_graph=True, allow_unused=True
-            )
-            squares = sum(
-                (g.float().square().sum() for g in grads if g is not None), squares
-            )
-        norms[name] = squares.sqrt()
+        try:
+            norms[name] = _gradient_norm(loss, parameters)
+        except RuntimeError as error:
+            raise ConfigError(
+                f'the gradient of {name} cannot be measured',
+                expected='a model whose graph can be gone through twice',
+                actual=str(error).splitlines()[0],
+                hint='with_cp=False; compile=[]; no `balance`, no GradientShareHook',
+            ) from error
         all_reduce(norms[name], 'mean')
     return norms
+
+
+def _gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Of one loss, which is made larger on the way where it can be: in float16 small
+    gradients would be lost, and no scaler is at work here."""
+    if not loss.requires_grad:
+        return loss.new_zeros(())
+    scale = 2.0**16
+    while True:
+        found = torch.autograd.grad(
+            loss * scale, parameters, retain_graph=True, allow_unused=True
+        )
+        squares = [g.float().square().sum() for g in found if g is not None]
+        norm = torch.stack(squares).sum().sqrt() if squares else loss.new_zeros(())
+        if norm.isfinite() or scale == 1:
+            return norm / scale
+        scale /= 2**4
 
 
 def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
@@ -72,10 +92,14 @@ class GradientShare(nn.Module):
     how it grows and fades by its schedule. (GradNorm, Chen et al., ICML 2018, arXiv
     1711.02257, balances rates of learning; here the shares are given.)
 
+    Until it is measured, a term counts nothing; it is measured in the first step that
+    it takes part in. What a term's schedule takes away is not given back. One whose
+    gradient is zero (no objects in a batch, say) is measured again after `interval`.
+
     The factors are saved with the training, and logged as `stat_<term>_factor`.
 
     Args:
-        terms: Names of all terms that are on.
+        terms: Names of all terms of the config.
         shares: Of each term, or one for all. Terms that are not named keep their
             weight.
         on: Module of the student whose parameters count.
@@ -96,7 +120,7 @@ class GradientShare(nn.Module):
         for name, share in given.items():
             if name not in terms:
                 raise ConfigError(
-                    'balance: a share is for a term that is on',
+                    'balance: a share is for a term',
                     actual=name,
                     available=nearest(str(name), list(terms), limit=8),
                 )
@@ -113,9 +137,19 @@ class GradientShare(nn.Module):
             )
         self.shares = dict(given)
         self.on, self.interval, self.momentum = on, interval, momentum
-        # 0: not measured yet.
-        self.factors: Tensor
-        self.register_buffer('factors', torch.zeros(len(self.shares)))
+        for name in self.shares:
+            self.register_buffer(name, torch.zeros(()))  # not measured yet
+        self._tried: set[str] = set()
+
+    def is_due(self, iteration: int, losses: Iterable[str]) -> bool:
+        """Whether it is time to measure.
+
+        Args:
+            iteration: Of the training; the same on every rank.
+            losses: Names of those that take part.
+        """
+        new = {name for name in self.shares if name in losses} - self._tried
+        return iteration % self.interval == 0 or bool(new)
 
     def measure(
         self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
@@ -127,20 +161,19 @@ class GradientShare(nn.Module):
             parameters: See `shared_parameters`.
         """
         names = [name for name in self.shares if name in losses]
+        self._tried.update(names)
         norms = gradient_norms(
             {name: losses[name] for name in (TASK, *names)}, parameters
         )
-        for index, (name, share) in enumerate(self.shares.items()):
-            if name not in norms or not norms[name] > 0 or not norms[TASK] > 0:
+        task = norms.pop(TASK)
+        for name, norm in norms.items():
+            wanted = self.shares[name] * task / norm
+            if not (wanted.isfinite() and wanted > 0):
                 continue
-            wanted = (share * norms[TASK] / norms[name]).clamp(1e-8, 1e8)
-            old = self.factors[index]
+            old = self.get_buffer(name)
             kept = old**self.momentum * wanted ** (1 - self.momentum)
-            self.factors[index] = torch.where(old > 0, kept, wanted)
+            old.copy_(torch.where(old > 0, kept, wanted))
 
-    def factor(self, name: str) -> Tensor | None:
-        """Of a term; None where it has no share, or was not measured yet."""
-        if name not in self.shares:
-            return None
-        factor = self.factors[list(self.shares).index(name)]
-        return factor if factor > 0 else None
+    def factors(self) -> dict[str, Tensor]:
+        """By term; 0 where it was not measured yet."""
+        return {name: self.get_buffer(name).clone() for name in self.shares}

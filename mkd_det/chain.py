@@ -183,7 +183,8 @@ def _member(
         )
     if own['name'] in RESERVED:
         raise ConfigError(
-            f'{where}: {own["name"]!r} is where the chain writes for all of its members',
+            f'{where}: in a folder called {own["name"]!r} the chain keeps what is of'
+            ' all members',
             expected='another name',
         )
     for key in ('options', 'teacher', 'sampling', 'recipe'):

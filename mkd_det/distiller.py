@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .balance import shared_parameters
+from .balance import TASK, shared_parameters
 from .compiling import Wanted, compile_parts
 from .confidence import TeacherWeights, as_mask
 from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
@@ -57,6 +57,8 @@ _MAPPINGS = (
     'inherit',
     'balance',
 )
+# What is logged and not trained on begins with it.
+STATISTIC = 'stat_'
 _SAMPLING = ('keep_prob', 'drop_exact', 'seed', 'always')
 
 
@@ -142,6 +144,9 @@ class Distiller(BaseModel):
         model = MODELS.build(student)
         super().__init__(model.data_preprocessor, init_cfg)
         self.student = model
+        # Of each loss of the last step that is not the student's own: its term, adapter
+        # or branch.
+        self.origins: dict[str, str] = {}
         self.observers: list[Any] = _Observers()
         self._original: _Original | None = _Original()
         # What follows draws random numbers (teachers, adapters). The student's
@@ -161,16 +166,20 @@ class Distiller(BaseModel):
             ).build()
         read = self.plan.taps.get('student', {}).values()
         compile_parts(model, compile, read, 'the student')
-        self.branches = self.plan.branches
-        self.adapters = _modules(self.plan.adapters)
-        self.losses = _modules(self.plan.terms)
-        self._told = _settings(self.plan.terms, terms or {})
+        self._take_parts(terms or {})
         self.side = SideStream(overlap)
-        self.balance = _balancing(balance, self.plan, model)
+        self.balance = _balancing(balance, list(terms or {}), model)
         self.sampler = _sampler(sampling or {}, teachers or {}, self.plan)
         self.renormalizers = _renormalizers(model.data_preprocessor, self.teachers)
         self._register_state_dict_hook(_to_plain)
         self._register_load_state_dict_pre_hook(_from_plain, with_module=True)
+
+    def _take_parts(self, terms: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the parts of the plan children."""
+        self.branches = self.plan.branches
+        self.adapters = _modules(self.plan.adapters)
+        self.losses = _modules(self.plan.terms)
+        self._told = _settings(self.plan.terms, terms)
 
     # -- the training step ---------------------------------------------------
 
@@ -213,6 +222,7 @@ class Distiller(BaseModel):
         known['student'] = seen
         self._notify_knowledge(known)
 
+        self.origins = {}
         shares = self.weigher(known, data_samples)
         truths = _truths(active, inputs, data_samples)
         for name, link in self._read_by(active).items():
@@ -220,11 +230,11 @@ class Distiller(BaseModel):
             known[name] = {'student': output.student, 'teacher': output.teacher}
             for key, value in output.losses.items():
                 share = shares.get(self.plan.teacher_of(link))
-                _add(losses, f'loss_{name}_{key}', _mean(value, share))
+                self._add(losses, f'loss_{name}_{key}', _mean(value, share), name)
         for name, branch in self.branches.items():
             levels = {key: _at(known, Ref(name, key)) for key in branch.taps()}
             for key, value in branch.losses(levels).items():
-                _add(losses, f'loss_{name}_{key}', value)
+                self._add(losses, f'loss_{name}_{key}', value, name)
         for name, link in active.items():
             for key, part in self._parts(link, known, shares, truths).items():
                 if grad and not part.requires_grad:
@@ -232,9 +242,11 @@ class Distiller(BaseModel):
                         f'term {name!r} {key} has no gradient: it would train nothing',
                         hint='a loss that computes with what it gets of the student',
                     )
-                _add(losses, f'{name}_{key}' if key else name, weights[name] * part)
+                named = f'{name}_{key}' if key else name
+                self._add(losses, named, weights[name] * part, name)
         self._balance_terms(losses, progress)
-        losses.update(self._idle(active))
+        for name, value in self._idle(active).items():
+            self._add(losses, name, value, 'idle')
         for observer in self.observers:
             observer.on_terms(losses)
         return losses
@@ -303,30 +315,59 @@ class Distiller(BaseModel):
             parts if share is None else {k: v * share.mean() for k, v in parts.items()}
         )
 
+    def _add(
+        self, losses: dict[str, Any], name: str, value: Tensor, origin: str
+    ) -> None:
+        """Add a loss; never in the place of another, the student's own above all."""
+        if name in losses:
+            raise ConfigError(
+                f'two losses are called {name!r}',
+                available=sorted(losses),
+                hint='another name for the term, adapter or branch: the student has'
+                ' losses of its own, and a term has one for each of its parts',
+            )
+        losses[name], self.origins[name] = value, origin
+
     def totals(self, losses: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The losses of a step, each with the term, adapter or branch that it comes
-        from; the student's own as 'task'."""
-        totals: dict[str, Tensor] = {}
+        """The losses of the last step, each with the term, adapter or branch that it
+        comes from; the student's own as 'task'."""
+        parts: dict[str, list[Tensor]] = {}
         for name, value in losses.items():
-            if 'loss' in name and (part := self.plan.part_of(name)) != 'idle':
+            if 'loss' in name and not name.startswith(STATISTIC):
                 values = value if isinstance(value, list) else [value]
-                known = [totals[part]] if part in totals else []
-                totals[part] = torch.stack([*known, *(v.mean() for v in values)]).sum()
-        return totals
+                part = parts.setdefault(self.origins.get(name, TASK), [])
+                part += [v.mean() for v in values]
+        parts.pop('idle', None)
+        return {name: torch.stack(values).sum() for name, values in parts.items()}
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As mmengine's: the sum, and what is logged. Statistics are logged alone,
+        even those in whose name there is a loss."""
+        stats = {k: v for k, v in losses.items() if k.startswith(STATISTIC)}
+        total, logged = super().parse_losses(
+            {k: v for k, v in losses.items() if k not in stats}
+        )
+        logged.update({name: value.detach().mean() for name, value in stats.items()})
+        return total, logged
 
     def _balance_terms(self, losses: dict[str, Any], progress: Progress) -> None:
         """Bring terms to their share of the gradient."""
         if self.balance is None:
             return
-        if torch.is_grad_enabled() and progress.iter % self.balance.interval == 0:
-            parameters = shared_parameters(self.student, self.balance.on)
-            self.balance.measure(self.totals(losses), parameters)
+        totals = self.totals(losses)
+        if torch.is_grad_enabled() and self.balance.is_due(progress.iter, totals):
+            # What a schedule takes away is not to be given back.
+            for name in totals.keys() & self.plan.terms.keys():
+                factor = self.plan.terms[name].module.schedule.factor(progress)
+                totals[name] = totals[name] / factor
+            on = shared_parameters(self.student, self.balance.on)
+            self.balance.measure(totals, on)
+        factors = self.balance.factors()
         for name in list(losses):
-            term = self.plan.part_of(name)
-            factor = self.balance.factor(term)
-            if factor is not None:
-                losses[name] = losses[name] * factor
-                losses[f'stat_{term}_factor'] = factor.clone()
+            term = self.origins.get(name, TASK)
+            if term in factors:
+                losses[name] = losses[name] * factors[term]
+                losses[f'{STATISTIC}{term}_factor'] = factors[term]
 
     def _module(self, ref: Ref) -> nn.Module:
         """The module that a tap names; of a probe, the head that it runs."""
@@ -340,9 +381,6 @@ class Distiller(BaseModel):
         """Zero, with a gradient of zero for every module that sat out, if only
         with one side: DDP then needs no `find_unused_parameters`."""
         read = {(r.owner, r.key) for t in active.values() for r in t.refs.values()}
-        # A probe has no side of the teacher's.
-        empty = {key for key, specs in self.plan.specs.items() if not specs}
-        read |= empty
         used = {n for n in self.adapters if {(n, side) for side in SIDES} <= read}
         used |= set(active)
         parameters = [
@@ -500,15 +538,15 @@ def _mean(value: Tensor, share: Tensor | None) -> Tensor:
 def _inheritance(
     cfg: Mapping[str, Any] | None, student: nn.Module, teachers: TeacherBank
 ) -> Inheritance | None:
-    return Inheritance(cfg, student, teachers) if cfg else None
+    return None if cfg is None else Inheritance(cfg, student, teachers)
 
 
 def _balancing(
-    cfg: Mapping[str, Any] | None, plan: Plan, student: nn.Module
+    cfg: Mapping[str, Any] | None, terms: Sequence[str], student: nn.Module
 ) -> Any | None:
     if not cfg:
         return None
-    made = build(BALANCES, dict(cfg), 'balance', terms=list(plan.terms))
+    made = build(BALANCES, dict(cfg), 'balance', terms=terms)
     shared_parameters(student, made.on)
     return made
 
@@ -517,18 +555,6 @@ def _checked_weight(value: Any) -> float:
     if not is_number(value) or value < 0:
         raise ConfigError('task_weight must be a number >= 0', actual=value)
     return value
-
-
-def _add(losses: dict[str, Any], name: str, value: Tensor) -> None:
-    """Add a loss; never in the place of another, the student's own above all."""
-    if name in losses:
-        raise ConfigError(
-            f'two losses are called {name!r}',
-            available=sorted(losses),
-            hint='another name for the term, adapter or branch: the student has losses'
-            ' of its own, and a term has one for each of its parts',
-        )
-    losses[name] = value
 
 
 def _modules(links: Mapping[str, Link]) -> nn.ModuleDict:
@@ -600,11 +626,9 @@ def _from_plain(
     for name in ('adapters', 'losses', 'balance'):
         if (part := getattr(module, name)) is not None:
             own = part.state_dict()
-            saved = distill.get(name, own) if same_plan else own
-            if {k: v.shape for k, v in saved.items()} != {
-                k: v.shape for k, v in own.items()
-            }:
-                saved = own  # shares of other terms
+            saved = distill.get(name, {}) if same_plan else own
+            if name == 'balance':  # shares may be changed, as weights may
+                saved = {k: saved.get(k, v) for k, v in own.items()}
             state.update({f'{prefix}{name}.{k}': v for k, v in saved.items()})
 
 

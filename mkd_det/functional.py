@@ -47,6 +47,38 @@ def softmax_kl(
     return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(dim) * tau**2
 
 
+def decoupled_kl(
+    student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""Divergence in the label against all else, and among all else: (TCKD, NCKD).
+
+    .. math:: \tau^2 \mathrm{KL}((p^t_y, 1 - p^t_y) \| (p^s_y, 1 - p^s_y)), \qquad
+        \tau^2 \mathrm{KL}(\hat p^t \| \hat p^s), \quad
+        \hat p = \mathrm{softmax}(z_{k \neq y} / \tau)
+
+    Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge Distillation", CVPR 2022, arXiv
+    2203.08679. What they replace is the first plus :math:`1 - p^t_y` times the second.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        labels: The right class of each sample.
+        tau: Temperature.
+
+    Shape:
+        - student, teacher: (M, K), K at least 2
+        - labels: (M,)
+        - output: (M,) twice
+    """
+    right = F.one_hot(labels, student.shape[-1]).bool()
+    sides = []
+    for logits in (student / tau, teacher / tau):
+        rest = logits[~right].view(len(logits), -1)
+        sides.append((torch.stack([logits[right], rest.logsumexp(-1)], -1), rest))
+    (s_two, s_rest), (t_two, t_rest) = sides
+    return softmax_kl(s_two, t_two) * tau**2, softmax_kl(s_rest, t_rest) * tau**2
+
+
 def quality_bce(
     student: Tensor, teacher: Tensor, beta: float = 1.0, tau: float = 1.0
 ) -> Tensor:
@@ -142,42 +174,15 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         - student, teacher: (\*, 4)
         - output: (\*)
     """
-    return 1 - bbox_overlaps(student, teacher, mode='giou', is_aligned=True, eps=1e-7)
+    # Heads with signed distances may turn a box inside out.
+    boxes = [
+        torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
+        for low, high in (box.split(2, -1) for box in (student, teacher))
+    ]
+    return 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
 
 
 # ------------------------------------------------------------------ difficulty
-
-
-def decoupled_kl(
-    student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    r"""Divergence in the label against all else, and among all else: (TCKD, NCKD).
-
-    .. math:: \tau^2 \mathrm{KL}((p^t_y, 1 - p^t_y) \| (p^s_y, 1 - p^s_y)), \qquad
-        \tau^2 \mathrm{KL}(\hat p^t \| \hat p^s), \quad
-        \hat p = \mathrm{softmax}(z_{k \neq y} / \tau)
-
-    Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge Distillation", CVPR 2022, arXiv
-    2203.08679. What they replace is the first plus :math:`1 - p^t_y` times the second.
-
-    Args:
-        student: Logits.
-        teacher: Logits.
-        labels: The right class of each sample.
-        tau: Temperature.
-
-    Shape:
-        - student, teacher: (M, K), K at least 2
-        - labels: (M,)
-        - output: (M,) twice
-    """
-    right = F.one_hot(labels, student.shape[-1]).bool()
-    sides = []
-    for logits in (student / tau, teacher / tau):
-        rest = logits[~right].view(len(logits), -1)
-        sides.append((torch.stack([logits[right], rest.logsumexp(-1)], -1), rest))
-    (s_two, s_rest), (t_two, t_rest) = sides
-    return softmax_kl(s_two, t_two) * tau**2, softmax_kl(s_rest, t_rest) * tau**2
 
 
 def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -348,6 +353,13 @@ def pool_to(level: Tensor, size: tuple[int, int]) -> Tensor:
     """
     same = tuple(level.shape[-2:]) == size
     return level if same else F.adaptive_avg_pool2d(level, size)
+
+
+def rows(logits: Tensor) -> Tensor:
+    """Logits (N, K), (N, L, K) or (N, K, H, W) as (M, K): a row a sample or place."""
+    if logits.dim() == 4:
+        logits = logits.movedim(1, -1)
+    return logits.flatten(0, -2)
 
 
 def unit(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
@@ -563,7 +575,9 @@ def box_cells(
         count = size[1 - axis]
         low, high = (boxes[:, [axis, axis + 2]] * (count / image[1 - axis])).unbind(1)
         cells = torch.arange(count, device=boxes.device)
-        reached.append((cells >= low.floor()[:, None]) & (cells < high.ceil()[:, None]))
+        first = low.floor()
+        last = torch.maximum(high.ceil(), first + 1)  # a flat box has a cell, too
+        reached.append((cells >= first[:, None]) & (cells < last[:, None]))
     return reached[0], reached[1]
 
 

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from .errors import ConfigError, PlanError
 from .structures import GroundTruth
 
+_WITHOUT_BOXES = (
+    'SoftOutputKD, DKD, DIST on logits; FeatureKD, AttentionKD, RelationKD on features'
+)
+
 
 def read_truth(
     kind: str, inputs: Tensor, data_samples: Sequence[Any] | None
@@ -30,8 +34,8 @@ def read_truth(
     size = (inputs.shape[-2], inputs.shape[-1])
     if kind == 'labels':
         target = image_labels(data_samples, inputs.device, 'the ground truth')
-        labels = target.argmax(-1) if target.dim() == 2 else target
-        return GroundTruth((), tuple(labels), size)
+        of_images = target.argmax(-1) if target.dim() == 2 else target
+        return GroundTruth((), tuple(of_images), size)
     known: list[Any] = [
         getattr(sample, 'gt_instances', None) for sample in data_samples or ()
     ]
@@ -40,9 +44,14 @@ def read_truth(
             'the data samples hold no boxes, which a term asks for',
             expected='gt_instances with bboxes and labels',
             actual=_fields(data_samples),
+            hint=_WITHOUT_BOXES,
         )
     boxes = tuple(get_box_tensor(k.bboxes).to(inputs.device) for k in known)
-    return GroundTruth(boxes, tuple(k.labels.to(inputs.device) for k in known), size)
+    labels = tuple(
+        torch.as_tensor(k.get('labels', torch.zeros(len(k)))).to(inputs.device)
+        for k in known
+    )
+    return GroundTruth(boxes, labels, size)
 
 
 def no_truth(size: tuple[int, int], like: Tensor) -> GroundTruth:
@@ -60,8 +69,7 @@ def check_truth(kind: str, student: nn.Module, where: str) -> None:
             f'{where} needs boxes of the ground truth',
             expected='a detector',
             actual=f'{type(student).__name__}: its data has labels only',
-            hint="SoftOutputKD, DKD, DIST on logits; FeatureKD, 'MaskedGeneration' on"
-            ' features',
+            hint=_WITHOUT_BOXES,
         )
     if kind == 'labels' and detects:
         raise PlanError(

@@ -51,6 +51,13 @@ class Inheritance:
                 actual=self.modules,
                 hint="inherit=dict(teacher='t', modules=['neck', 'bbox_head'])",
             )
+        if not self.modules or teachers[self.teacher].checkpoint is None:
+            raise ConfigError(
+                'inherit: there is nothing to inherit',
+                expected='modules, and a teacher with a checkpoint',
+                actual=f'{len(self.modules)} modules, checkpoint'
+                f' {teachers[self.teacher].checkpoint}',
+            )
         for path in self.modules:
             _check_fit(path, student, teachers[self.teacher].model)
 
@@ -87,6 +94,8 @@ def _check_fit(path: Any, student: nn.Module, teacher: nn.Module) -> None:
     )
     every = sorted({*ours, *theirs})
     other = [k for k in every if ours.get(k) != theirs.get(k)]
+    if not every:
+        raise ConfigError(f'inherit: {path} has no weights')
     if other:
         shown = [f'{k}: {ours.get(k)}, teacher {theirs.get(k)}' for k in other[:4]]
         raise PlanError(

@@ -131,16 +131,6 @@ class Plan:
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
 
-    def part_of(self, loss: str) -> str:
-        """Name of the term, adapter or branch that a loss comes from; 'task' for the
-        student's own."""
-        if loss == 'loss_idle':
-            return 'idle'
-        added = {f'loss_{name}': name for name in (*self.adapters, *self.branches)}
-        added |= {name: name for name in self.terms}
-        known = [key for key in added if loss == key or loss.startswith(f'{key}_')]
-        return added[max(known, key=len)] if known else 'task'
-
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
         schedules and speeds are left out: they may change when a run is resumed."""
@@ -477,7 +467,7 @@ class Planner:
         teacher = refs['teacher'].owner
         if teacher in self.teachers:
             tap = self.plan.taps[teacher][refs['teacher'].key]
-            module.bind(self.teachers[teacher].model, tap.paths, where)
+            module.bind(self.teachers[teacher].model, tap, where)
         self.plan.adapters[name] = Link(name, refs, module)
         levels = {s: self.levels[ref.owner, ref.key] for s, ref in refs.items()}
         with frozen_state(module):

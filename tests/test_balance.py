@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from torch import nn
 
 import hook_runs
 import tiny
 from mkd_det.balance import GradientShare, gradient_norms, shared_parameters
 from mkd_det.errors import ConfigError
+from mkd_det.schedules import Progress
 
 TERMS = dict(
     loss_attention=dict(type='AttentionKD', student='fpn', teacher='t.fpn'),
@@ -35,13 +37,17 @@ def test_norms_and_factors_by_hand() -> None:
     }  # fmt: skip
     assert weight.grad is None
     share = GradientShare(list(losses)[1:], dict(loss_a=0.5, loss_b=1.0, loss_c=1.0))
-    assert share.factor('loss_a') is None
+    assert share.is_due(1, ['task', 'loss_a']) and not share.factors()['loss_a']
     share.measure(losses, [weight])
-    assert share.factor('loss_a') == 0.5 and share.factor('loss_b') == 0.25
-    assert share.factor('loss_c') is None and share.factor('loss_d') is None
+    found = {name: value.item() for name, value in share.factors().items()}
+    assert found == {'loss_a': 0.5, 'loss_b': 0.25, 'loss_c': 0.0}
+    assert share.is_due(50, losses) and not share.is_due(51, losses)
     # Then slowly: 0.5^0.9 * 1^0.1.
     share.measure({**losses, 'loss_a': losses['loss_a'] / 2}, [weight])
-    assert share.factor('loss_a').item() == pytest.approx(0.5**0.9, rel=1e-5)
+    assert share.factors()['loss_a'].item() == pytest.approx(0.5**0.9, rel=1e-5)
+    # What is not finite tells nothing.
+    share.measure({**losses, 'loss_a': losses['loss_a'] * torch.inf}, [weight])
+    assert share.factors()['loss_a'].item() == pytest.approx(0.5**0.9, rel=1e-5)
 
 
 def distiller(**more: Any) -> Any:
@@ -88,18 +94,20 @@ def test_factors_travel_with_the_training_and_not_with_the_student(
     balance = dict(type='GradientShare', shares=1.0)
     model = distiller(balance=balance)
     losses_of(model)
-    factors = model.balance.factors.clone()
-    assert (factors > 0).all()
+    factors = model.balance.factors()
+    assert all(value > 0 for value in factors.values())
     state = model.state_dict()
     assert list(state) == list(tiny.build(tiny.gfl(4, 8)).state_dict())
     torch.save(state, tmp_path / 'a.pth')
     again = distiller(balance=balance)
     again.load_state_dict(torch.load(tmp_path / 'a.pth'))
-    assert torch.equal(again.balance.factors, factors)
-    # Other shares begin anew, and so does a training without.
-    other = distiller(balance=dict(type='GradientShare', shares=dict(loss_soft=1.0)))
-    other.load_state_dict(torch.load(tmp_path / 'a.pth'))
-    assert other.balance.factors.tolist() == [0.0]
+    assert again.balance.factors() == factors
+    # By name, whatever their order, and as far as they are there.
+    turned = dict.fromkeys(reversed(list(factors)), 1.0)
+    for shares in (turned, dict(loss_soft=1.0)):
+        other = distiller(balance=dict(type='GradientShare', shares=shares))
+        other.load_state_dict(torch.load(tmp_path / 'a.pth'))
+        assert other.balance.factors() == {name: factors[name] for name in shares}
     distiller().load_state_dict(torch.load(tmp_path / 'a.pth'))
 
 
@@ -107,7 +115,89 @@ def test_a_validation_loss_measures_nothing() -> None:
     model = distiller(balance=dict(type='GradientShare', shares=1.0))
     with torch.no_grad():
         losses_of(model)
-    assert not model.balance.factors.any()
+    assert not any(model.balance.factors().values())
+
+
+def test_statistics_are_logged_and_not_added_up() -> None:
+    model = distiller(balance=dict(type='GradientShare', shares=1e6))
+    losses = losses_of(model)
+    total, logged = model.parse_losses(losses)
+    names = {name for name in losses if name.startswith('stat_')}
+    assert names == {'stat_loss_attention_factor', 'stat_loss_soft_factor'}
+    assert names < set(logged)
+    torch.testing.assert_close(
+        torch.stack(list(model.totals(losses).values())).sum(), total
+    )
+    assert total == logged['loss']
+
+
+@pytest.mark.parametrize('iteration', [0, 49, 150])
+def test_a_schedule_stays_what_it_is(iteration: int) -> None:
+    shares = dict(loss_attention=50.0)
+    schedule = dict(warmup_iters=100)
+    terms = {'loss_attention': {**TERMS['loss_attention'], 'schedule': schedule}}
+    balance = dict(type='GradientShare', shares=shares, momentum=0.0)
+    model = distiller(balance=balance, terms=terms)
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 1000)
+    hub.update_info('iter', iteration)
+    losses = losses_of(model)
+    risen = model.plan.terms['loss_attention'].module.schedule.factor(Progress.now())
+    assert shares_of(model, losses)['loss_attention'] == pytest.approx(
+        50 * risen, rel=1e-3
+    )
+
+
+def test_a_teacher_that_comes_late_is_measured_when_it_comes() -> None:
+    terms = {
+        'loss_a': {**TERMS['loss_attention'], 'weight': 1e4},
+        'loss_b': {**TERMS['loss_attention'], 'weight': 1e4, 'teacher': 'u.fpn'},
+    }
+    teachers = {n: dict(cfg=tiny.gfl(8, 16), checkpoint=None) for n in ('t', 'u')}
+    model = distiller(
+        terms=terms,
+        teachers=teachers,
+        sampling=dict(drop_exact=1),
+        balance=dict(type='GradientShare', shares=1.0),
+    )
+    hub, seen = MessageHub.get_current_instance(), set()
+    for iteration in range(8):
+        hub.update_info('iter', iteration)
+        shares = shares_of(model, losses_of(model))
+        assert list(shares.values()) == [pytest.approx(1, rel=1e-3)]
+        seen |= set(shares)
+    assert seen == set(terms)
+
+
+def test_what_float16_would_lose_is_found() -> None:
+    weight = nn.Parameter(torch.full((200_000,), 0.002))
+    norms = gradient_norms(
+        {
+            'half': weight.half().float().square().mean(),
+            'whole': weight.square().mean(),
+        },
+        [weight],
+    )
+    assert norms['whole'] > 0
+    torch.testing.assert_close(norms['half'], norms['whole'], rtol=0.01, atol=0)
+
+
+def test_a_graph_that_cannot_be_gone_through_twice_is_told() -> None:
+    student = tiny.gfl(4, 8)
+    student['backbone'] = {**student['backbone'], 'with_cp': True}
+    cfg = tiny.distiller(student, tiny.gfl(8, 16), terms=TERMS, adapters={})
+    cfg.update(branches={}, balance=dict(type='GradientShare', shares=1.0))
+    model = tiny.build(cfg).train()
+    with pytest.raises(ConfigError, match='cannot be measured') as caught:
+        losses_of(model)
+    assert 'with_cp=False' in str(caught.value)
+
+
+def test_terms_that_are_off_need_no_share() -> None:
+    terms = {**TERMS, 'loss_soft': {**TERMS['loss_soft'], 'weight': 0}}
+    shares = dict(loss_soft=1.0, loss_attention=1.0)
+    model = distiller(terms=terms, balance=dict(type='GradientShare', shares=shares))
+    assert 'stat_loss_attention_factor' in losses_of(model)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +221,10 @@ def test_bad_settings_are_told(given: dict, words: str) -> None:
 def test_losses_are_told_apart() -> None:
     model = tiny.build(tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16)))
     losses = losses_of(model)
-    found = {name: model.plan.part_of(name) for name in losses if 'loss' in name}
-    assert found['loss_cls'] == found['loss_dfl'] == 'task'
-    assert found['loss_soft_cls'] == 'loss_soft'
-    assert {v for k, v in found.items() if k.startswith('loss_guide')} == {'guide'}
+    assert {'loss_cls', 'loss_dfl'} & set(model.origins) == set()
+    assert model.origins['loss_soft_cls'] == 'loss_soft'
+    found = {v for k, v in model.origins.items() if k.startswith('loss_guide')}
+    assert found == {'guide'}
     totals = model.totals(losses)
     whole, _ = model.parse_losses(losses)
     torch.testing.assert_close(torch.stack(list(totals.values())).sum(), whole)

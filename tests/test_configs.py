@@ -234,7 +234,7 @@ def test_name_matches_contents(file: Path) -> None:
         (teacher,), student = teacher_models(cfg), cfg.model.student
         assert backbones(file) == [backbone(teacher), backbone(student)]
         other = [m[1] for m in map(BACKBONE.match, file.stem.split('_')) if m and m[1]]
-        assert teacher.type == DETECTORS[other[0]] if other else detector
+        assert teacher.type == (DETECTORS[other[0]] if other else detector)
         assert student.type == detector
         parts = [*cfg.model.terms.values(), *cfg.model.get('adapters', {}).values()]
         (method,) = set(file.stem.split('_')) & set(DETECTION)

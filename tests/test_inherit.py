@@ -68,6 +68,9 @@ def test_a_partial_fit_is_refused_and_told(file: Path) -> None:
         (dict(modules='neck'), 'a list of paths'),
         (dict(modules=['nekc']), 'neck'),
         (dict(module=['neck']), 'modules'),
+        (dict(modules=[]), 'nothing to inherit'),
+        (dict(modules=['bbox_head.prior_generator']), 'no module'),
+        (dict(modules=['backbone.relu']), 'has no weights'),
     ],
 )
 def test_bad_settings_are_told(file: Path, given: dict, words: str) -> None:

@@ -190,6 +190,8 @@ def test_a_box_reaches_into_cells() -> None:
     rows, columns = MF.box_cells(boxes, (64, 64), (4, 4))
     assert rows.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert columns.int().tolist() == [[1, 1, 0, 0], [0, 0, 0, 1]]
+    flat = torch.tensor([[16.0, 5.0, 16.0, 20.0]])
+    assert MF.box_cells(flat, (64, 64), (4, 4))[1].int().tolist() == [[0, 1, 0, 0]]
 
 
 def test_the_context_is_learned_on_both_sides_and_widths_may_differ() -> None:
@@ -320,3 +322,13 @@ def test_a_classifier_learns_decoupled() -> None:
     data = model.data_preprocessor(tiny_images.batch(), True)
     losses = model(**data, mode='loss')
     assert losses['loss_dkd_target'] > 0 and losses['loss_dkd_rest'] > 0
+
+
+def test_boxes_turned_inside_out_are_boxes() -> None:
+    """As heads with signed distances yield them."""
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    turned = torch.tensor([[10.0, 0.0, 0.0, 10.0]])
+    assert MF.giou_distance(box, turned).item() == pytest.approx(0, abs=1e-6)
+    draw = torch.randn(2, 1000, 4, generator=torch.Generator().manual_seed(0))
+    distance = MF.giou_distance(*draw)
+    assert distance.min() >= 0 and distance.max() <= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -70,14 +70,14 @@ class Adapter(nn.Module):
         """The dense head whose output `<name>.student` is; None for features."""
         return None
 
-    def bind(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
+    def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Called once, by the plan, before the first forward: for adapters that use a
         part of the frozen teacher. What they keep of it must not become a child module
         (see `Frozen`).
 
         Args:
             teacher: The teacher's model.
-            paths: What its tap reads.
+            tap: What is read of it (`taps.Tap`).
             where: Name of this adapter, for messages.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ class NonLinearAlign(Adapter):
         self.reuse_classifier, self.tau, self.weight = reuse_classifier, tau, weight
         self.classifier: Frozen | None = None
 
-    def bind(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
+    def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the classifier to be reused."""
         if self.reuse_classifier is None or self.reuse_classifier is False:
             return

@@ -60,16 +60,22 @@ class GradientShareHook(DistillHook):
         for name, norm in norms.items():
             share = norm / task.clamp_min(1e-12)
             losses[f'stat_share_{name}'] = share
-            self._warn(runner, name, float(share))
+            hint = 'change its weight'
+            if name in distiller.plan.terms:
+                hint += (
+                    ", or let balance=dict(type='GradientShare',"
+                    f' shares=dict({name}=0.5)) do it'
+                )
+            self._warn(runner, name, float(share), hint)
 
-    def _warn(self, runner: Runner, name: str, share: float) -> None:
-        if self.low <= share <= self.high:
+    def _warn(self, runner: Runner, name: str, share: float, hint: str) -> None:
+        # What does not reach these parameters at all is not drowned in them.
+        if share == 0 or self.low <= share <= self.high:
             self.warned.discard(name)
         elif name not in self.warned:
             self.warned.add(name)
-            how = 'drowns the task' if share > self.high else 'is drowned by the task'
+            how = 'is drowned by the task' if share < self.low else 'drowns the task'
             runner.logger.warning(
                 f'{name} {how}: its gradient on {self.on} is {share:.3g} times the'
-                f" task's, at iteration {runner.iter + 1}; change its `weight`, or let"
-                f" balance=dict(type='GradientShare', shares=dict({name}=0.5)) do it"
+                f" task's, at iteration {runner.iter + 1}; {hint}"
             )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import pearson_distance
+from ..functional import pearson_distance, rows
 from ..registry import LOSSES
 from .base import PairLoss
 
@@ -63,15 +63,8 @@ class DIST(PairLoss):
                 'DIST: samples are related to each other, and cannot be weighed',
                 hint='no `teacher_weights` for this teacher',
             )
-        p, q = ((_rows(z) / self.tau).softmax(-1) for z in (student, teacher))
+        p, q = ((rows(z) / self.tau).softmax(-1) for z in (student, teacher))
         between_classes = pearson_distance(p, q).mean()
         between_samples = pearson_distance(p.t(), q.t()).mean()
         loss = self.beta * between_classes + self.gamma * between_samples
         return self.tau**2 * loss
-
-
-def _rows(level: Tensor) -> Tensor:
-    """Logits as (M, K)."""
-    if level.dim() == 4:
-        level = level.movedim(1, -1)
-    return level.flatten(0, -2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import decoupled_kl, weighted_rows
+from ..functional import decoupled_kl, rows, weighted_rows
 from ..registry import LOSSES
 from ..structures import GroundTruth
 from .base import PairLoss
@@ -26,8 +26,8 @@ class DKD(PairLoss):
     says of the other classes counts least where it is sure of the label. The paper's
     weights: beta 2 on CIFAR from ResNet-56 to ResNet-20 and 8 where the teacher is far
     better, at tau 4; 0.5 at tau 1 on ImageNet. Its code warms the loss up over 20
-    epochs: `schedule=dict(warmup=...)`. For detectors it takes the classes of
-    proposals, of which we have no probe.
+    epochs: `schedule=dict(warmup_iters=...)`, in iterations. For detectors it takes the
+    classes of proposals, of which we have no probe.
 
     Args:
         alpha: Weight of the label against all else.
@@ -83,15 +83,8 @@ class DKD(PairLoss):
     def _parts(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
-        s, t = (_rows(level) for level in (student, teacher))
+        s, t = (rows(level) for level in (student, teacher))
         labels = labels.repeat_interleave(len(s) // len(labels))
         weights = None if mask is None else mask.reshape(-1)
         parts = decoupled_kl(s, t, labels, self.tau)
         return tuple(weighted_rows(part, weights) for part in parts)
-
-
-def _rows(level: Tensor) -> Tensor:
-    """Logits as (M, K)."""
-    if level.dim() == 4:
-        level = level.movedim(1, -1)
-    return level.flatten(0, -2)

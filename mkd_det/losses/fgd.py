@@ -39,7 +39,9 @@ class FGD(PairLoss):
     beta=5e-4, gamma=1e-3, lam=5e-6 (two stages: a twentieth, lam=5e-7). By default
     channels, places of the attention and of R, and levels are averaged, so that weights
     do not depend on sizes; the sum over objects is the method's own. The code also
-    counts cells at which a box just ends; we those that it reaches into.
+    counts cells at which a box just ends, we those that it reaches into; and it scales
+    boxes by their own image's size, which shifts them where a batch is padded: we by
+    the batch's.
 
     Args:
         alpha: Weight of objects.

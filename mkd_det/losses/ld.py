@@ -86,7 +86,12 @@ class LD(PairLoss):
                 ' features',
             )
         if truth is None or s.priors is None or s.priors[0].shape[-1] != 4:
-            raise HeadKindError('LD: needs anchors with a size', hint='SoftOutputKD')
+            raise HeadKindError(
+                'LD: needs anchors with a size, to know its regions, and boxes',
+                expected='a head with an AnchorGenerator, as GFLHead',
+                actual='points' if s.priors else 'no priors',
+                hint='SoftOutputKD',
+            )
         distance = box_distribution_kl(s.bins, t.bins, self.tau)
         found = [
             localisation_regions(s.priors, boxes, self.gamma) for boxes in truth.boxes

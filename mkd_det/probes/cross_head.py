@@ -42,7 +42,8 @@ class CrossHead(Adapter):
     .. math:: \hat F = \mathrm{ReLU}\left(\frac{F_s - \mu_s}{\sigma_s} \sigma_t
         + \mu_t\right)
 
-    Here features are read after their ReLU, which works in place in mmdet's heads;
+    Here features are read behind their activation, which works in place in mmdet's
+    heads, and none becomes less than the least of the teacher's (0 behind a ReLU);
     `standardise=False` leaves them as they are. Where widths differ, a 1x1 convolution
     comes first; the paper has equal ones.
 
@@ -84,16 +85,24 @@ class CrossHead(Adapter):
             else nn.Conv2d(s.channels, t.channels, 1, bias=not standardise)
             for s, t in zip(student, teacher, strict=True)
         )
-        self._rest: _RestOfHead | None = None
+        self._rest: RestOfHead | None = None
 
     @property
     def head(self) -> nn.Module | None:
         """The teacher's."""
         return None if self._rest is None else self._rest.head
 
-    def bind(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
+    def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's head, and cut off what comes before its tap."""
-        self._rest = _RestOfHead(teacher, paths, where)
+        if tap.inputs:
+            raise TapNotFoundError(
+                f'{where}: features enter behind a layer, not before it',
+                actual=str(tap),
+                hint='the layer before: bbox_head.cls_convs.1, not ...2:in',
+            )
+        paths = [path for path, _ in tap.resolve(teacher)]
+        self._rest = RestOfHead(teacher, paths, where)
+        self._rest.check([spec.size for spec in self.teacher_specs], where)
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
@@ -119,10 +128,10 @@ def restyled(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
             for x in (student, teacher)
         ],
     )
-    return torch.relu((student - s_mean) / s_std * t_std + t_mean)
+    return ((student - s_mean) / s_std * t_std + t_mean).clamp_min(teacher.min())
 
 
-class _RestOfHead:
+class RestOfHead:
     """A dense head without its first layers, which shares the others with the teacher.
 
     It is no module of the adapter's, and copies of the adapter share it, as they share
@@ -147,7 +156,9 @@ class _RestOfHead:
                 " 'bbox_head.reg_convs.2']); SoftOutputKD for other heads",
             )
         self.head: Any = modules[name]
-        self.doors = []
+        self.paths = paths
+        self.modules = {path: modules[path] for path in paths}
+        self.doors: list[_Door] = []
         view = self.head
         for path in paths:
             door = _Door()
@@ -169,13 +180,71 @@ class _RestOfHead:
     def __call__(self, levels: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
         """What the head yields for features, branch by branch."""
         each = len(levels) // len(self.doors)
-        for index, door in enumerate(self.doors):
-            door.levels = list(levels[index * each : (index + 1) * each])
         # What the head is given only tells how many levels there are.
         count = self.head.prior_generator.num_levels
-        return tuple(zip(*self.view(tuple(levels[:count])), strict=True))
+        try:
+            for index, door in enumerate(self.doors):
+                door.levels = list(levels[index * each : (index + 1) * each])
+            return tuple(zip(*self.view(tuple(levels[:count])), strict=True))
+        finally:
+            for door in self.doors:
+                door.levels = []
 
-    def __deepcopy__(self, memo: dict) -> _RestOfHead:
+    def check(self, sizes: Sequence[tuple[int, ...]], where: str) -> None:
+        """Raise unless the rest makes of the head's own features what the head does.
+
+        Args:
+            sizes: (H, W) of the levels that the tap yields.
+            where: Who asks, for messages.
+
+        Raises:
+            HeadKindError: It does not: a branch is not tapped, say.
+        """
+        parameter = next(self.head.parameters())
+        count = self.head.prior_generator.num_levels
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            given = tuple(
+                torch.randn(1, self.head.in_channels, *size).to(parameter)
+                for size in sizes[:count]
+            )
+            whole, inner = self._watched(given)
+            try:
+                rest = self(inner)
+            except IndexError:  # a layer is called more often than it is tapped
+                rest = ()
+        wanted = tuple(zip(*whole, strict=True))
+        same = len(rest) == len(wanted) and all(
+            torch.equal(a, b)
+            for one, other in zip(rest, wanted)
+            for a, b in zip(one, other)
+        )
+        if not same:
+            raise HeadKindError(
+                f"{where}: of its own features the rest of the teacher's head does not"
+                ' make what the whole head makes',
+                expected='a tap of one layer of every branch, the same in all',
+                actual=', '.join(self.paths),
+                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                " 'bbox_head.reg_convs.2']); SoftOutputKD for heads of other kinds",
+            )
+
+    def _watched(self, given: tuple[Tensor, ...]) -> tuple[Any, list[Tensor]]:
+        """What the head yields, and what its tapped layers do."""
+        seen: dict[str, list[Tensor]] = {path: [] for path in self.paths}
+        handles = [
+            self.modules[path].register_forward_hook(
+                lambda _, args, output, path=path: seen[path].append(output)
+            )
+            for path in self.paths
+        ]
+        try:
+            whole = self.head(given)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return whole, [level for path in self.paths for level in seen[path]]
+
+    def __deepcopy__(self, memo: dict) -> RestOfHead:
         return self
 
 
