@@ -233,7 +233,14 @@ def read_config(path: str) -> Config:
     from mmengine.hub import get_config
 
     if '::' in path:
-        return get_config(path)
+        try:
+            return get_config(path)
+        except (OSError, ValueError, ImportError) as error:
+            raise ConfigError(
+                'there is no such packaged config',
+                expected='mkd_det::folder/name.py, or mmdet::folder/name.py',
+                actual=f'{path} ({type(error).__name__}: {error})',
+            ) from error
     if not Path(path).is_file():
         folder = Path(path).is_dir()
         raise ConfigError(

@@ -45,6 +45,12 @@ def resume_path(cfg: Config) -> str | None:
     return None
 
 
+def has_begun(work_dir: str) -> bool:
+    """Whether a training has left a checkpoint in its work dir."""
+    patterns = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
+    return any(True for p in patterns for _ in Path(work_dir).glob(p))
+
+
 def _noted(note: Path) -> str:
     others = _newest_first(note.parent.glob('*.pth'))
     try:

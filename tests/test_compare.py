@@ -288,6 +288,9 @@ def test_the_students_branches_are_no_other_student(
         (dict(load_from='x.pth'), 'starts from other weights: load_from'),
         (dict(param_scheduler=[dict(type='LinearLR')]), 'param_scheduler.0'),
         (dict(val_evaluator__topk=[1]), 'measured otherwise'),
+        (dict(default_hooks__ema=dict(type='EMAHook')), 'other hooks'),
+        (dict(randomness__deterministic=True), 'other randomness'),
+        (dict(model__data_preprocessor__mean=[0, 0, 0]), 'student is told otherwise'),
     ],
 )
 def test_what_differs_beyond_the_teaching_is_marked(
@@ -302,7 +305,8 @@ def test_what_differs_beyond_the_teaching_is_marked(
 def test_inherited_and_other_weights_are_marked() -> None:
     plain = Config(dict(model=dict(type='X')))
     inherit = dict(teacher='t', modules=['neck', 'bbox_head'])
-    taught = Config(dict(model=dict(type='Distiller', inherit=inherit)))
+    model = dict(type='Distiller', student=dict(type='X'), inherit=inherit)
+    taught = Config(dict(model=model))
     unequal = {0: (Start('a', 'x', 1), Start('a', 'y', 1))}
     assert marks_of(taught, plain, unequal) == [
         'inherited weights: neck, bbox_head from teacher t'

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,13 +47,14 @@ from mkd_det.comparison.rows import (
     Row,
     read_rows,
     schedulers_of,
-    split_name,
 )
 from mkd_det.comparison.runs import Run, outcome, read_run
-from mkd_det.errors import ConfigError, speaking_of
+from mkd_det.errors import ConfigError, is_whole, speaking_of
+from mkd_det.places import check_folder
 from mkd_det.runtime import prepare
 from mkd_det.stages import (
     Stage,
+    StageError,
     alone,
     display,
     run_stage,
@@ -60,7 +63,9 @@ from mkd_det.stages import (
 from mkd_det.stages.training import (
     metric_of,
     settings_in,
+    source_of,
     stage_of,
+    steps_of,
     write_config,
 )
 from mkd_det.teachers import load_teacher_cfg
@@ -132,15 +137,17 @@ def check_args(args: argparse.Namespace) -> Common:
     wrong = next((seed for seed in args.seeds if args.seeds.count(seed) > 1), None)
     if wrong is not None:
         raise ConfigError(f'--seeds: {wrong} is given twice', actual=args.seeds)
-    if min(args.seeds) < 0:
-        raise ConfigError('--seeds must be 0 or above', actual=args.seeds)
+    if min(args.seeds) < 0 or max(args.seeds) >= 2**32:
+        raise ConfigError(
+            '--seeds must be 0 or above, and below 2^32', actual=args.seeds
+        )
     if args.epochs is not None and args.iters is not None:
         raise ConfigError('--epochs and --iters cannot both be the budget')
     for name in ('epochs', 'iters'):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f'--{name} must be at least 1', actual=value)
-    if args.least is not None and args.least < 0:
+    if args.least is not None and not 0 <= args.least < math.inf:
         raise ConfigError('--least must be 0 or above', actual=args.least)
     return Common(
         teachers=_teachers('--teacher', args.teacher),
@@ -155,7 +162,9 @@ def _teachers(option: str, given: Sequence[str]) -> dict[str, str]:
     """Paths by name; `t` where there is no name."""
     found: dict[str, str] = {}
     for text in given:
-        name, path = split_name(text) if '=' in text else ('t', text)
+        name, sign, path = text.partition('=')
+        if not sign or not name.isidentifier():
+            name, path = 't', text
         if name in found:
             raise ConfigError(
                 f'{option}: two teachers are called {name!r}',
@@ -173,6 +182,14 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
         MkdError: A row could not be trained to its end.
     """
     metric = metric_of(rows[0].cfg, rows[0].name, args.metric)
+    units = {row.name: steps_of(row.cfg, row.name)[1] for row in rows}
+    other = next((n for n in units if units[n] != units[rows[0].name]), None)
+    if other:
+        raise ConfigError(
+            f'{other} is not trained in the unit of {rows[0].name}',
+            expected='all rows in epochs, or all in iterations',
+            actual=units,
+        )
     for row in rows:
         metric_of(row.cfg, row.name, metric[1])
     stages, starts = {}, {}
@@ -210,15 +227,23 @@ def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
         folder,
         name=row.name,
         title=row.name,
-        after=teachers_in(model, cfg),
+        after=sources_in(model, cfg),
         figures=dict([metric]),
-        settings=settings_in(row.cfg, folder),
+        settings={
+            key: value
+            for key, value in settings_in(row.cfg, folder).items()
+            # What it holds counts, not where it lies.
+            if not (key.startswith('model.teachers.') and key.endswith('.checkpoint'))
+        },
     )
 
 
-def teachers_in(model: nn.Module, cfg: Config) -> dict[str, str]:
-    """What the teachers of a model are: their weights, and their models' configs."""
+def sources_in(model: nn.Module, cfg: Config) -> dict[str, str]:
+    """What a training starts from: its own weights; those of teachers, and their
+    models' configs."""
     found = {}
+    if cfg.get('load_from'):
+        found['load_from'] = source_of(cfg.load_from)
     for name, teacher in getattr(model, 'teachers', {}).items():
         told = cfg.model.teachers[name].get('cfg')
         text = json.dumps(told and load_teacher_cfg(told)[0], default=str)
@@ -227,27 +252,42 @@ def teachers_in(model: nn.Module, cfg: Config) -> dict[str, str]:
     return found
 
 
-def run_all(plan: Plan, devices: Sequence[str]) -> dict[str, list[Run]]:
-    """Run what is missing; all runs, by row."""
+def run_all(
+    plan: Plan, devices: Sequence[str]
+) -> tuple[dict[str, list[Run]], dict[str, StageError]]:
+    """Run what is missing: all runs that came to an end, by row; and, by their titles,
+    what stopped the others."""
+    failed: dict[str, StageError] = {}
     with display(len(plan.stages), 'comparison') as show:
 
         def run(
             item: tuple[tuple[str, int], Stage],
             environment: Mapping[str, str],
             stop: Event,
-        ) -> Run:
+        ) -> Run | None:
             (row, seed), stage = item
-            result = run_stage(stage, environment, show, stop)
-            return read_run(row, seed, stage, result, plan.metric[1])
+            try:
+                result = run_stage(stage, environment, show, stop)
+                return read_run(row, seed, stage, result, plan.metric[1])
+            except StageError as error:  # the others can be compared all the same
+                show.say(f'{stage.title}: failed; goes on with the others')
+                failed[stage.title] = error
+                return None
 
-        runs = run_together(list(plan.stages.items()), devices, run)
-    return {row.name: [r for r in runs if r.row == row.name] for row in plan.rows}
+        found = run_together(list(plan.stages.items()), devices, run)
+    runs = [one for one in found if one is not None]
+    return {
+        row.name: [r for r in runs if r.row == row.name] for row in plan.rows
+    }, failed
 
 
 def sum_up(
-    plan: Plan, runs: Mapping[str, Sequence[Run]], args: argparse.Namespace
+    plan: Plan,
+    runs: Mapping[str, Sequence[Run]],
+    args: argparse.Namespace,
+    failed: Sequence[str] = (),
 ) -> report.Comparison:
-    """What came out of all rows."""
+    """What came out of all rows; `failed` are titles of runs that did not end."""
     base, key = plan.rows[0], plan.metric[1]
     percent = any(run.metrics[key] > 1 for own in runs.values() for run in own)
     least = args.least
@@ -255,6 +295,8 @@ def sum_up(
         least = 0.5 if percent else 0.005
     outcomes = []
     for row in plan.rows:
+        if not runs[row.name]:
+            continue
         starts = {
             seed: (plan.starts[row.name, seed], plan.starts[base.name, seed])
             for seed in args.seeds
@@ -282,7 +324,10 @@ def sum_up(
         least=least,
         together=len(args.devices),
         command=shlex.join(['python', 'tools/compare.py', *args.given]),
-        notes=notes_on(plan),
+        notes=[
+            *notes_on(plan),
+            *(f'{title}: failed; not in here.' for title in failed),
+        ],
     )
 
 
@@ -292,9 +337,11 @@ def notes_on(plan: Plan) -> list[str]:
     totals = {name: stage.total for (name, _), stage in plan.stages.items()}
     for row in plan.rows:
         for part in schedulers_of(row.cfg):
-            if not part.get('by_epoch', True) and part.get('end', 0) > totals[row.name]:
+            keys = ('end', 'T_max', 'total_steps')
+            last = max([v for k in keys if is_whole(v := part.get(k))], default=0)
+            if not part.get('by_epoch', True) and totals[row.name] < last < 10**8:
                 notes.append(
-                    f'{row.name}: its {part.type} lasts {part.end} iterations, the'
+                    f'{row.name}: its {part.type} lasts {last} iterations, the'
                     f' training {totals[row.name]}.'
                 )
     return notes
@@ -308,18 +355,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = check_args(args)
     quiet_libraries()
     rows = read_rows(args.base, args.rows, common)
-    out = args.out or args.work_dir / 'report'
-    with alone(args.work_dir, 'comparison'):
-        plan = make_plan(args, rows, args.work_dir)
+    folder = Path(os.path.abspath(args.work_dir))
+    out = args.out or folder / 'report'
+    check_folder(out, '--out')
+    with alone(folder, 'comparison'):
+        plan = make_plan(args, rows, folder)
         try:
-            runs = run_all(plan, args.devices)
+            runs, failed = run_all(plan, args.devices)
         except KeyboardInterrupt:
             print('\nStopped. The same command goes on from here.')
             raise SystemExit(130) from None
-        comparison = sum_up(plan, runs, args)
+        if failed and not runs[rows[0].name]:
+            raise next(iter(failed.values()))
+        comparison = sum_up(plan, runs, args, list(failed))
         report.write_report(comparison, out)
     show(comparison)
     print(f'All of it on one page: {(out / report.PAGE).resolve()}')
+    if failed:
+        raise next(iter(failed.values()))
 
 
 def show(comparison: report.Comparison) -> None:

@@ -28,6 +28,7 @@ from mkd_det.cli import (
     set_work_dir,
 )
 from mkd_det.errors import CheckpointKeysError, ConfigError
+from mkd_det.resuming import has_begun
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -93,8 +94,13 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
                 expected='a checkpoint; or --resume alone, for the latest one',
                 actual=repr(args.resume),
             )
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.resume != 'auto':
+            cfg.resume, cfg.load_from = True, args.resume
+        elif has_begun(cfg.work_dir) or not cfg.get('load_from'):
+            cfg.resume, cfg.load_from = True, None
+        else:
+            # What a training starts from is not lost because it could be resumed.
+            print(f'Nothing to resume in {cfg.work_dir}: starts from {cfg.load_from}')
     check_amp(cfg)
 
 

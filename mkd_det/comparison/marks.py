@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from ..cli import build_model
 from ..distiller import Distiller
-from ..runtime import is_distill
+from ..runtime import DEFAULT_HOOKS, is_distill
 from ..stages.training import leaves
 
 # What is looked at, by what is said of it; the first that fits counts.
@@ -22,9 +22,11 @@ _KINDS = (
     ('other training data', ('train_dataloader',)),
     ('another schedule', ('train_cfg', 'optim_wrapper', 'param_scheduler')),
     ('another schedule', ('auto_scale_lr',)),
-    ('measured otherwise', ('val_dataloader', 'val_evaluator')),
+    ('measured otherwise', ('val_dataloader', 'val_evaluator', 'val_cfg')),
+    ('the student is told otherwise', ('student',)),
+    ('other randomness', ('randomness', 'env_cfg')),
     ('starts from other weights', ('load_from',)),
-    ('other hooks', ('custom_hooks',)),
+    ('other hooks', ('custom_hooks', 'default_hooks')),
 )
 # Differences that are written out, of each kind.
 _SHOWN = 4
@@ -90,7 +92,7 @@ def marks_of(
     elif unequal and not inherited:
         seeds = ', '.join(map(str, unequal))
         marks.append(f'the student begins with other weights (seeds {seeds})')
-    return [*marks, *_differences(cfg, base)]
+    return [*marks, *_differences(cfg, base, own.layers == other.layers)]
 
 
 def _inherited(cfg: Config) -> str:
@@ -104,12 +106,14 @@ def _inherited(cfg: Config) -> str:
     return f'inherited weights: {what or "of the teacher"} from teacher {teacher}'
 
 
-def _differences(cfg: Config, base: Config) -> list[str]:
-    """Settings of training and validation that the two do not share."""
+def _differences(cfg: Config, base: Config, one_student: bool) -> list[str]:
+    """Settings of training and validation that the two do not share; those of the
+    student where it is one and the same."""
     ours, theirs = (_settings(one) for one in (cfg, base))
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys([*theirs, *ours]):
-        if ours.get(name) == theirs.get(name):
+        same = ours.get(name) == theirs.get(name)
+        if same or (name.startswith('student') and not one_student):
             continue
         kind = next((k for k, roots in _KINDS if _below(name, roots)), None)
         if kind:
@@ -128,6 +132,11 @@ def _below(name: str, roots: tuple[str, ...]) -> bool:
 def _settings(cfg: Config) -> dict[str, str]:
     plain = json.loads(json.dumps(cfg.to_dict(), default=str))
     plain.get('train_cfg', {}).pop('val_interval', None)  # when is looked, no more
+    model = plain.get('model', {})
+    plain['student'] = model.get('student', model)
+    # What only looks on, and what a distillation has besides.
+    for name in ('logger', 'checkpoint', 'timer', 'visualization', *DEFAULT_HOOKS):
+        plain.get('default_hooks', {}).pop(name, None)
     return dict(leaves(_indexed(plain)))
 
 

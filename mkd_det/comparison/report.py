@@ -86,7 +86,7 @@ def write_report(comparison: Comparison, out: Path) -> None:
     draw_runs(values, {}, f'{comparison.metric}, a dot for each seed', out / RUNS)
     unit = comparison.unit.removesuffix('s')
     draw_curves(outcomes, comparison.metric, unit, out / CURVES)
-    if comparison.base.parts:
+    if all(outcome.parts for outcome in outcomes):
         draw_parts(outcomes, out / PARTS)
     made = sections(comparison)
     title = f'Compared with {comparison.base.name}: {_listed(outcomes[1:])}'
@@ -190,6 +190,9 @@ def _in_words(comparison: Comparison) -> Section:
     for outcome in comparison.outcomes[1:]:
         assert outcome.verdict is not None and outcome.difference is not None
         mean = outcome.difference.spread.mean
+        if math.isnan(mean):
+            points.append(f'{outcome.name}: not measured on this data.')
+            continue
         marked = f' Mind: {"; ".join(outcome.marks)}.' if outcome.marks else ''
         points.append(
             f'{outcome.name}: {outcome.verdict.word}. {mean:+.{comparison.digits}f}'
@@ -215,7 +218,10 @@ def _caveats(comparison: Comparison) -> Section:
 
 def _parts(comparison: Comparison) -> Section:
     title = 'AP by size and by class'
-    parts = comparison.base.parts
+    parts: dict[str, dict[str, None]] = {}
+    for outcome in comparison.outcomes:
+        for kind, known in outcome.parts.items():
+            parts.setdefault(kind, {}).update(dict.fromkeys(known))
     if not parts:
         return Section(
             title, text=('Not measured: it takes a CocoMetric in `val_evaluator`.',)
@@ -230,14 +236,17 @@ def _parts(comparison: Comparison) -> Section:
         title,
         text=('COCO box AP. - where the validation data has nothing of it.',),
         table=(('row', *(f'{kind}: {name}' for kind, name in names)), *rows),
-        picture=(PARTS, 'Mean, and standard deviation over the seeds.'),
+        picture=(PARTS, 'Mean, and standard deviation over the seeds.')
+        if all(outcome.parts for outcome in comparison.outcomes)
+        else None,
     )
 
 
 def _curves(comparison: Comparison) -> Section:
     caption = (
-        'Means; the band is from the least to the largest of the seeds. What teachers'
-        ' add to the loss is left out.'
+        'Means; the band is from the least to the largest of the seeds. The loss is'
+        ' loss_cls, loss_bbox and loss_dfl of the student; without any of these names,'
+        ' all of it, with what teachers add.'
     )
     lost = [run for outcome in comparison.outcomes for run in cut_off(outcome.runs)]
     told = ', '.join(f'{run.row} with seed {run.seed}' for run in lost)

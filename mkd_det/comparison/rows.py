@@ -20,6 +20,9 @@ from ..stages.training import count_in_iterations, evaluators_of, kind_of, steps
 # Of what counts epochs or iterations, in schedulers of the rate and of terms.
 _PLACES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones', 'periods')
 _EPOCHS, _ITERATIONS = ('stop_epoch',), ('warmup_iters', 'decay_iters')
+# Of hooks: a switch of pipelines, the start of averages.
+_HOOKS = ('switch_epoch', 'num_last_epochs', 'begin_epoch')
+_WARM_UPS = ('LinearLR', 'ConstantLR')
 # mmengine's word for a scheduler without end.
 _FOREVER = 10**8
 # Learning curves have at least so many points.
@@ -157,6 +160,7 @@ def combine(base: Config, recipe: Config, common: Common) -> Config:
             )
     check_mapping(recipe.recipe, 'recipe')
     taught = deepcopy(recipe.recipe.to_dict())
+    more = taught.pop('teachers', {})
     teachers = {
         name: dict(cfg=cfg, checkpoint=common.teachers[name])
         for name, cfg in common.teacher_cfgs.items()
@@ -165,7 +169,10 @@ def combine(base: Config, recipe: Config, common: Common) -> Config:
     made.model = dict(
         type='Distiller',
         student=made.model,
-        teachers=teachers | taught.pop('teachers', {}),
+        teachers={
+            name: teachers.get(name, {}) | more.get(name, {})
+            for name in {**teachers, **more}
+        },
         **taught,
     )
     imports = ['mkd_det']
@@ -230,7 +237,13 @@ def set_budget(cfg: Config, common: Common) -> None:
         cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = wanted
         for part in schedulers_of(cfg):
             if part.get('by_epoch', True) == by_epoch:
+                whole = part.get('T_max') == part.get('end', 0) - part.get('begin', 0)
                 _scale(part, _PLACES, factor)
+                if whole:
+                    part['T_max'] = part['end'] - part.get('begin', 0)
+        for hook in cfg.get('custom_hooks') or ():
+            if by_epoch:
+                _scale(hook, _HOOKS, factor)
         for term in (cfg.model.get('terms') or {}).values():
             if isinstance(term, Mapping) and term.get('schedule'):
                 _scale(term['schedule'], _EPOCHS if by_epoch else _ITERATIONS, factor)
@@ -257,6 +270,10 @@ def _scale(part: Any, keys: Sequence[str], factor: float) -> None:
             part[key] = [max(_rounded(v * factor), 1) for v in value]
     if is_whole(part.get('end')) and part['end'] <= part.get('begin', 0):
         part['begin'] = part['end'] - 1
+    if part.get('type') in _WARM_UPS and not part.get('convert_to_iter_based'):
+        # mmengine never takes back a warm-up of one step.
+        least = part.get('begin', 0) + 2
+        part['end'] = max(part.get('end', _FOREVER), least)
 
 
 def _rounded(value: float) -> int:

@@ -61,7 +61,8 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
     return Run(
         row=row,
         seed=seed,
-        metrics=history.metrics[stage.epochs],
+        # Without a single detection CocoMetric says nothing: that is zero.
+        metrics={key: 0.0, **history.metrics[stage.epochs]},
         curve={step: m[key] for step, m in history.metrics.items() if key in m},
         losses=history.losses,
         iteration=statistics.median(times) if times else None,
@@ -165,11 +166,11 @@ def outcome(
         extra[name] = paired(other, own).spread
     parts: dict[str, dict[str, Spread]] = {}
     each = [parts_of(run) for run in runs]
-    for kind in each[0]:
-        parts[kind] = {
-            name: spread([one.get(kind, {}).get(name, float('nan')) for one in each])
-            for name in each[0][kind]
-        }
+    names = dict.fromkeys((k, n) for one in each for k in one for n in one[k])
+    for kind, name in names:
+        # A run that has found nothing at all has 0 of each.
+        values = [one.get(kind, {name: 0.0}).get(name, float('nan')) for one in each]
+        parts.setdefault(kind, {})[name] = spread(values)
     return Outcome(
         name=runs[0].row,
         runs=runs,

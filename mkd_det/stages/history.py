@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def read_history(folder: Path) -> History:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict):
+            with suppress(AttributeError, TypeError, ValueError):  # no entry of ours
                 _add(history, entry)
     return history
 

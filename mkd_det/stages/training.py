@@ -98,8 +98,13 @@ def count_in_iterations(cfg: Config) -> None:
     """Tell the hooks of a training that is counted in iterations so, as mmengine wants
     it; others stay."""
     if 'max_iters' in (cfg.get('train_cfg') or {}):
-        for hook in ('checkpoint.by_epoch', 'logger.log_metric_by_epoch'):
-            cfg.merge_from_dict({f'default_hooks.{hook}': False})
+        hooks = dict(cfg.get('default_hooks') or {})
+        for name, kind, key in (
+            ('checkpoint', 'CheckpointHook', 'by_epoch'),
+            ('logger', 'LoggerHook', 'log_metric_by_epoch'),
+        ):
+            hooks[name] = {**(hooks.get(name) or {'type': kind}), key: False}
+        cfg.default_hooks = hooks
 
 
 def write_config(path: Path, cfg: Config) -> None:
