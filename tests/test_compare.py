@@ -688,3 +688,38 @@ def test_a_comparison_from_nothing_to_its_report_through_a_kill_and_damage(
     # The same student, and the same first images.
     first = [run['losses']['1'] for run in data['runs']]
     assert first[0] == pytest.approx(first[1], rel=1e-5)
+
+
+def test_what_fails_is_told_and_the_others_are_compared(
+    detectors: Path, tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def train(stage: Stage, *_: Any) -> Any:
+        if not stage.name.startswith('alone') and stage.name.endswith('1'):
+            raise StageError('the training has failed', hint='its log')
+        log_metrics(stage.folder, 2)
+        return Result(stage.name, {'bbox_mAP': 0.25}, 9.0, 'python x')
+
+    monkeypatch.setattr(tool, 'run_stage', train)
+    assert tool.main(arguments(detectors)) == 2
+    data = json.loads((detectors / 'work/report/report.json').read_text())
+    assert [(run['row'], run['seed']) for run in data['runs']] == [
+        ('alone', 0), ('alone', 1), ('alone', 2), ('a <b>|c', 0), ('a <b>|c', 2)
+    ]  # fmt: skip
+    assert data['notes'] == ['a <b>|c, seed 1: failed; not in here.']
+    assert 'the training has failed' in capsys.readouterr().err
+
+
+def test_warm_ups_never_become_one_step() -> None:
+    """mmengine does not take those back."""
+    cfg = Config(
+        dict(
+            train_cfg=dict(max_iters=90_000),
+            model=dict(),
+            param_scheduler=dict(
+                type='LinearLR', by_epoch=False, start_factor=0.001, begin=0, end=500
+            ),
+            custom_hooks=[],
+        )
+    )
+    set_budget(cfg, Common(iters=100))
+    assert cfg.param_scheduler.end == 2

@@ -1034,3 +1034,22 @@ def test_options_that_mmengine_cannot_read_are_shown(
         config_parser('').parse_args(['x.py', '--cfg-options', option])
     said = capsys.readouterr().err
     assert f'cannot be read: {option};' in said and '_base_' in said
+
+
+def test_what_a_training_starts_from_is_kept_where_nothing_is_to_resume(
+    tmp_path: Path,
+) -> None:
+    train = tool('train')
+    cfg = tiny.runner_cfg(tiny.gfl(), Path('nowhere'), tmp_path / 'run')
+    argv = ['x.py', '--work-dir', str(tmp_path / 'run'), '--resume']
+
+    def applied(**more: Any) -> tuple[Any, Any]:
+        fresh = Config({**cfg.to_dict(), **more})
+        train.apply_args(fresh, train.parse_args(argv))
+        return fresh.get('resume'), fresh.get('load_from')
+
+    assert applied(load_from='start.pth') == (None, 'start.pth')
+    assert applied() == (True, None)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
+    assert applied(load_from='start.pth') == (True, None)
