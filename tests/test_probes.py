@@ -15,7 +15,7 @@ from mkd_det.errors import HeadKindError, MkdError, PlanError, ShapeMismatchErro
 from mkd_det.probes.cross_head import restyled
 from mkd_det.taps import Tap, capture, run_features
 
-HEADS = [tiny.gfl, tiny.retinanet, tiny.fcos, tiny.atss]
+HEADS = [tiny.gfl, tiny.retinanet, tiny.fcos, tiny.atss, tiny.rtmdet]
 
 
 def inner(layer: int) -> list[str]:
@@ -50,9 +50,13 @@ def test_the_teachers_own_features_give_what_the_teacher_says(
     teacher = detector(8, 16, 2)
     file = tiny.write_checkpoint(teacher, tmp_path / 't.pth')
     cfg = crossed(teacher, teacher, file, cross=dict(standardise=False))
+    layers = inner(0)
+    if detector is tiny.rtmdet:
+        layers = [f'bbox_head.{branch}_convs.*.0' for branch in ('cls', 'reg')]
+    cfg['taps']['inner'] = layers
     model = tiny.build(cfg)
     whole = model.teachers['t'].model
-    taps = {'inner': Tap.parse(inner(0)), 'head': Tap.parse('bbox_head')}
+    taps = {'inner': Tap.parse(layers), 'head': Tap.parse('bbox_head')}
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), capture(whole, taps) as seen:
         run_features(whole, image)

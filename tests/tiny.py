@@ -144,6 +144,40 @@ def fcos(
     }
 
 
+def rtmdet(
+    base_channels: int = 8, neck: int = 16, convs: int = 1, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny RTMDet: each level has layers of its own, and signed
+    distances."""
+    return {
+        **gfl(base_channels, neck, convs, num_classes),
+        'type': 'RTMDet',
+        'use_syncbn': False,
+        'bbox_head': dict(
+            type='RTMDetSepBNHead',
+            num_classes=num_classes,
+            in_channels=neck,
+            stacked_convs=convs,
+            feat_channels=neck,
+            share_conv=False,
+            norm_cfg=dict(type='BN'),
+            act_cfg=dict(type='SiLU', inplace=True),
+            anchor_generator=dict(
+                type='MlvlPointGenerator', offset=0, strides=[8, 16, 32, 64, 128]
+            ),
+            bbox_coder=dict(type='DistancePointBBoxCoder'),
+            loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        'train_cfg': dict(
+            assigner=dict(type='DynamicSoftLabelAssigner', topk=13),
+            allowed_border=-1,
+            pos_weight=-1,
+            debug=False,
+        ),
+    }
+
+
 def _resnet18(base_channels: int) -> dict[str, Any]:
     return dict(
         type='ResNet',
