@@ -27,6 +27,7 @@ from mkd_det.errors import ConfigError
 from mkd_det.stages import Lines, Result, Stage, StageError, read_history, run_stage
 from mkd_det.stages.history import MAP
 from mkd_det.stages.mending import is_whole
+from mkd_det.stages.training import metric_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SOFT = dict(type='SoftOutputKD', student='logits', teacher='t.logits', tau=4.0)
@@ -723,3 +724,34 @@ def test_warm_ups_never_become_one_step() -> None:
     )
     set_budget(cfg, Common(iters=100))
     assert cfg.param_scheduler.end == 2
+
+
+@pytest.mark.parametrize(
+    'evaluator, wanted, key',
+    [
+        (dict(type='CocoMetric'), '', 'coco/bbox_mAP'),
+        (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/segm_mAP', ''),
+        (dict(type='CocoMetric', prefix='val'), '', 'val/bbox_mAP'),
+        (dict(type='CocoMetric', classwise=True), 'coco/RBC_precision', ''),
+        (dict(type='CocoMetric', metric_items=['mAP_50']), '', 'coco/bbox_mAP_50'),
+        (dict(type='VOCMetric', iou_thrs=[0.75]), 'pascal_voc/AP75', ''),
+        (dict(type='mmdet.ClassAccuracy', topk=[2]), '', 'accuracy/top2'),
+    ],
+)
+def test_what_an_evaluator_measures(evaluator: dict, wanted: str, key: str) -> None:
+    cfg = Config(dict(val_evaluator=evaluator))
+    assert metric_of(cfg, 'it', wanted)[1] == (key or wanted)
+
+
+@pytest.mark.parametrize(
+    'evaluator, wanted',
+    [
+        (dict(type='CocoMetric', metric='proposal'), ''),
+        (dict(type='CocoMetric'), 'coco/segm_mAP'),
+        (dict(type='CocoMetric'), 'coco/RBC_precision'),
+        (dict(type='VOCMetric', iou_thrs=[0.75]), 'pascal_voc/AP50'),
+    ],
+)
+def test_what_it_does_not_measure_is_told(evaluator: dict, wanted: str) -> None:
+    with pytest.raises(ConfigError, match='metric'):
+        metric_of(Config(dict(val_evaluator=evaluator)), 'it', wanted)

@@ -14,14 +14,11 @@ from ..errors import ConfigError, nearest
 from ..hooks.atomic import write_atomically
 from .stage import Stage
 
-# What evaluators measure; the first counts, where nothing else is said.
-METRICS = {
-    'ClassAccuracy': ['accuracy/top1', 'accuracy/top5'],
-    'CocoMetric': [
-        f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')
-    ],
-    'VOCMetric': ['pascal_voc/mAP', 'pascal_voc/AP50'],
-}
+# Evaluators of which it is known what they measure; the first figure counts, where
+# nothing else is said.
+METRICS = ('ClassAccuracy', 'CocoMetric', 'VOCMetric')
+_ENDS = ('', '_50', '_75', '_s', '_m', '_l')
+_BY_CLASS = '_precision'
 
 
 def evaluators_of(cfg: Config) -> list[Any]:
@@ -59,7 +56,8 @@ def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
             available=METRICS,
             hint="metric='coco/bbox_mAP'",
         )
-    if set(kinds) <= set(METRICS) and key not in measured:
+    by_class = any(e.get('classwise') for e in evaluators) and key.endswith(_BY_CLASS)
+    if set(kinds) <= set(METRICS) and key not in measured and not by_class:
         raise ConfigError(
             f'{what}: `metric` is not measured by its evaluator',
             actual=key,
@@ -71,10 +69,23 @@ def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
 def keys_of(kind: str, evaluator: Mapping[str, Any]) -> list[str]:
     """Names of metrics, as logged, that an evaluator is known to measure."""
     if kind == 'ClassAccuracy':
-        topk = evaluator.get('topk', (1,))
-        topk = [topk] if isinstance(topk, int) else topk
-        return [f'accuracy/top{k}' for k in topk]
-    return METRICS.get(kind, [])
+        return [f'accuracy/top{k}' for k in _listed(evaluator.get('topk', 1))]
+    if kind == 'CocoMetric':
+        prefix = evaluator.get('prefix') or 'coco'
+        items = evaluator.get('metric_items') or [f'mAP{end}' for end in _ENDS]
+        kinds = _listed(evaluator.get('metric', 'bbox'))
+        known = [kind for kind in kinds if kind in ('bbox', 'segm')]
+        return [f'{prefix}/{kind}_{item}' for kind in known for item in items]
+    if kind == 'VOCMetric':
+        prefix = evaluator.get('prefix') or 'pascal_voc'
+        limits = _listed(evaluator.get('iou_thrs', 0.5))
+        named = [f'AP{int(limit * 100):02d}' for limit in limits]
+        return [f'{prefix}/{name}' for name in ('mAP', *named)]
+    return []
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def steps_of(cfg: Config, what: str) -> tuple[int, bool]:
