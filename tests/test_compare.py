@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 import tiny
 import tiny_images
+from mkd_det.comparison import figures
 from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import Common, read_rows, set_budget, split_name
 from mkd_det.comparison.statistics import judge, paired, spread, student
@@ -755,3 +756,13 @@ def test_what_an_evaluator_measures(evaluator: dict, wanted: str, key: str) -> N
 def test_what_it_does_not_measure_is_told(evaluator: dict, wanted: str) -> None:
     with pytest.raises(ConfigError, match='metric'):
         metric_of(Config(dict(val_evaluator=evaluator)), 'it', wanted)
+
+
+def test_names_that_matplotlib_takes_for_its_own_are_shown() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    for name in ('_soft', 'x$y'):
+        axes.plot([0, 1], [0, 1], label=figures._plain(name))
+    labels = axes.get_legend_handles_labels()[1]
+    assert [label.strip() for label in labels] == ['_soft', r'x\$y']

@@ -158,5 +158,7 @@ def _colour(plt: Any, number: int) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Without what matplotlib would take for mathematics."""
-    return text.replace('$', r'\$')
+    """Without what matplotlib would take for mathematics; nor does it leave out of the
+    legend what begins with _."""
+    shown = text.replace('$', r'\$')
+    return f' {shown}' if shown.startswith('_') else shown
