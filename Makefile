@@ -30,7 +30,7 @@ demo: env
 	@$(IN_VENV) tools/demo.py
 
 test: env
-	@echo "Tests: about 5 minutes on two cores"
+	@echo "Tests: about 10 minutes on two cores"
 	@$(IN_VENV) -m pytest
 
 lint: env

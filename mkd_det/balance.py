@@ -149,7 +149,10 @@ class GradientShare(nn.Module):
             losses: Names of those that take part.
         """
         new = {name for name in self.shares if name in losses} - self._tried
-        return iteration % self.interval == 0 or bool(new)
+        # A training that goes on has brought factors with it.
+        known = {name for name in new if self.get_buffer(name) > 0}
+        self._tried |= known
+        return iteration % self.interval == 0 or bool(new - known)
 
     def measure(
         self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]

@@ -102,6 +102,12 @@ def test_factors_travel_with_the_training_and_not_with_the_student(
     again = distiller(balance=balance)
     again.load_state_dict(torch.load(tmp_path / 'a.pth'))
     assert again.balance.factors() == factors
+    # Between two measurements, it goes on with them as a run that was not stopped.
+    again.balance.loss_soft.fill_(123.0)  # not what would be measured here
+    MessageHub.get_current_instance().update_info('iter', 7)
+    losses_of(again)
+    assert again.balance.factors() == {**factors, 'loss_soft': 123.0}
+    MessageHub.get_current_instance().update_info('iter', 0)
     # By name, whatever their order, and as far as they are there.
     turned = dict.fromkeys(reversed(list(factors)), 1.0)
     for shares in (turned, dict(loss_soft=1.0)):
