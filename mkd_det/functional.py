@@ -581,6 +581,39 @@ def box_cells(
     return reached[0], reached[1]
 
 
+def overlapped_labels(
+    rois: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    background: int,
+    min_iou: float = 0.5,
+) -> Tensor:
+    """Label of the box that each region overlaps most.
+
+    Args:
+        rois: Index of the image, x1, y1, x2, y2.
+        boxes: Of each image, x1, y1, x2, y2.
+        labels: Of each box.
+        background: Label of regions that overlap none by `min_iou`.
+        min_iou: Least IoU.
+
+    Shape:
+        - rois: (R, 5)
+        - boxes: (M, 4) each
+        - labels: (M,) each
+        - output: (R,)
+    """
+    found = rois.new_full((len(rois),), background, dtype=torch.long)
+    for index, (some, names) in enumerate(zip(boxes, labels, strict=True)):
+        here = rois[:, 0] == index
+        if len(some):
+            best = bbox_overlaps(rois[here, 1:], some).max(1)
+            found[here] = torch.where(
+                best.values >= min_iou, names[best.indices], background
+            )
+    return found
+
+
 def localisation_regions(
     priors: Sequence[Tensor], boxes: Tensor, gamma: float = 0.25, topk: int = 9
 ) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,8 @@ def check_truth(kind: str, student: nn.Module, where: str) -> None:
             f'{where} needs one label for each image',
             expected='an image classifier',
             actual=f'{type(student).__name__}: its data has boxes',
-            hint='SoftOutputKD, LD, CrossHead on heads; FGD, FeatureKD on features',
+            hint='SoftOutputKD, LD, CrossHead on heads, ProposalDKD on proposals; FGD,'
+            ' FeatureKD on features',
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.model import BaseModel
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from .branches.base import Branch
 from .compiling import parts_to_compile
@@ -168,7 +168,8 @@ class Plan:
         for owner, taps in self.taps.items():
             for name, tap in taps.items():
                 specs = self.specs[owner, name]
-                frozen = '' if all(s.grad for s in specs) else ' (some frozen)'
+                moved = tap.position or all(s.grad for s in specs)
+                frozen = '' if moved else ' (some frozen)'
                 shape = ' '.join(map(str, specs)) + (
                     frozen if owner == 'student' else ''
                 )
@@ -245,8 +246,8 @@ class Planner:
             self.plan.off += [f'branch {n}' for n in self.cfgs['branch']]
         for kind, cfgs in (('adapter', needed), ('term', live)):
             for name, cfg in cfgs.items():
-                for side in _sides_of(kind, cfg):
-                    self._register(self._ref(cfg, side, f'{kind} {name}'))
+                for ref in self._refs(kind, name, cfg).values():
+                    self._register(ref)
         self._register_weights()
         self._probe()
         self.plan.off += self._unread_taps()
@@ -322,22 +323,30 @@ class Planner:
         }
         return {name: cfg for name, cfg in adapters.items() if name in read}
 
-    def _ref(self, cfg: Mapping[str, Any], side: str, where: str) -> Ref:
-        """Parse one side of a term or adapter."""
+    def _refs(self, kind: str, name: str, cfg: Mapping[str, Any]) -> dict[str, Ref]:
+        """Parse all that a term or adapter reads."""
+        return {
+            side: self._ref(cfg, side, whose, f'{kind} {name}')
+            for side, whose in _sides_of(kind, cfg).items()
+        }
+
+    def _ref(self, cfg: Mapping[str, Any], side: str, whose: str, where: str) -> Ref:
+        """Parse one thing that is read, of the student or of a teacher."""
         text = cfg.get(side)
         if not isinstance(text, str):
             raise ConfigError(
                 f'{where}: `{side}` is missing',
                 actual=text,
-                available=list(self._known_refs(side)),
+                available=list(self._known_refs(whose)),
             )
         owner, _, key = text.rpartition('.')
         ref = Ref(owner or 'student', key)
-        if text not in self._known_refs(side):
+        if text not in self._known_refs(whose):
             raise ConfigError(
-                f'{where}: {side}={text!r} names nothing that the {side} side can read',
+                f'{where}: {side}={text!r} names nothing that can be read of the'
+                f' {whose}',
                 actual=text,
-                available=nearest(text, self._known_refs(side), limit=20),
+                available=nearest(text, self._known_refs(whose), limit=20),
                 hint="a tap of `taps`, '<teacher>.<tap>', '<adapter>.student',"
                 " '<adapter>.teacher' or '<branch>.<key>'",
             )
@@ -366,7 +375,8 @@ class Planner:
                 )
             if owner in self.plan.taps:
                 where = 'teacher_weights'
-                self._register(self._ref({'tap': f'{owner}.{tap}'}, 'tap', where))
+                cfg = {'tap': f'{owner}.{tap}'}
+                self._register(self._ref(cfg, 'tap', 'teacher', where))
 
     def _check_weights(self) -> None:
         for owner, tap in self.weighing.items():
@@ -391,8 +401,10 @@ class Planner:
             self.plan.taps.setdefault('student', {})[str(ref)] = Tap.parse(paths)
             return
         own = self.teachers[ref.owner].taps if ref.owner != 'student' else {}
-        text = {**self.tap_texts, **own}[ref.key]
-        self.plan.taps.setdefault(ref.owner, {})[ref.key] = Tap.parse(text)
+        tap = Tap.parse({**self.tap_texts, **own}[ref.key])
+        if ref.owner != 'student':
+            _check_not_of_regions(ref, tap)
+        self.plan.taps.setdefault(ref.owner, {})[ref.key] = tap
 
     # -- probing -------------------------------------------------------------
 
@@ -410,7 +422,7 @@ class Planner:
                 nullcontext() if ours else watcher.watch(model),
                 capture(model, taps, need_grad=ours) as seen,
             ):
-                run_features(model, image)
+                run_features(model, image, _one_region(image) if ours else None)
             if not ours:
                 teacher = self.teachers[owner]
                 where = f'teachers.{owner}'
@@ -456,7 +468,7 @@ class Planner:
 
     def _build_adapter(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'adapter {name!r}'
-        refs = {side: self._ref(cfg, side, f'adapter {name}') for side in SIDES}
+        refs = self._refs('adapter', name, cfg)
         for ref in refs.values():
             if ref.owner in self.cfgs['adapter']:
                 raise PlanError(f'{where} reads adapter {ref.owner!r}: taps only')
@@ -480,8 +492,8 @@ class Planner:
         where = f'term {name!r}'
         cls: Any = find_class(LOSSES, dict(cfg), where)
         check_truth(cls.truth, self.student, f'{where}: {cls.__name__}')
-        names = _sides_of('term', cfg)
-        refs = {side: self._ref(cfg, side, f'term {name}') for side in names}
+        whose = _sides_of('term', cfg)
+        refs = self._refs('term', name, cfg)
         sides: dict[str, Any] = {
             side: self.levels[ref.owner, ref.key] for side, ref in refs.items()
         }
@@ -489,9 +501,10 @@ class Planner:
             if not sides[side]:
                 raise PlanError(
                     f'{where}: {ref} yields nothing',
-                    hint="of a probe take '<probe>.student', beside '<teacher>.<tap>'",
+                    hint="of a probe take the other side: CrossHead's .student beside"
+                    " '<teacher>.<tap>', ProposalHead's .teacher beside '<tap>'",
                 )
-        rest = {k: v for k, v in cfg.items() if k not in names}
+        rest = {k: v for k, v in cfg.items() if k not in whose}
         readers: dict[str, DenseReader] = {}
         if cls.reads == 'outputs':
             found = {side: self._reader(ref) for side, ref in refs.items()}
@@ -506,10 +519,10 @@ class Planner:
         else:
             for side, ref in refs.items():
                 _check_features(where, ref, sides[side])
-                specs = [
-                    self.plan.specs[r.owner, r.key] for r in (refs['student'], ref)
-                ]
-                _check_demands(where, link.module, (refs['student'], ref), specs)
+                pair = refs['student'], ref
+                specs = [self.plan.specs[r.owner, r.key] for r in pair]
+                if whose[side] == 'teacher':
+                    _check_demands(where, link.module, pair, specs)
         # What the loss alone can tell, it tells now and not in the first step.
         truth = {'truth': self._no_truth()} if cls.truth else {}
         with frozen_state(link.module):
@@ -553,12 +566,30 @@ class Planner:
         return DenseReader(module) if dense else None
 
 
-def _sides_of(kind: str, cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of what a term or adapter reads."""
+def _sides_of(kind: str, cfg: Mapping[str, Any]) -> dict[str, str]:
+    """Names of what a term or adapter reads, and whose it is."""
+    sides = {side: side for side in SIDES}
     if kind != 'term':
-        return SIDES
+        return sides
     cls: Any = find_class(LOSSES, dict(cfg), kind)
-    return (*SIDES, *cls.also)
+    return {**sides, **cls.also}
+
+
+def _one_region(image: Tensor) -> Tensor:
+    """The whole image, as a region (1, 5)."""
+    height, width = image.shape[-2:]
+    return image.new_tensor([[0, 0, 0, width, height]])
+
+
+def _check_not_of_regions(ref: Ref, tap: Tap) -> None:
+    if any(path.split('.')[0] == 'roi_head' for path in tap.paths):
+        raise PlanError(
+            f'tap {ref} ({tap}): the second stage of a teacher has regions of its own,'
+            " which are not the student's",
+            hint="adapters=dict(proposals=dict(type='ProposalHead', student='rois',"
+            f" teacher='{ref.owner}.pyramid')) runs it on the student's, with"
+            " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck')",
+        )
 
 
 def _check_term_name(name: str) -> None:

@@ -1,12 +1,14 @@
 """Taps: named places in a model whose tensors we read.
 
 Grammar: `path`, or `path:in` for what goes into the module instead of what
-comes out. `*` stands for every child in registration order, and a list of
-paths is one tap with a level for each: `neck.fpn_convs.*.conv`.
+comes out: its first argument; `path:in1` is the next. `*` stands for every
+child in registration order, and a list of paths is one tap with a level for
+each: `neck.fpn_convs.*.conv`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from mmdet.models.dense_heads import DETRHead
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
+from .box_heads import has_box_head, run_box_heads
 from .errors import (
     ConfigError,
     TapNoGradError,
@@ -36,26 +39,32 @@ class Tap:
     Args:
         paths: Module paths, possibly with `*`.
         inputs: Whether to read what goes in instead of what comes out.
+        position: Of the argument that goes in. Those after the first say where or how;
+            they need no gradient.
     """
 
     paths: tuple[str, ...]
     inputs: bool = False
+    position: int = 0
 
     @classmethod
     def parse(cls, text: str | Sequence[str]) -> Tap:
         """Parse `path`, `path:in`, or a list of them (all in or all out)."""
         texts: list[Any] = list(text) if isinstance(text, (list, tuple)) else [text]
         parsed = [_parse_one(t) for t in texts]
-        if not parsed or len({inputs for _, inputs in parsed}) > 1:
+        if not parsed or len({suffix for _, suffix in parsed}) > 1:
             raise ConfigError(
                 'a tap must be a path or a list of paths of one kind',
                 actual=text,
                 hint="'neck', 'bbox_head:in', ['backbone.layer2', 'backbone.layer3']",
             )
-        return cls(tuple(path for path, _ in parsed), parsed[0][1])
+        suffix = parsed[0][1]
+        paths = tuple(path for path, _ in parsed)
+        return cls(paths, bool(suffix), int(suffix[2:] or 0))
 
     def __str__(self) -> str:
-        return '+'.join(self.paths) + (':in' if self.inputs else '')
+        suffix = f':in{self.position or ""}' if self.inputs else ''
+        return '+'.join(self.paths) + suffix
 
     def resolve(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
         """The modules that the tap names in `model`, in order.
@@ -66,15 +75,16 @@ class Tap:
         return [found for path in self.paths for found in _resolve(model, path)]
 
 
-def _parse_one(text: str) -> tuple[str, bool]:
+def _parse_one(text: str) -> tuple[str, str]:
     path, _, suffix = text.partition(':') if isinstance(text, str) else ('', '', '')
-    if not path or suffix not in ('', 'in'):
+    if not path or not re.fullmatch(r'(in\d?)?', suffix):
         raise ConfigError(
             f'tap {text!r} is not understood',
             expected="'path' or 'path:in'",
             actual=text,
+            hint="'path:in1' for what goes in second",
         )
-    return path, suffix == 'in'
+    return path, suffix
 
 
 def _resolve(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
@@ -128,7 +138,8 @@ class _Recorder:
     """Collects the calls of one tap's modules during one forward."""
 
     def __init__(self, name: str, tap: Tap, need_grad: bool) -> None:
-        self.name, self.tap, self.need_grad = name, tap, need_grad
+        self.name, self.tap = name, tap
+        self.need_grad = need_grad and not tap.position
         self.records: dict[str, list[Any]] = {}
         self.versions: list[tuple[str, Tensor, int]] = []
         self.calls = 0
@@ -147,7 +158,13 @@ class _Recorder:
 
     def _before(self, path: str) -> Any:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            self._record(path, args[0] if args else next(iter(kwargs.values()), None))
+            given, position = (*args, *kwargs.values()), self.tap.position
+            if position >= len(given):
+                raise TapOutputError(
+                    f'tap {self.name!r}: nothing goes into {path} at :in{position}',
+                    actual=', '.join(map(_describe, given)),
+                )
+            self._record(path, given[position])
 
         return hook
 
@@ -311,7 +328,7 @@ def _stop_hooks(
     ]
 
 
-def run_features(model: Any, inputs: Tensor) -> None:
+def run_features(model: Any, inputs: Tensor, rois: Tensor | None = None) -> None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
     Detectors: `extract_feat`, then the heads that read nothing but features,
@@ -322,6 +339,8 @@ def run_features(model: Any, inputs: Tensor) -> None:
     Args:
         model: The model.
         inputs: Preprocessed images (N, 3, H, W).
+        rois: Regions (R, 5) for the box head of a two-stage detector, which is not run
+            without: index of the image, and x1, y1, x2, y2 in input pixels.
     """
     if not isinstance(model, BaseDetector):
         model(inputs, None, mode='tensor')
@@ -336,6 +355,8 @@ def run_features(model: Any, inputs: Tensor) -> None:
     for head in heads:
         if isinstance(head, nn.Module) and not isinstance(head, DETRHead):
             head(features)
+    if rois is not None and has_box_head(model):
+        run_box_heads(model, features, rois)
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def levels(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * scale
 
+    if 'rois' in cls.also:  # of the second stage, one level of vectors
+        return [normal(n, 5)]
     if cls.reads == 'features':
         return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
     places = size * size
@@ -92,10 +94,16 @@ def _priors(size: int) -> tuple[Tensor]:
     return (torch.cat([at - 12, at + 12], 1),)
 
 
-def truth_of(n: int) -> GroundTruth:
-    """The same two boxes on every image, of 64 px."""
+def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
+    """The same two boxes on every image, of 64 px; or one label."""
     boxes = torch.tensor([[4.0, 8.0, 30.0, 34.0], [20.0, 20.0, 50.0, 40.0]])
-    return GroundTruth((boxes,) * n, (torch.tensor(1),) * n, (64, 64))
+    label = torch.tensor([1, 2] if cls.truth == 'boxes' else 1)
+    return GroundTruth((boxes,) * n, (label,) * n, (64, 64))
+
+
+def rois_of(n: int) -> list[Tensor]:
+    """A region of every image, the first box of it."""
+    return [torch.tensor([[i, 4.0, 8.0, 30.0, 34.0] for i in range(n)])]
 
 
 def change(given: list, function: Any) -> list:
@@ -140,7 +148,9 @@ def made(cls: type[PairLoss], kwargs: dict) -> Any:
         also: dict = {name: change(teacher, lambda t: t / 2) for name in cls.also}
         first = leaves(student)[0]
         if cls.truth:
-            also['truth'] = truth_of(len(first))
+            also['truth'] = truth_of(cls, len(first))
+        if 'rois' in also:
+            also['rois'] = rois_of(len(first))
         exact = torch.promote_types(first.dtype, torch.float32)
         return loss.to(exact)(student, teacher, **also)
 

@@ -178,6 +178,136 @@ def rtmdet(
     }
 
 
+def faster_rcnn(
+    base_channels: int = 8, neck: int = 16, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny Faster R-CNN: regions of an RPN, one box head."""
+    parts = gfl(base_channels, neck)
+    del parts['bbox_head']
+    return {
+        **parts,
+        'type': 'FasterRCNN',
+        'rpn_head': _rpn(neck),
+        'roi_head': dict(
+            type='StandardRoIHead',
+            bbox_roi_extractor=_extractor(neck),
+            bbox_head=_box_head(neck, num_classes),
+        ),
+        'train_cfg': dict(
+            rpn=_rpn_train_cfg(), rpn_proposal=_PROPOSALS, rcnn=_box_train_cfg(0.5)
+        ),
+        'test_cfg': dict(rpn=_PROPOSALS, rcnn=_box_test_cfg()),
+    }
+
+
+def cascade_rcnn(
+    base_channels: int = 8, neck: int = 16, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny Cascade R-CNN of two stages."""
+    whole = faster_rcnn(base_channels, neck, num_classes)
+    whole['type'] = 'CascadeRCNN'
+    whole['roi_head'] = dict(
+        type='CascadeRoIHead',
+        num_stages=2,
+        stage_loss_weights=[1, 0.5],
+        bbox_roi_extractor=_extractor(neck),
+        bbox_head=[_box_head(neck, num_classes, agnostic=True) for _ in range(2)],
+    )
+    whole['train_cfg']['rcnn'] = [_box_train_cfg(iou) for iou in (0.5, 0.6)]
+    return whole
+
+
+_PROPOSALS = dict(
+    nms_pre=64, max_per_img=32, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
+)
+
+
+def _rpn(neck: int) -> dict[str, Any]:
+    return dict(
+        type='RPNHead',
+        in_channels=neck,
+        feat_channels=neck,
+        anchor_generator=dict(
+            type='AnchorGenerator',
+            scales=[4],
+            ratios=[0.5, 1.0, 2.0],
+            strides=[8, 16, 32, 64, 128],
+        ),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
+        loss_bbox=dict(type='L1Loss'),
+    )
+
+
+def _extractor(neck: int) -> dict[str, Any]:
+    return dict(
+        type='SingleRoIExtractor',
+        roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=0),
+        out_channels=neck,
+        featmap_strides=[8, 16, 32, 64],
+    )
+
+
+def _box_head(neck: int, num_classes: int, agnostic: bool = False) -> dict[str, Any]:
+    return dict(
+        type='Shared2FCBBoxHead',
+        in_channels=neck,
+        fc_out_channels=2 * neck,
+        roi_feat_size=3,
+        num_classes=num_classes,
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+        reg_class_agnostic=agnostic,
+        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False),
+        loss_bbox=dict(type='L1Loss'),
+    )
+
+
+def _assigner(positive: float, negative: float) -> dict[str, Any]:
+    return dict(
+        type='MaxIoUAssigner',
+        pos_iou_thr=positive,
+        neg_iou_thr=negative,
+        min_pos_iou=positive,
+        match_low_quality=False,
+        ignore_iof_thr=-1,
+    )
+
+
+def _rpn_train_cfg() -> dict[str, Any]:
+    return dict(
+        assigner=_assigner(0.7, 0.3),
+        sampler=dict(
+            type='RandomSampler',
+            num=64,
+            pos_fraction=0.5,
+            neg_pos_ub=-1,
+            add_gt_as_proposals=False,
+        ),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    )
+
+
+def _box_train_cfg(iou: float) -> dict[str, Any]:
+    return dict(
+        assigner=_assigner(iou, iou),
+        sampler=dict(
+            type='RandomSampler',
+            num=32,
+            pos_fraction=0.25,
+            neg_pos_ub=-1,
+            add_gt_as_proposals=True,
+        ),
+        pos_weight=-1,
+        debug=False,
+    )
+
+
+def _box_test_cfg() -> dict[str, Any]:
+    return dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20)
+
+
 def _resnet18(base_channels: int) -> dict[str, Any]:
     return dict(
         type='ResNet',

@@ -5,7 +5,7 @@ from .aggregation import LossAggregation
 from .attention import AttentionKD
 from .base import PairLoss
 from .dist import DIST
-from .dkd import DKD
+from .dkd import DKD, ProposalDKD
 from .dlkd import DLKD
 from .feature import FeatureKD
 from .fgd import FGD
@@ -23,6 +23,7 @@ __all__ = [
     'FeatureKD',
     'LossAggregation',
     'PairLoss',
+    'ProposalDKD',
     'RelationKD',
     'SoftOutputKD',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -33,8 +33,8 @@ class PairLoss(nn.Module):
             dense head yields, read into `DenseOutput` (see `outputs.py`). A
             constructor with the argument `kind` is told 'sigmoid' or 'softmax', one
             with `channels` those of student and teacher, level by level.
-        also: Names under which the config gives further knowledge of teachers, which
-            `forward` gets by these names.
+        also: Names under which the config gives further knowledge, and whose it is,
+            'teacher' or 'student'; `forward` gets it by these names, detached.
         truth: What of the ground truth `forward` gets: 'boxes', 'labels' (of whole
             images), or nothing.
         weighs_samples: Whether a mask that is one number a sample makes samples
@@ -43,7 +43,7 @@ class PairLoss(nn.Module):
 
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
-    also: ClassVar[tuple[str, ...]] = ()
+    also: ClassVar[Mapping[str, str]] = {}
     truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import decoupled_kl, rows, weighted_rows
+from ..functional import decoupled_kl, overlapped_labels, rows, weighted_rows
 from ..registry import LOSSES
 from ..structures import GroundTruth
 from .base import PairLoss
@@ -26,8 +26,8 @@ class DKD(PairLoss):
     says of the other classes counts least where it is sure of the label. The paper's
     weights: beta 2 on CIFAR from ResNet-56 to ResNet-20 and 8 where the teacher is far
     better, at tau 4; 0.5 at tau 1 on ImageNet. Its code warms the loss up over 20
-    epochs: `schedule=dict(warmup_iters=...)`, in iterations. For detectors it takes the
-    classes of proposals, of which we have no probe.
+    epochs: `schedule=dict(warmup_iters=...)`, in iterations. For two-stage detectors
+    see `ProposalDKD`.
 
     Args:
         alpha: Weight of the label against all else.
@@ -71,7 +71,15 @@ class DKD(PairLoss):
                 'DKD: needs logits of two classes or more, and labels',
                 actual=tuple(student[0].shape),
             )
-        labels = torch.stack(list(truth.labels))
+        return self._of_labels(student, teacher, torch.stack(list(truth.labels)), mask)
+
+    def _of_labels(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: Tensor,
+        mask: Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         masks: Sequence[Tensor | None] = mask or [None] * len(student)
         parts = [
             self._parts(s, t, labels, m)
@@ -88,3 +96,71 @@ class DKD(PairLoss):
         weights = None if mask is None else mask.reshape(-1)
         parts = decoupled_kl(s, t, labels, self.tau)
         return tuple(weighted_rows(part, weights) for part in parts)
+
+
+@LOSSES.register_module()
+class ProposalDKD(DKD):
+    r"""`DKD` on the proposals of a two-stage detector, background among the classes.
+
+    .. math:: \frac{1}{R} \sum_r \alpha \, \mathrm{TCKD}_r + \beta \, \mathrm{NCKD}_r
+
+    Zhao et al., CVPR 2022, arXiv 2203.08679, whose code has these defaults for Faster
+    R-CNN, and counts all proposals alike. The label of a proposal is that of the box
+    that it overlaps most, as the student's assigner gives it: computed again, since no
+    tap reads it before the student's own loss does.
+
+    Args:
+        alpha, beta, tau: As in `DKD`.
+        min_iou: Least IoU with a box; below it a proposal is background. The student's
+            `train_cfg.rcnn.assigner.pos_iou_thr`.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Shape:
+        - student: logits (R, K + 1)
+        - teacher: logits (R, K + 1), of `ProposalHead`
+        - rois: (R, 5), as index of the image, x1, y1, x2, y2 in input pixels
+        - output: dict(target=(), rest=())
+    """
+
+    truth: ClassVar[str] = 'boxes'
+    also: ClassVar[Mapping[str, str]] = {'rois': 'student'}
+    weighs_samples: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 0.25,
+        tau: float = 1.0,
+        min_iou: float = 0.5,
+        **base: Any,
+    ) -> None:
+        super().__init__(alpha, beta, tau, **base)
+        if not 0 < min_iou <= 1:
+            raise ConfigError(
+                'ProposalDKD: min_iou must be above 0, and 1 at most', actual=min_iou
+            )
+        self.min_iou = min_iou
+
+    def over_levels(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        mask: Sequence[Tensor] | None,
+        truth: GroundTruth | None = None,
+        rois: Sequence[Tensor] = (),
+    ) -> dict[str, Tensor]:
+        """Both parts, mean over proposals."""
+        shapes = [tuple(x.shape) for x in (*student, *teacher, *rois)]
+        regions = shapes[-1][:1]
+        if truth is None or len(shapes) != 3 or shapes[2] != (*regions, 5):
+            raise ShapeMismatchError(
+                'ProposalDKD: needs one level of logits from each side, and regions',
+                expected='(R, K + 1) twice, (R, 5)',
+                actual=shapes,
+                hint="student='classes', teacher='proposals.teacher', rois='rois'",
+            )
+        background = student[0].shape[1] - 1
+        labels = overlapped_labels(
+            rois[0], truth.boxes, truth.labels, background, self.min_iou
+        )
+        return self._of_labels(student, teacher, labels)

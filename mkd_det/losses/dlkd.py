@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -65,7 +65,7 @@ class DLKD(PairLoss):
     """
 
     reads: ClassVar[str] = 'outputs'
-    also: ClassVar[tuple[str, ...]] = ('pruned',)
+    also: ClassVar[Mapping[str, str]] = {'pruned': 'teacher'}
     weighs_samples: ClassVar[bool] = True
 
     def __init__(

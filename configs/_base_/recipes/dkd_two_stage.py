@@ -1,0 +1,25 @@
+"""DKD: what the teacher says of the student's proposals, the label and the rest apart
+(Zhao et al., CVPR 2022, arXiv 2203.08679). For two-stage detectors. A config takes it as
+`**_base_.pop('recipe')`."""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(
+        pyramid='neck',
+        rois='roi_head.bbox_roi_extractor:in1',
+        classes='roi_head.bbox_head.fc_cls',
+    ),
+    adapters=dict(
+        proposals=dict(type='ProposalHead', student='rois', teacher='t.pyramid')
+    ),
+    terms=dict(
+        loss_dkd=dict(
+            type='ProposalDKD',
+            student='classes',
+            teacher='proposals.teacher',
+            rois='rois',
+            weight=1.0,
+        )
+    ),
+)

@@ -1,0 +1,87 @@
+"""The teacher's second stage on the student's proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.base import Adapter, AdapterOutput, Frozen
+from ..box_heads import has_box_head, run_box_heads
+from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
+from ..registry import ADAPTERS
+from ..structures import LevelSpec
+
+
+@ADAPTERS.register_module()
+class ProposalHead(Adapter):
+    """What the teacher says of the regions that the student learns from.
+
+    Two detectors propose other regions, and what they say of them cannot be compared.
+    So the teacher's box head looks at the student's sampled proposals, in the teacher's
+    own features (as Zhao et al. do for detectors: "Decoupled Knowledge Distillation",
+    CVPR 2022, arXiv 2203.08679):
+
+        taps=dict(pyramid='neck', rois='roi_head.bbox_roi_extractor:in1',
+                  classes='roi_head.bbox_head.fc_cls')
+        adapters=dict(proposals=dict(
+            type='ProposalHead', student='rois', teacher='t.pyramid'))
+        terms=dict(loss_roi=dict(
+            type='SoftOutputKD', student='classes', teacher='proposals.teacher'))
+
+    Of a cascade, the mean of its stages' logits, as it predicts itself. The background
+    is the last class. The student pays one more pass of the teacher's box head.
+
+    Args:
+        student: Shape of what the student's tap yields: regions of five numbers.
+        teacher: Shape of each level of the teacher's neck.
+
+    Shape:
+        - student: one level (R, 5): index of the image, x1, y1, x2, y2 in input pixels
+        - teacher: maps (N, C, H, W)
+        - output: of the student nothing; of the teacher one level of logits (R, K + 1)
+    """
+
+    def __init__(
+        self, student: Sequence[LevelSpec], teacher: Sequence[LevelSpec]
+    ) -> None:
+        super().__init__(student, teacher)
+        if [spec.channels for spec in student] != [5]:
+            raise ShapeMismatchError(
+                'ProposalHead: the student must yield its regions',
+                expected='one level of 5 numbers: image, x1, y1, x2, y2',
+                actual=' '.join(map(str, student)),
+                hint="taps=dict(rois='roi_head.bbox_roi_extractor:in1')",
+            )
+        self._teacher: Frozen | None = None
+
+    def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
+        """Find the teacher's box head."""
+        if not has_box_head(teacher):
+            raise HeadKindError(
+                f'{where}: {type(teacher).__name__} has no box head that looks at'
+                ' regions alone',
+                expected='a StandardRoIHead or CascadeRoIHead, as of Faster R-CNN, Mask'
+                ' R-CNN, Cascade R-CNN',
+                actual=type(getattr(teacher, 'roi_head', None)).__name__,
+                hint='SoftOutputKD for dense heads; FeatureKD on the neck for all',
+            )
+        last = 'neck' if teacher.with_neck else 'backbone'
+        if tap.inputs or tap.paths != (last,):
+            raise TapNotFoundError(
+                f"{where}: the teacher's box head reads what its {last} yields",
+                actual=str(tap),
+                available=[last],
+            )
+        self._teacher = Frozen(teacher)
+
+    @torch.no_grad()
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> AdapterOutput:
+        """Run the teacher's box head."""
+        assert self._teacher is not None
+        stages = run_box_heads(self._teacher.module, teacher, student[0])
+        return AdapterOutput((), (torch.stack(stages).mean(0),), {})

@@ -1,0 +1,272 @@
+"""The teacher's second stage on the student's proposals."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import tiny
+from mkd_det.errors import (
+    ConfigError,
+    HeadKindError,
+    MkdError,
+    PlanError,
+    ShapeMismatchError,
+    TapNotFoundError,
+)
+from mkd_det.functional import overlapped_labels
+from mkd_det.losses import ProposalDKD
+from mkd_det.structures import GroundTruth
+from mkd_det.taps import Tap, capture, run_features
+
+ROIS = 'roi_head.bbox_roi_extractor:in1'
+CLASSES = 'roi_head.bbox_head.fc_cls'
+
+
+def proposing(
+    student: dict, teacher: dict, file: Any = None, **more: Any
+) -> dict[str, Any]:
+    """Config with soft outputs of the second stage."""
+    term = dict(type='SoftOutputKD', student='classes', teacher='proposals.teacher')
+    parts: dict[str, Any] = dict(
+        taps=dict(pyramid='neck', rois=ROIS, classes=CLASSES),
+        adapters=dict(
+            proposals=dict(type='ProposalHead', student='rois', teacher='t.pyramid')
+        ),
+        branches={},
+        terms=dict(loss_roi=term),
+    )
+    return tiny.distiller(student, teacher, file, **{**parts, **more})
+
+
+def loss_of(model: Any) -> dict[str, Any]:
+    return model(**model.data_preprocessor(tiny.batch(), True), mode='loss')
+
+
+def dkd(**more: Any) -> dict[str, Any]:
+    sides = dict(student='classes', teacher='proposals.teacher', rois='rois')
+    return dict(loss_dkd=dict(type='ProposalDKD', **{**sides, **more}))
+
+
+def test_a_teacher_that_is_the_student_says_what_the_student_says(
+    tmp_path: Path,
+) -> None:
+    """Bit for bit, on the regions that the student has sampled."""
+    cfg = tiny.faster_rcnn()
+    file = tiny.write_checkpoint(cfg, tmp_path / 't.pth')
+    model = tiny.build(proposing(cfg, cfg, file, terms=dkd()))
+    model.load_state_dict(torch.load(file)['state_dict'])
+    model.student.eval()  # as the teacher is
+    forward = model.adapters['proposals'].forward
+    kept: list[Any] = []
+
+    def watched(*levels: Any) -> Any:
+        kept.append((levels[0], forward(*levels)))
+        return kept[-1][1]
+
+    model.adapters['proposals'].forward = watched
+    with capture(model.student, {'classes': Tap.parse(CLASSES)}) as ours:
+        losses = loss_of(model)
+    (rois, output) = kept[0]
+    assert rois[0].shape[1] == 5 and len(rois[0]) > 8
+    assert torch.equal(output.teacher[0], ours['classes'][0])
+    assert output.student == ()
+    assert abs(float(losses['loss_dkd_target'])) < 1e-6
+    assert abs(float(losses['loss_dkd_rest'])) < 1e-6
+
+
+def test_labels_are_those_the_student_learns(monkeypatch: Any) -> None:
+    import mkd_det.losses.dkd as module
+
+    model = tiny.build(proposing(tiny.faster_rcnn(), tiny.faster_rcnn(), terms=dkd()))
+    found: list[Any] = []
+
+    def kept(*args: Any) -> Any:
+        found.append(overlapped_labels(*args))
+        return found[-1]
+
+    monkeypatch.setattr(module, 'overlapped_labels', kept)
+    learned = {'labels': Tap.parse('roi_head.bbox_head.loss_cls:in1')}
+    with capture(model.student, learned) as seen:
+        loss_of(model)
+    assert torch.equal(found[0], seen['labels'][0])
+    assert len(found[0].unique()) > 1  # background and boxes
+
+
+def test_the_student_learns_and_the_teacher_does_not(tmp_path: Path) -> None:
+    teacher, student = tiny.faster_rcnn(8, 16), tiny.faster_rcnn(4, 8)
+    file = tiny.write_checkpoint(teacher, tmp_path / 't.pth')
+    model = tiny.build(proposing(student, teacher, file))
+    whole = model.teachers['t'].model
+    before = copy.deepcopy(whole.state_dict())
+    losses = loss_of(model)
+    assert float(losses['loss_roi']) > 0
+    losses['loss_roi'].backward()
+    head = model.student.roi_head.bbox_head
+    for layer in (
+        head.fc_cls,
+        head.shared_fcs[0],
+        model.student.backbone.layer2[0].downsample,
+    ):
+        assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
+    # What it says of boxes is for the labels alone.
+    assert all(p.grad is None for p in head.fc_reg.parameters())
+    assert all(p.grad is None for p in whole.parameters())
+    after = whole.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    theirs = {id(p) for p in whole.parameters()}
+    assert not theirs & {id(p) for p in model.parameters()}
+    assert list(model.state_dict()) == list(tiny.build(student).state_dict())
+    twin = copy.deepcopy(model)
+    assert twin.teachers['t'].model is whole
+    assert twin.adapters['proposals']._teacher.module is whole
+
+
+def test_of_a_cascade_the_mean_of_its_stages() -> None:
+    student, teacher = tiny.faster_rcnn(4, 8), tiny.cascade_rcnn(8, 16)
+    model = tiny.build(proposing(student, teacher))
+    whole = model.teachers['t'].model
+    features = whole.extract_feat(torch.randn(2, 3, 64, 64))
+    rois = torch.tensor([[0, 3, 4, 40, 60], [1, 0, 0, 64, 32.0]])
+    said = model.adapters['proposals']((rois,), features).teacher[0]
+    stages = [
+        whole.roi_head._bbox_forward(n, features, rois)['cls_score'] for n in (0, 1)
+    ]
+    torch.testing.assert_close(said, (stages[0] + stages[1]) / 2)
+    assert not said.requires_grad
+    assert float(loss_of(model)['loss_roi']) > 0
+
+
+def test_a_cascade_learns_stage_by_stage() -> None:
+    student, teacher = tiny.cascade_rcnn(4, 8), tiny.faster_rcnn(8, 16)
+    taps = dict(
+        pyramid='neck',
+        rois='roi_head.bbox_roi_extractor.1:in1',
+        classes='roi_head.bbox_head.1.fc_cls',
+    )
+    losses = loss_of(tiny.build(proposing(student, teacher, taps=taps)))
+    assert float(losses['loss_roi']) > 0
+
+
+def test_proposals_beside_the_rpn_and_features() -> None:
+    """All that M-KD teaches a dense head, and the second stage."""
+    student, teacher = tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16)
+    cfg = proposing(student, teacher)
+    cfg['taps'].update(dense='rpn_head', stages='backbone')
+    cfg['terms'].update(
+        loss_dense=dict(type='SoftOutputKD', student='dense', teacher='t.dense'),
+        loss_dist=dict(type='DIST', student='classes', teacher='proposals.teacher'),
+        loss_attention=dict(type='AttentionKD', student='stages', teacher='t.stages'),
+    )
+    losses = loss_of(tiny.build(cfg))
+    for name in ('loss_roi', 'loss_dense_cls', 'loss_dense_box', 'loss_dist'):
+        assert float(losses[name]) > 0, name
+
+
+def test_numbers_of_the_labels_by_hand() -> None:
+    boxes = [torch.tensor([[0, 0, 10, 10], [0, 0, 10, 20.0]]), torch.zeros(0, 4)]
+    labels = [torch.tensor([2, 1]), torch.zeros(0, dtype=torch.long)]
+    rois = torch.tensor(
+        [
+            [0, 0, 0, 10, 10],  # the first box
+            [0, 0, 0, 10, 16],  # 0.625 of the first, 0.8 of the second
+            [0, 0, 0, 5, 8],  # 0.4 of the first at most
+            [1, 0, 0, 10, 10],  # on an image without boxes
+        ]
+    ).float()
+    found = overlapped_labels(rois, boxes, labels, background=3)
+    assert found.tolist() == [2, 1, 3, 3]
+    assert overlapped_labels(rois, boxes, labels, 3, 0.4).tolist() == [2, 1, 2, 3]
+    assert overlapped_labels(rois, boxes, labels, 3, 0.81).tolist() == [2, 3, 3, 3]
+
+
+def test_numbers_of_the_loss_by_hand() -> None:
+    student = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0]])
+    teacher = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]])
+    rois = torch.tensor([[0, 0, 0, 8, 8], [0, 20, 20, 30, 30.0]])
+    truth = GroundTruth(
+        (torch.tensor([[0, 0, 8, 8.0]]),), (torch.tensor([0]),), (64, 64)
+    )
+    parts = ProposalDKD()([student], [teacher], truth=truth, rois=[rois])
+    target, rest = [], []
+    for s, t, label in zip(student, teacher, (0, 2)):  # a box, the background
+        p, q = t.softmax(0), s.softmax(0)
+        two = [torch.stack([x[label], 1 - x[label]]) for x in (p, q)]
+        target.append((two[0] * (two[0] / two[1]).log()).sum())
+        others = [i for i in range(3) if i != label]
+        p, q = p[others] / p[others].sum(), q[others] / q[others].sum()
+        rest.append((p * (p / q).log()).sum())
+    torch.testing.assert_close(parts['target'], torch.stack(target).mean())
+    torch.testing.assert_close(parts['rest'], 0.25 * torch.stack(rest).mean())
+    same = F.log_softmax(teacher, -1)
+    for part in ProposalDKD()([same], [teacher], truth=truth, rois=[rois]).values():
+        assert abs(float(part)) < 1e-6
+
+
+BAD: list[tuple[dict[str, Any], type[MkdError], str]] = [
+    (dict(terms=dkd(rois='t.pyramid')), ConfigError, 'rois='),
+    (dict(terms=dkd(rois=None)), ConfigError, '`rois` is missing'),
+    (dict(terms=dkd(rois='pyramid')), ShapeMismatchError, 'regions'),
+    (dict(terms=dkd(min_iou=0)), ConfigError, 'min_iou'),
+    (dict(terms=dkd(student='pyramid')), ShapeMismatchError, 'levels'),
+    (dict(terms=dkd(teacher='t.classes')), PlanError, 'ProposalHead'),
+    (dict(terms=dkd(student='proposals.student')), PlanError, 'yields nothing'),
+    (
+        dict(taps=dict(pyramid='neck', rois='neck', classes=CLASSES)),
+        ShapeMismatchError,
+        'regions',
+    ),
+    (
+        dict(taps=dict(pyramid='neck.fpn_convs.*', rois=ROIS, classes=CLASSES)),
+        TapNotFoundError,
+        'neck',
+    ),
+    (
+        dict(taps=dict(pyramid='neck', rois=ROIS.replace('in1', 'in2'))),
+        MkdError,
+        'in2',
+    ),
+]
+
+
+@pytest.mark.parametrize('change, kind, part', BAD)
+def test_what_does_not_fit_is_told_before_training(
+    change: dict, kind: type[MkdError], part: str
+) -> None:
+    cfg = proposing(tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16))
+    cfg['taps'].update(change.pop('taps', {}))
+    cfg.update(copy.deepcopy(change))
+    with pytest.raises(kind) as error:
+        tiny.build(cfg)
+    assert part in str(error.value)
+
+
+def test_detectors_of_one_stage_have_no_proposals() -> None:
+    with pytest.raises(HeadKindError, match='GFL has no box head'):
+        tiny.build(proposing(tiny.faster_rcnn(4, 8), tiny.gfl(8, 16)))
+    with pytest.raises(TapNotFoundError, match='roi_head'):
+        tiny.build(proposing(tiny.gfl(4, 8), tiny.faster_rcnn(8, 16)))
+
+
+def test_other_class_counts_are_told() -> None:
+    cfg = proposing(
+        tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16, num_classes=5), terms=dkd()
+    )
+    with pytest.raises(MkdError, match='6'):
+        tiny.build(cfg)
+
+
+def test_regions_are_run_where_they_are_given_alone() -> None:
+    model = tiny.build(tiny.faster_rcnn())
+    image = torch.zeros(1, 3, 64, 64)
+    taps = {'classes': Tap.parse(CLASSES)}
+    with pytest.raises(MkdError), capture(model, taps):
+        run_features(model, image)
+    with capture(model, taps) as seen:
+        run_features(model, image, torch.tensor([[0, 0, 0, 64, 64.0]]))
+    assert seen['classes'][0].shape == (1, 4)
