@@ -4,11 +4,13 @@
     python tools/measure_chain.py cifar10 --weights FOLDER --seeds 0 1 2
     python tools/measure_chain.py rows --weights FOLDER --seeds 0 1 2
     python tools/measure_chain.py bccd --weights FOLDER --seeds 0 1 2
+    python tools/measure_chain.py whole --seeds 0 --epochs 6
 
 cifar10: ResNet-56, 44 and 32, as FOLDER has them (resnet56-cifar10jpeg.pth, ...), teach
 ResNet-20. rows: a ResNet-20 of 1x3 filters, alone, by the teacher, by parallel
-assistants. bccd: gfl_r18-w64_bccd.pth teaches, with one assistant and with two. Every
-row is a chain of its own; what is done is not done again, what was interrupted goes on.
+assistants. bccd: gfl_r18-w64_bccd.pth teaches, with one assistant and with two. whole:
+as cifar10, but the teacher and all assistants are trained, too. Every row is a chain
+of its own; what is done is not done again, what was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import chain_report
 import measuring
 from measure_cifar10 import BATCH, REVISED
 from mmengine.config import Config
@@ -92,6 +96,13 @@ EXPERIMENTS: dict[str, dict[str, Row]] = {
             TWO, {'guides': 'previous'}, given={'w48': DENSE_2}
         ),
     },
+    'whole': {
+        'DGKD': Row(SQUARE),
+        'TAKD': Row(
+            SQUARE, {'guides': 'previous'}, given={'t56': 'DGKD', 'a44': 'DGKD'}
+        ),
+        'from the teacher': Row(SQUARE, only=(), given={'t56': 'DGKD'}),
+    },
 }
 # Weights in the folder, by member; the others are trained.
 WEIGHTS = {
@@ -102,6 +113,7 @@ WEIGHTS = {
     },
     'rows': {'t56': 'resnet56-cifar10jpeg.pth'},
     'bccd': {'w64': 'gfl_r18-w64_bccd.pth'},
+    'whole': {},
 }
 TOP1 = measuring.Figure('top1', 'top 1, %', 2)
 BOX = measuring.Figure('bbox_mAP', 'box mAP')
@@ -207,11 +219,14 @@ def write(args: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
         teachers=[],
     )
     seeds = ' '.join(map(str, args.seeds))
+    weights = ' --weights FOLDER' if WEIGHTS[args.experiment] else ''
     command = (
-        f'python tools/measure_chain.py {args.experiment} --weights FOLDER'
+        f'python tools/measure_chain.py {args.experiment}{weights}'
         f' --images {args.images} --epochs {args.epochs} --seeds {seeds}'
     )
     measuring.write_report(report, command, args.out, runs)
+    sizes = args.out / f'chain_{args.experiment}_sizes.png'
+    chain_report.draw(over_sizes(runs, figure.name), sizes, figure.name)
     others = [
         json.loads(file.read_text())
         for name in EXPERIMENTS
@@ -220,20 +235,37 @@ def write(args: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
     write_json(args.out / 'chain.json', [run for runs in others for run in runs])
 
 
+def over_sizes(
+    runs: Sequence[dict[str, Any]], metric: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Members of each row's chain, with the mean over the seeds."""
+    chains: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for run in runs:
+        own = chains.setdefault(run['name'], {})
+        for stage in run.get('stages', [run]):
+            own.setdefault(stage['name'], []).append(stage)
+    return {
+        row: [
+            {**stages[0], metric: statistics.mean(stage[metric] for stage in stages)}
+            for stages in own.values()
+        ]
+        for row, own in chains.items()
+    }
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """What to run, and where."""
     every = dict.fromkeys(name for rows in EXPERIMENTS.values() for name in rows)
     parser = measuring.parser(__doc__, list(every), 'work_dirs/chain')
     parser.add_argument('experiment', choices=list(EXPERIMENTS))
-    parser.add_argument('--weights', type=Path, required=True, help='the teachers')
+    parser.add_argument('--weights', type=Path, help='folder of the teachers')
     parser.add_argument('--images', type=int, default=5000, help='to train on')
     parser.add_argument('--epochs', type=int, default=12, help='on CIFAR-10')
     args = parser.parse_args(argv)
     for name in WEIGHTS[args.experiment].values():
-        if not (args.weights / name).is_file():
-            raise CheckpointFileError(
-                f'there is no {args.weights / name}', hint='--weights FOLDER'
-            )
+        file = (args.weights or Path()) / name
+        if not file.is_file():
+            raise CheckpointFileError(f'there is no {file}', hint='--weights FOLDER')
     args.rows = [row for row in args.rows if row in EXPERIMENTS[args.experiment]]
     return args
 
