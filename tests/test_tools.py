@@ -23,6 +23,7 @@ import torch
 from mmengine.config import Config
 
 import tiny
+from mkd_det.chain import read_chain
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -972,7 +973,7 @@ def test_measured_speeds_become_table_and_figure(
     assert (out / 'speed.png').stat().st_size > 1000
 
 
-# -- measure_bccd, measure_cifar10 ----------------------------------------------
+# -- measure_bccd, measure_cifar10, measure_chain ------------------------------
 
 
 def test_every_row_is_planned_with_every_seed(tmp_path: Path) -> None:
@@ -1053,3 +1054,47 @@ def test_what_a_training_starts_from_is_kept_where_nothing_is_to_resume(
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'epoch_1.pth').touch()
     assert applied(load_from='start.pth') == (True, None)
+
+
+@pytest.mark.parametrize('experiment', ['cifar10', 'rows', 'bccd', 'whole'])
+def test_every_row_of_chains_is_a_chain(experiment: str, tmp_path: Path) -> None:
+    """Each ends with the student; what is given was trained by another row, or is in
+    the folder."""
+    measure = tool('measure_chain')
+    weights = measure.WEIGHTS[experiment]
+    for name in weights.values():
+        (tmp_path / name).touch()
+    given = [experiment, '--weights', str(tmp_path), '--seeds', '7']
+    args = measure.parse_args([*given, '--work-dir', 'runs'])
+    assert args.rows == list(measure.EXPERIMENTS[experiment])
+    students = set()
+    for row in args.rows:
+        if row == 'alone':
+            continue
+        chain = read_chain(Config(measure.chain_of(args, row, 7)).to_dict())
+        students.add(chain.members[-1].name)
+        for member in chain.members:
+            lent = measure.EXPERIMENTS[experiment][row].given.get(member.name)
+            if member.name in weights:
+                assert member.checkpoint == str(tmp_path / weights[member.name])
+            elif lent:
+                assert lent in args.rows[: args.rows.index(row)]
+                own = measure.folder_of(args, lent, 7) / 'students'
+                assert member.checkpoint == str(own / f'{member.name}.pth')
+            else:
+                assert member.checkpoint is None
+    assert len(students) == 1
+    if weights:
+        assert measure.main([experiment, '--weights', str(tmp_path / 'none')]) == 2
+
+
+def test_sizes_of_chains_are_means_over_seeds() -> None:
+    measure = tool('measure_chain')
+    runs = [
+        dict(name='TAKD', seed=seed, top1=value, stages=[
+            dict(name='t', params=3, top1=90.0), dict(name='s', params=1, top1=value)])
+        for seed, value in enumerate((60.0, 64.0))
+    ] + [dict(name='alone', seed=0, params=1, top1=50.0)]  # fmt: skip
+    found = measure.over_sizes(runs, 'top1')
+    assert [(s['name'], s['top1']) for s in found['TAKD']] == [('t', 90), ('s', 62)]
+    assert [(s['params'], s['top1']) for s in found['alone']] == [(1, 50)]

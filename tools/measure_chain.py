@@ -266,7 +266,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         file = (args.weights or Path()) / name
         if not file.is_file():
             raise CheckpointFileError(f'there is no {file}', hint='--weights FOLDER')
-    args.rows = [row for row in args.rows if row in EXPERIMENTS[args.experiment]]
+    # A row may stand on another that is before it.
+    args.rows = [row for row in EXPERIMENTS[args.experiment] if row in args.rows]
     return args
 
 
