@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch.nn import functional as F
 
+import hook_runs
 import tiny
 from mkd_det.errors import (
     ConfigError,
@@ -21,6 +23,7 @@ from mkd_det.errors import (
 )
 from mkd_det.functional import overlapped_labels
 from mkd_det.losses import ProposalDKD
+from mkd_det.runtime import prepare
 from mkd_det.structures import GroundTruth
 from mkd_det.taps import Tap, capture, run_features
 
@@ -270,3 +273,21 @@ def test_regions_are_run_where_they_are_given_alone() -> None:
     with capture(model, taps) as seen:
         run_features(model, image, torch.tensor([[0, 0, 0, 64, 64.0]]))
     assert seen['classes'][0].shape == (1, 4)
+
+
+def test_a_whole_training_ends_with_a_plain_student(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    teacher, student = tiny.faster_rcnn(8, 16), tiny.faster_rcnn(4, 8)
+    file = tiny.write_checkpoint(teacher, tmp_path / 't.pth')
+    model = proposing(student, teacher, file, terms=dkd())
+    cfg = tiny.runner_cfg(model, coco_root, tmp_path / 'run')
+    cfg.default_hooks.teacher_check = None  # nobody has trained it
+    runner = hook_runs.build(prepare(cfg), 'two_stages')
+    runner.train()
+    losses = runner.message_hub.get_scalar('train/loss_dkd_target').data[0]
+    assert 0 < losses[0] < float('inf')
+    saved = torch.load(tmp_path / 'run/student_last.pth', weights_only=False)
+    plain = tiny.build(Config.fromfile(tmp_path / 'run/student_config.py').model)
+    plain.load_state_dict(saved['state_dict'], strict=True)
+    assert type(plain).__name__ == 'FasterRCNN'

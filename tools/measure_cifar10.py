@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         note=f'{args.images} images (JPEG), {args.epochs} epochs, tested on 10,000.'
         ' Teachers: ResNet-56, 44 and 32. Batches of 32; learning rates as the configs'
         ' have them: ResNet-20 0.05 alone, 0.02 with a teacher, MobileNetV3 0.02 and'
-        ' 0.01. Losses in training: [cifar10_curves.png](cifar10_curves.png).',
+        ' 0.01. Losses in training: [cifar10_curves.png](cifar10_curves.png). Runs'
+        ' shared a machine, one core each: seconds say little.',
         figures=FIGURES,
         axis='top-1 accuracy on the test images of CIFAR-10, %',
         teachers=[],
