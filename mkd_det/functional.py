@@ -73,7 +73,7 @@ def decoupled_kl(
     right = F.one_hot(labels, student.shape[-1]).bool()
     sides = []
     for logits in (student / tau, teacher / tau):
-        rest = logits[~right].view(len(logits), -1)
+        rest = logits[~right].view(len(logits), logits.shape[-1] - 1)
         sides.append((torch.stack([logits[right], rest.logsumexp(-1)], -1), rest))
     (s_two, s_rest), (t_two, t_rest) = sides
     return softmax_kl(s_two, t_two) * tau**2, softmax_kl(s_rest, t_rest) * tau**2
@@ -545,14 +545,14 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def weighted_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of figures; 0 where all weights are 0.
+    """Mean of figures; 0 where there are none, and where all weights are 0.
 
     Shape:
         - values, weights: (M,)
         - output: ()
     """
     if weights is None:
-        return values.mean()
+        return values.mean() if len(values) else values.sum()
     return (values * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
@@ -579,39 +579,6 @@ def box_cells(
         last = torch.maximum(high.ceil(), first + 1)  # a flat box has a cell, too
         reached.append((cells >= first[:, None]) & (cells < last[:, None]))
     return reached[0], reached[1]
-
-
-def overlapped_labels(
-    rois: Tensor,
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    background: int,
-    min_iou: float = 0.5,
-) -> Tensor:
-    """Label of the box that each region overlaps most.
-
-    Args:
-        rois: Index of the image, x1, y1, x2, y2.
-        boxes: Of each image, x1, y1, x2, y2.
-        labels: Of each box.
-        background: Label of regions that overlap none by `min_iou`.
-        min_iou: Least IoU.
-
-    Shape:
-        - rois: (R, 5)
-        - boxes: (M, 4) each
-        - labels: (M,) each
-        - output: (R,)
-    """
-    found = rois.new_full((len(rois),), background, dtype=torch.long)
-    for index, (some, names) in enumerate(zip(boxes, labels, strict=True)):
-        here = rois[:, 0] == index
-        if len(some):
-            best = bbox_overlaps(rois[here, 1:], some).max(1)
-            found[here] = torch.where(
-                best.values >= min_iou, names[best.indices], background
-            )
-    return found
 
 
 def localisation_regions(

@@ -7,7 +7,7 @@ shapes, kinds of head. Both models run once, on zeros, without leaving a trace.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 from mmengine.model import BaseModel
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from .box_heads import check_box_heads, check_sampler
 from .branches.base import Branch
 from .compiling import parts_to_compile
 from .confidence import check_logits
@@ -47,6 +48,7 @@ from .taps import Tap, capture, frozen_state, run_features, strides_of
 from .teachers import TeacherBank
 
 SIDES = ('student', 'teacher')
+SECOND_STAGE = 'roi_head.'
 
 
 @dataclass(frozen=True)
@@ -402,8 +404,11 @@ class Planner:
             return
         own = self.teachers[ref.owner].taps if ref.owner != 'student' else {}
         tap = Tap.parse({**self.tap_texts, **own}[ref.key])
-        if ref.owner != 'student':
-            _check_not_of_regions(ref, tap)
+        if any(path.startswith(SECOND_STAGE) for path in tap.paths):
+            if ref.owner != 'student':
+                raise _of_other_regions(ref, tap)
+            check_box_heads(self.student, f'tap {ref}')
+            check_sampler(self.student, f'tap {ref}')
         self.plan.taps.setdefault(ref.owner, {})[ref.key] = tap
 
     # -- probing -------------------------------------------------------------
@@ -422,7 +427,7 @@ class Planner:
                 nullcontext() if ours else watcher.watch(model),
                 capture(model, taps, need_grad=ours) as seen,
             ):
-                run_features(model, image, _one_region(image) if ours else None)
+                run_features(model, image, second_stage=ours)
             if not ours:
                 teacher = self.teachers[owner]
                 where = f'teachers.{owner}'
@@ -494,6 +499,7 @@ class Planner:
         check_truth(cls.truth, self.student, f'{where}: {cls.__name__}')
         whose = _sides_of('term', cfg)
         refs = self._refs('term', name, cfg)
+        _check_one_stage(where, self._taps_of_student(refs))
         sides: dict[str, Any] = {
             side: self.levels[ref.owner, ref.key] for side, ref in refs.items()
         }
@@ -522,12 +528,21 @@ class Planner:
                 pair = refs['student'], ref
                 specs = [self.plan.specs[r.owner, r.key] for r in pair]
                 if whose[side] == 'teacher':
-                    _check_demands(where, link.module, pair, specs)
+                    adapted = ref.owner in self.plan.adapters
+                    _check_demands(where, link.module, pair, specs, adapted)
         # What the loss alone can tell, it tells now and not in the first step.
         truth = {'truth': self._no_truth()} if cls.truth else {}
         with frozen_state(link.module):
             _check_result(where, link(sides, **truth))
         self.plan.terms[name] = link
+
+    def _taps_of_student(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
+        """Taps of the student that a term reads, through adapters as well."""
+        for ref in refs.values():
+            if ref.owner == 'student':
+                yield self.plan.taps['student'][ref.key]
+            elif ref.owner in self.plan.adapters:
+                yield from self._taps_of_student(self.plan.adapters[ref.owner].refs)
 
     def _read_heads(self, link: Link, sides: dict[str, Any], where: str) -> None:
         """Read what the heads of a term yield; they must speak of the same places."""
@@ -575,20 +590,30 @@ def _sides_of(kind: str, cfg: Mapping[str, Any]) -> dict[str, str]:
     return {**sides, **cls.also}
 
 
-def _one_region(image: Tensor) -> Tensor:
-    """The whole image, as a region (1, 5)."""
-    height, width = image.shape[-2:]
-    return image.new_tensor([[0, 0, 0, width, height]])
+def _of_other_regions(ref: Ref, tap: Tap) -> PlanError:
+    return PlanError(
+        f'tap {ref} ({tap}): the second stage of a teacher has regions of its own,'
+        " which are not the student's",
+        hint="adapters=dict(proposals=dict(type='ProposalHead', student='rois',"
+        f" teacher='{ref.owner}.pyramid')) runs it on the student's, with"
+        " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck')",
+    )
 
 
-def _check_not_of_regions(ref: Ref, tap: Tap) -> None:
-    if any(path.split('.')[0] == 'roi_head' for path in tap.paths):
+def _check_one_stage(where: str, taps: Iterable[Tap]) -> None:
+    """All that is read of a cascade must be of one stage: others have other regions."""
+    stages = {
+        (path.split('.') + [''])[2]: path
+        for tap in taps
+        for path in tap.paths
+        if path.startswith(SECOND_STAGE)
+    }
+    numbers = {number for number in stages if number.isdigit()}
+    if len(numbers) > 1:
         raise PlanError(
-            f'tap {ref} ({tap}): the second stage of a teacher has regions of its own,'
-            " which are not the student's",
-            hint="adapters=dict(proposals=dict(type='ProposalHead', student='rois',"
-            f" teacher='{ref.owner}.pyramid')) runs it on the student's, with"
-            " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck')",
+            f'{where} reads several stages of a cascade, which see other regions',
+            expected='taps of one stage',
+            actual=', '.join(stages[number] for number in sorted(numbers)),
         )
 
 
@@ -679,6 +704,7 @@ def _check_demands(
     loss: Any,
     refs: Sequence[Ref],
     specs: Sequence[tuple[LevelSpec, ...]],
+    adapted: bool = False,
 ) -> None:
     student, teacher = specs
     unknown = set(loss.demands) - {'same_channels', 'same_spatial'}
@@ -693,7 +719,9 @@ def _check_demands(
             f'{where}: {refs[0]} has {len(student)} levels, {refs[1]} {len(teacher)}',
             expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
             actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
-            hint=f'teachers.{refs[1].owner}.taps=dict({refs[1].key}=...) for a tap of'
+            hint=f'{refs[1].owner}.student, or a tap of the student with as many levels'
+            if adapted
+            else f'teachers.{refs[1].owner}.taps=dict({refs[1].key}=...) for a tap of'
             " the teacher's own, or a list of paths, a level each",
         )
     for index, (s, t) in enumerate(zip(student, teacher, strict=True)):
@@ -703,7 +731,10 @@ def _check_demands(
                 f' has {s.channels} in the student and {t.channels} in the teacher',
                 expected=f'{t.channels} channels',
                 actual=f'{s.channels} channels',
-                hint=f"adapters=dict(guide=dict(type='GuidanceLayer',"
+                hint=f'{refs[1].owner}.student; of class logits, equal num_classes of'
+                ' both heads'
+                if adapted
+                else f"adapters=dict(guide=dict(type='GuidanceLayer',"
                 f" student='{refs[0]}', teacher='{refs[1]}'))\n"
                 f"and student='guide.student', teacher='guide.teacher' in {where}",
             )

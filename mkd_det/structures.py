@@ -95,8 +95,10 @@ def first_tensor(level: Level) -> Tensor:
 
 
 def channels_of(level: Level) -> int:
-    """Channels of (N, C, H, W) and (N, C); last dimension of (N, L, C)."""
+    """Channels of (N, C, H, W) and (N, C); last dimension of (N, L, C); of (N,) 1."""
     tensor = first_tensor(level)
+    if tensor.dim() == 1:
+        return 1
     return tensor.shape[-1] if tensor.dim() == 3 else tensor.shape[1]
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import DETRHead
+from mmdet.models.dense_heads import DETRHead, EmbeddingRPNHead
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from .box_heads import has_box_head, run_box_heads
+from .box_heads import knows_box_heads, rehearse
 from .errors import (
     ConfigError,
     TapNoGradError,
@@ -80,9 +80,8 @@ def _parse_one(text: str) -> tuple[str, str]:
     if not path or not re.fullmatch(r'(in\d?)?', suffix):
         raise ConfigError(
             f'tap {text!r} is not understood',
-            expected="'path' or 'path:in'",
+            expected="'path', 'path:in', or 'path:in1' for what goes in second",
             actual=text,
-            hint="'path:in1' for what goes in second",
         )
     return path, suffix
 
@@ -115,6 +114,9 @@ def _not_found(model: nn.Module, path: str) -> TapNotFoundError:
         available=dict.fromkeys(nearest(path, names, limit=5) + children),
         hint='one of these; tools/inspect_model.py lists them all with shapes',
     )
+
+
+_OF_QUERIES = (DETRHead, EmbeddingRPNHead)
 
 
 class StopForward(BaseException):
@@ -328,7 +330,7 @@ def _stop_hooks(
     ]
 
 
-def run_features(model: Any, inputs: Tensor, rois: Tensor | None = None) -> None:
+def run_features(model: Any, inputs: Tensor, second_stage: bool = False) -> None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
     Detectors: `extract_feat`, then the heads that read nothing but features,
@@ -339,8 +341,8 @@ def run_features(model: Any, inputs: Tensor, rois: Tensor | None = None) -> None
     Args:
         model: The model.
         inputs: Preprocessed images (N, 3, H, W).
-        rois: Regions (R, 5) for the box head of a two-stage detector, which is not run
-            without: index of the image, and x1, y1, x2, y2 in input pixels.
+        second_stage: Whether box heads look at something, too: the whole of each
+            image. Of teachers that is no knowledge.
     """
     if not isinstance(model, BaseDetector):
         model(inputs, None, mode='tensor')
@@ -353,10 +355,10 @@ def run_features(model: Any, inputs: Tensor, rois: Tensor | None = None) -> None
         getattr(model, 'mask_head', None)
     ]
     for head in heads:
-        if isinstance(head, nn.Module) and not isinstance(head, DETRHead):
+        if isinstance(head, nn.Module) and not isinstance(head, _OF_QUERIES):
             head(features)
-    if rois is not None and has_box_head(model):
-        run_box_heads(model, features, rois)
+    if second_stage and knows_box_heads(model):
+        rehearse(model, features, inputs)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def levels(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * scale
 
-    if 'rois' in cls.also:  # of the second stage, one level of vectors
+    if 'labels' in cls.also:  # of the second stage, one level of vectors
         return [normal(n, 5)]
     if cls.reads == 'features':
         return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
@@ -99,11 +99,6 @@ def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
     boxes = torch.tensor([[4.0, 8.0, 30.0, 34.0], [20.0, 20.0, 50.0, 40.0]])
     label = torch.tensor([1, 2] if cls.truth == 'boxes' else 1)
     return GroundTruth((boxes,) * n, (label,) * n, (64, 64))
-
-
-def rois_of(n: int) -> list[Tensor]:
-    """A region of every image, the first box of it."""
-    return [torch.tensor([[i, 4.0, 8.0, 30.0, 34.0] for i in range(n)])]
 
 
 def change(given: list, function: Any) -> list:
@@ -149,8 +144,8 @@ def made(cls: type[PairLoss], kwargs: dict) -> Any:
         first = leaves(student)[0]
         if cls.truth:
             also['truth'] = truth_of(cls, len(first))
-        if 'rois' in also:
-            also['rois'] = rois_of(len(first))
+        if 'labels' in also:
+            also['labels'] = [torch.ones(len(first), dtype=torch.long)]
         exact = torch.promote_types(first.dtype, torch.float32)
         return loss.to(exact)(student, teacher, **also)
 

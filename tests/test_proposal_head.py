@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch.nn import functional as F
 
 import hook_runs
 import tiny
+from mkd_det.box_heads import check_box_heads
 from mkd_det.errors import (
     ConfigError,
     HeadKindError,
@@ -21,14 +23,14 @@ from mkd_det.errors import (
     ShapeMismatchError,
     TapNotFoundError,
 )
-from mkd_det.functional import overlapped_labels
 from mkd_det.losses import ProposalDKD
+from mkd_det.registry import LOSSES
 from mkd_det.runtime import prepare
-from mkd_det.structures import GroundTruth
 from mkd_det.taps import Tap, capture, run_features
 
 ROIS = 'roi_head.bbox_roi_extractor:in1'
 CLASSES = 'roi_head.bbox_head.fc_cls'
+LABELS = 'roi_head.bbox_head.loss_cls:in1'
 
 
 def proposing(
@@ -37,7 +39,7 @@ def proposing(
     """Config with soft outputs of the second stage."""
     term = dict(type='SoftOutputKD', student='classes', teacher='proposals.teacher')
     parts: dict[str, Any] = dict(
-        taps=dict(pyramid='neck', rois=ROIS, classes=CLASSES),
+        taps=dict(pyramid='neck', rois=ROIS, classes=CLASSES, labels=LABELS),
         adapters=dict(
             proposals=dict(type='ProposalHead', student='rois', teacher='t.pyramid')
         ),
@@ -52,7 +54,7 @@ def loss_of(model: Any) -> dict[str, Any]:
 
 
 def dkd(**more: Any) -> dict[str, Any]:
-    sides = dict(student='classes', teacher='proposals.teacher', rois='rois')
+    sides = dict(student='classes', teacher='proposals.teacher', labels='labels')
     return dict(loss_dkd=dict(type='ProposalDKD', **{**sides, **more}))
 
 
@@ -83,22 +85,21 @@ def test_a_teacher_that_is_the_student_says_what_the_student_says(
     assert abs(float(losses['loss_dkd_rest'])) < 1e-6
 
 
-def test_labels_are_those_the_student_learns(monkeypatch: Any) -> None:
-    import mkd_det.losses.dkd as module
-
+def test_labels_are_those_the_student_learns() -> None:
     model = tiny.build(proposing(tiny.faster_rcnn(), tiny.faster_rcnn(), terms=dkd()))
     found: list[Any] = []
 
-    def kept(*args: Any) -> Any:
-        found.append(overlapped_labels(*args))
-        return found[-1]
+    class Watcher:
+        def on_knowledge(self, student: Any, teachers: Any) -> None:
+            found.append(student['labels'])
 
-    monkeypatch.setattr(module, 'overlapped_labels', kept)
-    learned = {'labels': Tap.parse('roi_head.bbox_head.loss_cls:in1')}
-    with capture(model.student, learned) as seen:
-        loss_of(model)
-    assert torch.equal(found[0], seen['labels'][0])
-    assert len(found[0].unique()) > 1  # background and boxes
+        def on_terms(self, losses: Any) -> None: ...
+
+    model.observers.append(Watcher())
+    loss_of(model)
+    labels = found[0].levels[0]
+    assert labels.dtype == torch.long and labels.unique().tolist()[-1] == 3
+    assert len(labels.unique()) > 1  # background and boxes
 
 
 def test_the_student_learns_and_the_teacher_does_not(tmp_path: Path) -> None:
@@ -171,31 +172,11 @@ def test_proposals_beside_the_rpn_and_features() -> None:
         assert float(losses[name]) > 0, name
 
 
-def test_numbers_of_the_labels_by_hand() -> None:
-    boxes = [torch.tensor([[0, 0, 10, 10], [0, 0, 10, 20.0]]), torch.zeros(0, 4)]
-    labels = [torch.tensor([2, 1]), torch.zeros(0, dtype=torch.long)]
-    rois = torch.tensor(
-        [
-            [0, 0, 0, 10, 10],  # the first box
-            [0, 0, 0, 10, 16],  # 0.625 of the first, 0.8 of the second
-            [0, 0, 0, 5, 8],  # 0.4 of the first at most
-            [1, 0, 0, 10, 10],  # on an image without boxes
-        ]
-    ).float()
-    found = overlapped_labels(rois, boxes, labels, background=3)
-    assert found.tolist() == [2, 1, 3, 3]
-    assert overlapped_labels(rois, boxes, labels, 3, 0.4).tolist() == [2, 1, 2, 3]
-    assert overlapped_labels(rois, boxes, labels, 3, 0.81).tolist() == [2, 3, 3, 3]
-
-
 def test_numbers_of_the_loss_by_hand() -> None:
     student = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0]])
     teacher = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]])
-    rois = torch.tensor([[0, 0, 0, 8, 8], [0, 20, 20, 30, 30.0]])
-    truth = GroundTruth(
-        (torch.tensor([[0, 0, 8, 8.0]]),), (torch.tensor([0]),), (64, 64)
-    )
-    parts = ProposalDKD()([student], [teacher], truth=truth, rois=[rois])
+    labels = [torch.tensor([0, 2])]
+    parts = ProposalDKD()([student], [teacher], labels=labels)
     target, rest = [], []
     for s, t, label in zip(student, teacher, (0, 2)):  # a box, the background
         p, q = t.softmax(0), s.softmax(0)
@@ -207,15 +188,15 @@ def test_numbers_of_the_loss_by_hand() -> None:
     torch.testing.assert_close(parts['target'], torch.stack(target).mean())
     torch.testing.assert_close(parts['rest'], 0.25 * torch.stack(rest).mean())
     same = F.log_softmax(teacher, -1)
-    for part in ProposalDKD()([same], [teacher], truth=truth, rois=[rois]).values():
+    for part in ProposalDKD()([same], [teacher], labels=labels).values():
         assert abs(float(part)) < 1e-6
 
 
 BAD: list[tuple[dict[str, Any], type[MkdError], str]] = [
-    (dict(terms=dkd(rois='t.pyramid')), ConfigError, 'rois='),
-    (dict(terms=dkd(rois=None)), ConfigError, '`rois` is missing'),
-    (dict(terms=dkd(rois='pyramid')), ShapeMismatchError, 'regions'),
-    (dict(terms=dkd(min_iou=0)), ConfigError, 'min_iou'),
+    (dict(terms=dkd(labels='t.pyramid')), ConfigError, 'labels='),
+    (dict(terms=dkd(labels=None)), ConfigError, '`labels` is missing'),
+    (dict(terms=dkd(labels='pyramid')), ShapeMismatchError, 'labels'),
+    (dict(terms=dkd(labels='rois')), ShapeMismatchError, 'labels'),
     (dict(terms=dkd(student='pyramid')), ShapeMismatchError, 'levels'),
     (dict(terms=dkd(teacher='t.classes')), PlanError, 'ProposalHead'),
     (dict(terms=dkd(student='proposals.student')), PlanError, 'yields nothing'),
@@ -252,16 +233,73 @@ def test_what_does_not_fit_is_told_before_training(
 def test_detectors_of_one_stage_have_no_proposals() -> None:
     with pytest.raises(HeadKindError, match='GFL has no box head'):
         tiny.build(proposing(tiny.faster_rcnn(4, 8), tiny.gfl(8, 16)))
-    with pytest.raises(TapNotFoundError, match='roi_head'):
+    with pytest.raises(HeadKindError, match='GFL has no box head'):
         tiny.build(proposing(tiny.gfl(4, 8), tiny.faster_rcnn(8, 16)))
 
 
-def test_other_class_counts_are_told() -> None:
-    cfg = proposing(
-        tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16, num_classes=5), terms=dkd()
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+@pytest.mark.parametrize('kind', ['sigmoid', 'Seesaw'])
+def test_heads_of_another_kind_are_told(side: str, kind: str) -> None:
+    both = dict(student=tiny.faster_rcnn(4, 8), teacher=tiny.faster_rcnn(8, 16))
+    head = both[side]['roi_head']['bbox_head']
+    if kind == 'Seesaw':
+        head['loss_cls'] = dict(type='SeesawLoss', num_classes=3)
+    else:
+        head['loss_cls']['use_sigmoid'] = True
+    with pytest.raises(HeadKindError, match='softmax'):
+        tiny.build(proposing(**both, terms=dkd()))
+
+
+@pytest.mark.parametrize(
+    'head', ['TridentRoIHead', 'SparseRoIHead', 'HybridTaskCascadeRoIHead']
+)
+def test_second_stages_that_ask_for_more_are_told(head: str) -> None:
+    model = tiny.build(tiny.faster_rcnn())
+    model.roi_head.__class__ = MODELS.get(head)
+    with pytest.raises(HeadKindError, match='regions alone'):
+        check_box_heads(model, 'here')
+
+
+@pytest.mark.parametrize('sampler', ['OHEMSampler', 'ScoreHLRSampler'])
+def test_samplers_that_run_the_head_are_told(sampler: str) -> None:
+    student = tiny.faster_rcnn(4, 8)
+    student['train_cfg']['rcnn']['sampler']['type'] = sampler
+    if sampler == 'ScoreHLRSampler':
+        student['train_cfg']['rcnn']['sampler'].update(k=0.5, bias=0.0)
+    with pytest.raises(HeadKindError, match='RandomSampler'):
+        tiny.build(proposing(student, tiny.faster_rcnn(8, 16)))
+
+
+def test_stages_of_a_cascade_are_not_mixed() -> None:
+    taps = dict(
+        pyramid='neck',
+        rois='roi_head.bbox_roi_extractor.0:in1',
+        classes='roi_head.bbox_head.1.fc_cls',
     )
-    with pytest.raises(MkdError, match='6'):
+    cfg = proposing(tiny.cascade_rcnn(4, 8), tiny.faster_rcnn(8, 16), taps=taps)
+    with pytest.raises(PlanError, match='several stages'):
         tiny.build(cfg)
+
+
+@pytest.mark.parametrize('detector', [tiny.faster_rcnn, tiny.cascade_rcnn])
+def test_other_class_counts_are_told(detector: Any) -> None:
+    cfg = proposing(tiny.faster_rcnn(4, 8), detector(8, 16, num_classes=5), terms=dkd())
+    with pytest.raises(MkdError, match='num_classes') as error:
+        tiny.build(cfg)
+    assert 'GuidanceLayer' not in str(error.value)
+
+
+@pytest.mark.parametrize('loss', ['SoftOutputKD', 'DIST', 'ProposalDKD'])
+def test_a_batch_without_proposals_counts_nothing(loss: str) -> None:
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    labels = dict(labels=[torch.zeros(0, dtype=torch.long)])
+    value = LOSSES.build(dict(type=loss))(
+        [nothing], [nothing], **(labels if loss == 'ProposalDKD' else {})
+    )
+    parts = value if isinstance(value, dict) else {'': value}
+    total = torch.stack(list(parts.values())).sum()
+    total.backward()
+    assert float(total.detach()) == 0
 
 
 def test_regions_are_run_where_they_are_given_alone() -> None:
@@ -271,7 +309,7 @@ def test_regions_are_run_where_they_are_given_alone() -> None:
     with pytest.raises(MkdError), capture(model, taps):
         run_features(model, image)
     with capture(model, taps) as seen:
-        run_features(model, image, torch.tensor([[0, 0, 0, 64, 64.0]]))
+        run_features(model, image, second_stage=True)
     assert seen['classes'][0].shape == (1, 4)
 
 

@@ -83,7 +83,7 @@ def survey(model: nn.Module, size: tuple[int, int]) -> list[Row]:
     try:
         # With gradients, to see where none would flow.
         with frozen_state(model), torch.enable_grad():
-            run_features(model, torch.randn(1, 3, *size))
+            run_features(model, torch.randn(1, 3, *size), second_stage=True)
     finally:
         for handle in handles:
             handle.remove()

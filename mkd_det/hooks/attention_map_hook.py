@@ -181,7 +181,7 @@ def _read(
             model = distiller.teachers[owner].model
             images = distiller.renormalizers[owner](inputs, samples)
         with frozen_state(model), capture(model, named) as seen:
-            run_features(model, images)
+            run_features(model, images, second_stage=owner == 'student')
         levels[owner] = seen
     return levels, (inputs.shape[-2], inputs.shape[-1])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import decoupled_kl, overlapped_labels, rows, weighted_rows
+from ..functional import decoupled_kl, rows, weighted_rows
 from ..registry import LOSSES
 from ..structures import GroundTruth
 from .base import PairLoss
@@ -66,11 +66,8 @@ class DKD(PairLoss):
         truth: GroundTruth | None = None,
     ) -> dict[str, Tensor]:
         """Both parts, mean over levels."""
-        if truth is None or student[0].shape[1] < 2:
-            raise ShapeMismatchError(
-                'DKD: needs logits of two classes or more, and labels',
-                actual=tuple(student[0].shape),
-            )
+        if truth is None:
+            raise ShapeMismatchError('DKD: needs the labels of the images')
         return self._of_labels(student, teacher, torch.stack(list(truth.labels)), mask)
 
     def _of_labels(
@@ -80,6 +77,11 @@ class DKD(PairLoss):
         labels: Tensor,
         mask: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
+        if student[0].shape[1] < 2:
+            raise ShapeMismatchError(
+                f'{type(self).__name__}: needs logits of two classes or more',
+                actual=tuple(student[0].shape),
+            )
         masks: Sequence[Tensor | None] = mask or [None] * len(student)
         parts = [
             self._parts(s, t, labels, m)
@@ -92,7 +94,7 @@ class DKD(PairLoss):
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
         s, t = (rows(level) for level in (student, teacher))
-        labels = labels.repeat_interleave(len(s) // len(labels))
+        labels = labels.repeat_interleave(len(s) // max(len(labels), 1))
         weights = None if mask is None else mask.reshape(-1)
         parts = decoupled_kl(s, t, labels, self.tau)
         return tuple(weighted_rows(part, weights) for part in parts)
@@ -105,41 +107,28 @@ class ProposalDKD(DKD):
     .. math:: \frac{1}{R} \sum_r \alpha \, \mathrm{TCKD}_r + \beta \, \mathrm{NCKD}_r
 
     Zhao et al., CVPR 2022, arXiv 2203.08679, whose code has these defaults for Faster
-    R-CNN, and counts all proposals alike. The label of a proposal is that of the box
-    that it overlaps most, as the student's assigner gives it: computed again, since no
-    tap reads it before the student's own loss does.
+    R-CNN, and counts all proposals alike. `labels` are those that the student's own
+    loss gets: `taps=dict(labels='roi_head.bbox_head.loss_cls:in1')`.
 
     Args:
         alpha, beta, tau: As in `DKD`.
-        min_iou: Least IoU with a box; below it a proposal is background. The student's
-            `train_cfg.rcnn.assigner.pos_iou_thr`.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
         - student: logits (R, K + 1)
         - teacher: logits (R, K + 1), of `ProposalHead`
-        - rois: (R, 5), as index of the image, x1, y1, x2, y2 in input pixels
+        - labels: (R,)
         - output: dict(target=(), rest=())
     """
 
-    truth: ClassVar[str] = 'boxes'
-    also: ClassVar[Mapping[str, str]] = {'rois': 'student'}
+    truth: ClassVar[str] = ''
+    also: ClassVar[Mapping[str, str]] = {'labels': 'student'}
     weighs_samples: ClassVar[bool] = False
 
     def __init__(
-        self,
-        alpha: float = 1.0,
-        beta: float = 0.25,
-        tau: float = 1.0,
-        min_iou: float = 0.5,
-        **base: Any,
+        self, alpha: float = 1.0, beta: float = 0.25, tau: float = 1.0, **base: Any
     ) -> None:
         super().__init__(alpha, beta, tau, **base)
-        if not 0 < min_iou <= 1:
-            raise ConfigError(
-                'ProposalDKD: min_iou must be above 0, and 1 at most', actual=min_iou
-            )
-        self.min_iou = min_iou
 
     def over_levels(
         self,
@@ -147,20 +136,17 @@ class ProposalDKD(DKD):
         teacher: list[Tensor],
         mask: Sequence[Tensor] | None,
         truth: GroundTruth | None = None,
-        rois: Sequence[Tensor] = (),
+        labels: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """Both parts, mean over proposals."""
-        shapes = [tuple(x.shape) for x in (*student, *teacher, *rois)]
-        regions = shapes[-1][:1]
-        if truth is None or len(shapes) != 3 or shapes[2] != (*regions, 5):
+        shapes = [tuple(x.shape) for x in (*student, *teacher, *labels)]
+        if len(shapes) != 3 or shapes[0] != shapes[1] or shapes[2] != shapes[0][:1]:
             raise ShapeMismatchError(
-                'ProposalDKD: needs one level of logits from each side, and regions',
-                expected='(R, K + 1) twice, (R, 5)',
+                'ProposalDKD: needs one level of logits from each side, and labels',
+                expected='(R, K + 1) twice, (R,)',
                 actual=shapes,
-                hint="student='classes', teacher='proposals.teacher', rois='rois'",
+                hint="student='classes', teacher='proposals.teacher', labels='labels',"
+                " with taps=dict(classes='roi_head.bbox_head.fc_cls',"
+                " labels='roi_head.bbox_head.loss_cls:in1')",
             )
-        background = student[0].shape[1] - 1
-        labels = overlapped_labels(
-            rois[0], truth.boxes, truth.labels, background, self.min_iou
-        )
-        return self._of_labels(student, teacher, labels)
+        return self._of_labels(student, teacher, labels[0])

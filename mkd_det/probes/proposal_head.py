@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.base import Adapter, AdapterOutput, Frozen
-from ..box_heads import has_box_head, run_box_heads
-from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
+from ..box_heads import check_box_heads, logits_of_regions
+from ..errors import ShapeMismatchError, TapNotFoundError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 
@@ -31,8 +31,9 @@ class ProposalHead(Adapter):
         terms=dict(loss_roi=dict(
             type='SoftOutputKD', student='classes', teacher='proposals.teacher'))
 
-    Of a cascade, the mean of its stages' logits, as it predicts itself. The background
-    is the last class. The student pays one more pass of the teacher's box head.
+    Of a cascade, the mean of its stages' logits on these regions; when it predicts,
+    each stage gets regions that the one before it has refined. The background is the
+    last class. A step costs one more pass of the teacher's box head.
 
     Args:
         student: Shape of what the student's tap yields: regions of five numbers.
@@ -50,24 +51,17 @@ class ProposalHead(Adapter):
         super().__init__(student, teacher)
         if [spec.channels for spec in student] != [5]:
             raise ShapeMismatchError(
-                'ProposalHead: the student must yield its regions',
+                'ProposalHead: the student must yield its regions, once a step',
                 expected='one level of 5 numbers: image, x1, y1, x2, y2',
-                actual=' '.join(map(str, student)),
-                hint="taps=dict(rois='roi_head.bbox_roi_extractor:in1')",
+                actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
+                hint="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"
+                " one stage, 'roi_head.bbox_roi_extractor.0:in1'",
             )
         self._teacher: Frozen | None = None
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's box head."""
-        if not has_box_head(teacher):
-            raise HeadKindError(
-                f'{where}: {type(teacher).__name__} has no box head that looks at'
-                ' regions alone',
-                expected='a StandardRoIHead or CascadeRoIHead, as of Faster R-CNN, Mask'
-                ' R-CNN, Cascade R-CNN',
-                actual=type(getattr(teacher, 'roi_head', None)).__name__,
-                hint='SoftOutputKD for dense heads; FeatureKD on the neck for all',
-            )
+        check_box_heads(teacher, f'{where}, teacher')
         last = 'neck' if teacher.with_neck else 'backbone'
         if tap.inputs or tap.paths != (last,):
             raise TapNotFoundError(
@@ -83,5 +77,5 @@ class ProposalHead(Adapter):
     ) -> AdapterOutput:
         """Run the teacher's box head."""
         assert self._teacher is not None
-        stages = run_box_heads(self._teacher.module, teacher, student[0])
+        stages = logits_of_regions(self._teacher.module, teacher, student[0])
         return AdapterOutput((), (torch.stack(stages).mean(0),), {})

@@ -9,6 +9,7 @@ recipe = dict(
         pyramid='neck',
         rois='roi_head.bbox_roi_extractor:in1',
         classes='roi_head.bbox_head.fc_cls',
+        labels='roi_head.bbox_head.loss_cls:in1',
     ),
     adapters=dict(
         proposals=dict(type='ProposalHead', student='rois', teacher='t.pyramid')
@@ -18,7 +19,7 @@ recipe = dict(
             type='ProposalDKD',
             student='classes',
             teacher='proposals.teacher',
-            rois='rois',
+            labels='labels',
             weight=1.0,
         )
     ),
