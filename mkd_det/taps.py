@@ -241,7 +241,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def to_levels(name: str, path: str, value: Any) -> list[Level]:
     """Levels of one call: a tensor is one level; a tuple of tensors is a level
     each; a head's tuple of lists becomes a tuple of tensors per level."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.dim():
         return [value]
     if isinstance(value, (tuple, list)) and value:
         if all(isinstance(v, Tensor) for v in value):
@@ -258,6 +258,8 @@ def to_levels(name: str, path: str, value: Any) -> list[Level]:
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f'a tensor of shape {tuple(value.shape)}'
     if isinstance(value, (tuple, list)):
         return f'{type(value).__name__} of ' + ', '.join(
             type(v).__name__ for v in value[:4]

@@ -744,6 +744,16 @@ def test_what_inspect_calls_usable_is_usable_as_a_tap(path: str) -> None:
     assert [tuple(t.shape[1:]) for t in seen['tap']] == row.shapes
 
 
+def test_inspect_lists_the_second_stage() -> None:
+    inspect = tool('inspect_model')
+    rows = {r.path: r for r in inspect.survey(tiny.build(tiny.faster_rcnn()), (64, 64))}
+    classes = rows['roi_head.bbox_head.fc_cls']
+    assert (classes.calls, classes.channels, classes.strides) == (1, (4,), (None,))
+    assert classes.note == 'of regions, for a student only'
+    assert rows['roi_head.bbox_head.loss_cls'].note == 'yields no levels'
+    assert rows['rpn_head'].calls == 1
+
+
 def test_inspect_pairs_by_path_and_else_by_stride() -> None:
     inspect = tool('inspect_model')
     student = inspect.survey(tiny.build(tiny.gfl()), (128, 128))

@@ -112,11 +112,14 @@ def _row(
     tensors = [first_tensor(level) for level in levels]
     row.shapes = [tuple(t.shape[1:]) for t in tensors]
     row.channels = tuple(channels_of(level) for level in levels)
-    row.strides = strides_of(levels, size)
+    regions = path.startswith('roi_head.')
+    row.strides = (None,) * len(levels) if regions else strides_of(levels, size)
     if overwritten:
         row.note = f'changed in place, tap {path.rpartition(".")[0]}'
     elif not any(t.requires_grad for t in tensors):
         row.note = 'frozen, for a teacher only'
+    elif regions:
+        row.note = 'of regions, for a student only'
     return row
 
 
