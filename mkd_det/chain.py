@@ -287,7 +287,7 @@ def stage_config(
         chain: For the settings of the guides, and modules to import.
     """
     with speaking_of(f'chain: {member.name}'):
-        cfg = load_config(member.cfg, dict(member.options))
+        cfg = load_config(member.cfg, dict(member.options), '`options`')
     cfg = Config(cfg.to_dict())
     cfg.pop('recipe', None)
     count_in_iterations(cfg)

@@ -202,8 +202,15 @@ def join_processes(cfg: Config) -> None:
     cfg.setdefault('model_wrapper_cfg', dict(**wrapper, device_ids=None))
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(
+    path: str, options: dict | None = None, source: str = '--cfg-options'
+) -> Config:
     """Read a config file, or a packaged one (`mmdet::...`), with overrides.
+
+    Args:
+        path: The file.
+        options: The overrides.
+        source: Where they come from, for messages.
 
     Raises:
         ConfigError: There is no such file; the nearest names are listed.
@@ -212,7 +219,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
     cfg = read_config(path)
     if options:
-        _merge(cfg, options)
+        _merge(cfg, options, source)
     if not isinstance(cfg.get('model'), dict):
         raise ConfigError(
             f'config {path} has no `model`',
@@ -246,7 +253,7 @@ def read_config(path: str) -> Config:
         raise ConfigError(
             'this is a folder' if folder else 'there is no such config file',
             expected='a config file',
-            actual=path,
+            actual=path if Path(path).is_absolute() else f'{path}, from {Path.cwd()}',
             available=_siblings(Path(path, 'config.py') if folder else Path(path)),
         )
     try:
@@ -281,8 +288,8 @@ def _way_out(error: Exception, words: str, path: str) -> str:
     return '--debug shows where'
 
 
-def _merge(cfg: Config, options: dict) -> None:
-    """Put `--cfg-options` into the config.
+def _merge(cfg: Config, options: dict, source: str) -> None:
+    """Put options into the config.
 
     As with mmengine, a new key may stand below a known one (an argument that the
     config leaves to its default); a new one at the top would have no effect.
@@ -297,7 +304,7 @@ def _merge(cfg: Config, options: dict) -> None:
         first = key.partition('.')[0]
         if first not in known:
             raise ConfigError(
-                f'--cfg-options: the config has no {first!r}',
+                f'{source}: the config has no {first!r}',
                 actual=key,
                 available=nearest(first, cfg),
             )
@@ -305,7 +312,7 @@ def _merge(cfg: Config, options: dict) -> None:
             cfg.merge_from_dict({key: options[key]})
         except (KeyError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(
-                f'--cfg-options: {key} fits nothing in the config',
+                f'{source}: {key} fits nothing in the config',
                 actual=str(error.args[0] if error.args else error).partition('\n')[0],
             ) from error
 

@@ -286,12 +286,16 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
             hint=f'prefix={prefix!r} beside `checkpoint`',
         )
     if missing or unexpected:
+        fits = [own[k].shape for k in missing] == [weights[k].shape for k in unexpected]
         raise TeacherKeysError(
             f'{where} is of another model: {len(missing)} keys missing,'
             f' {len(unexpected)} unexpected, of {len(own)}',
             expected=', '.join(missing[:4]) or None,
             actual=', '.join(unexpected[:4]) or None,
-            hint='the `cfg` that this checkpoint was trained with',
+            hint='the shapes are the same, in the same order: if only names differ,'
+            " revise_keys=[('^theirs', 'ours'), ...] beside `checkpoint`"
+            if fits
+            else 'the `cfg` that this checkpoint was trained with',
         )
     if shapes:
         heads = [

@@ -347,9 +347,34 @@ def test_a_chain_from_nothing_to_its_figure_through_a_kill_and_a_change(
     assert 'a, taught by t: done before' in output
     assert 's, taught by t, a is another than it was (' in output
     assert 'model.task_weight' in output
+    # What was made of the other s is gone before the new one is there.
+    assert f's: {work}/students/s.pth was made from something else; removed' in output
     after = {name: (work / name / 'epoch_2.pth').stat().st_mtime_ns for name in 'tas'}
     assert [name for name in 'tas' if after[name] != before[name]] == ['s']
     assert (work / 's.old1' / 'epoch_2.pth').is_file()
+
+
+def test_a_start_is_known_by_its_content(files: Path, tool: Any) -> None:
+    start = files / 'start.pth'
+    cfg = Config.fromfile(files / 'chain.py')
+    cfg.stages[1]['options'] = {'load_from': str(start)}
+    cfg.dump(files / 'chain.py')
+    start.write_bytes(b'one')
+    before = jobs_of(tool, files)
+    start.write_bytes(b'two')
+    after = jobs_of(tool, files)
+    assert changed(before, after) == {
+        't': set(),
+        'a': set(),
+        's': {'content of load_from'},
+    }
+
+
+def test_a_wrong_option_is_told_as_what_it_is(files: Path, tool: Any) -> None:
+    cfg = Config.fromfile(files / 'chain.py')
+    cfg.stages[1]['options'] = {'randomnes.seed': 1}
+    with pytest.raises(ConfigError, match="chain: s: `options`: .* no 'randomnes'"):
+        tool.make_configs(read_chain(cfg.to_dict()), files / 'work')
 
 
 def jobs_of(tool: Any, files: Path) -> dict[str, Any]:

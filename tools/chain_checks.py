@@ -11,7 +11,7 @@ from train import check_before_start, check_count
 
 from mkd_det.chain import LOADING, Chain, Member
 from mkd_det.cli import check_amp
-from mkd_det.errors import ConfigError
+from mkd_det.errors import CheckpointFileError, ConfigError, speaking_of
 from mkd_det.runtime import prepare
 from mkd_det.stages.training import metric_of, steps_of
 from mkd_det.teachers import Teacher
@@ -30,19 +30,15 @@ def check_chain(
     for member in chain.members:
         cfg = configs[member.name]
         metric_of(cfg, f'chain: {member.name}', chain.metric)
-        if member.checkpoint is None:
-            steps_of(cfg, f'chain: {member.name}')
-            check_amp(cfg)
-            model = check_before_start(prepare(cfg), teachers=False)
-        else:
-            if (folder / 'students') in Path(member.checkpoint).absolute().parents:
-                raise ConfigError(
-                    f'chain: {member.name}: its checkpoint is where this chain writes',
-                    actual=member.checkpoint,
-                    hint='a copy elsewhere, or another --work-dir',
-                )
-            model = load_given(member, cfg).model
-            check_count(classes_in(cfg), model)
+        with speaking_of(f'chain: {member.name}'):
+            if member.checkpoint is None:
+                steps_of(cfg, f'chain: {member.name}')
+                check_amp(cfg)
+                model = check_before_start(prepare(cfg), teachers=False)
+            else:
+                check_place(member.checkpoint, folder)
+                model = load_given(member, cfg).model
+                check_count(classes_in(cfg), model)
         classes[member.name] = classes_in(cfg)['val']
         # Without branches: the last check has taken them off.
         plain = getattr(model, 'student', model)
@@ -50,6 +46,23 @@ def check_chain(
     check_classes_agree(classes)
     warn_of_order(chain, sizes)
     return sizes
+
+
+def check_place(checkpoint: str, folder: Path) -> None:
+    """Raise where a given checkpoint is not there, or where the chain writes."""
+    file = Path(checkpoint).absolute()
+    if (folder / 'students') in file.parents:
+        raise ConfigError(
+            'its checkpoint is where this chain writes',
+            actual=checkpoint,
+            hint='a copy elsewhere, or another --work-dir',
+        )
+    if '://' not in checkpoint and not file.is_file():
+        raise CheckpointFileError(
+            f'there is no file {checkpoint}',
+            actual=f'looked for from {Path.cwd()}',
+            hint='leave `checkpoint` out, and it is trained',
+        )
 
 
 def classes_in(cfg: Config) -> dict[str, Any]:

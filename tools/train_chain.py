@@ -78,6 +78,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def forget_outdated(jobs: Sequence[Job], folder: Path) -> None:
+    """Take away plain models and results of a chain that was another, so that nobody
+    takes them for this one's; stages put aside keep their own."""
+    old = [job for job in jobs if not is_written(job)]
+    for job in old:
+        weights = job.student[1]
+        if weights.is_file():
+            print(f'{job.member.name}: {weights} was made from something else; removed')
+        for file in (weights, weights.with_suffix('.json')):
+            file.unlink(missing_ok=True)
+    if old:
+        for name in ('chain.json', 'chain.png'):
+            (folder / name).unlink(missing_ok=True)
+
+
 def run_jobs(
     jobs: Sequence[Job], chain: Chain, devices: Sequence[str], show: Display
 ) -> list[Result]:
@@ -185,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         jobs = make_jobs(chain, configs, sizes, folder)
         metric = jobs[-1].metric[0]
         others = read_others(args.beside, metric)
+        forget_outdated(jobs, folder)
         MMLogger.get_current_instance().setLevel('WARNING')
         try:
             with display(len(jobs), 'chain') as show:

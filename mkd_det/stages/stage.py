@@ -283,8 +283,9 @@ def _begin(stage: Stage) -> None:
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Names of what differs."""
+    """Names of what differs: what it builds on (in words) before settings."""
     names = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
+    names.sort(key=lambda name: ' ' not in name)
     return ', '.join(names[:6]) + (', ...' if len(names) > 6 else '')
 
 
@@ -302,7 +303,7 @@ def _train(
             held = max(held, _memory_of(process.pid))
             history = read_history(stage.folder)
             loss = history.losses.get(history.latest)
-            task.update(history.latest, f'loss {loss:.2f}' if loss else 'starting')
+            task.update(history.latest, f'own loss {loss:.2f}' if loss else 'starting')
             if time.monotonic() - saved > 2:
                 saved = time.monotonic()
                 state = {**state, 'seconds': before + saved - began, 'memory': held}
@@ -357,7 +358,7 @@ def _failed(stage: Stage, how: str) -> StageError:
     log = stage.folder / LOG
     lines = log.read_text(errors='replace').splitlines()[-15:]
     return StageError(
-        f'the training of the {stage.title} {how}',
+        f'{stage.title}: the training {how}',
         actual='\n    '.join(['its last words:', *lines]),
         hint=f'the whole log is {log}',
     )

@@ -127,9 +127,17 @@ def write_config(path: Path, cfg: Config) -> None:
 
 
 def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
-    """All that a config says, by name; where its files lie does not matter."""
-    text = json.dumps(cfg.to_dict(), default=str).replace(str(folder), 'WORK_DIR')
-    return dict(leaves(json.loads(text)))
+    """All that a config says, by name, and what is in the weights it starts from; where
+    its files lie does not matter."""
+    whole = cfg.to_dict()
+    text = json.dumps(whole, default=str).replace(str(folder), 'WORK_DIR')
+    starts = {
+        f'content of {name}': source_of(str(json.loads(path)))
+        for name, path in leaves(json.loads(json.dumps(whole, default=str)))
+        if name == 'load_from' or name.endswith('init_cfg.checkpoint')
+        if isinstance(json.loads(path), str) and Path(json.loads(path)).is_file()
+    }
+    return {**dict(leaves(json.loads(text))), **starts}
 
 
 def leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
