@@ -275,6 +275,10 @@ def _way_out(error: Exception, words: str, path: str) -> str:
             f'PYTHONPATH=. python tools/train.py {path}: modules of your own are'
             ' looked\nfor in the folders of PYTHONPATH'
         )
+    if '.mim' in words:
+        return (
+            'pip install -e . where setup.py is: it puts the configs into the package'
+        )
     if isinstance(error, FileNotFoundError):
         return (
             '`_base_` is relative to the folder of the config that names it; or'

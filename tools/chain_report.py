@@ -53,12 +53,16 @@ def draw(
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    named: set[str] = set()
     for label, rows in chains.items():
         sizes = [row['params'] / 1e6 for row in rows]
         values = [row[metric] for row in rows]
         (line,) = axes.plot(sizes, values, 'o-', label=label, alpha=0.8)
         axes.plot(sizes[-1], values[-1], '*', ms=15, color=line.get_color())
         for row, size, value in zip(rows, sizes, values):
+            if row['name'] in named:
+                continue  # once: other chains have it at the same size
+            named.add(row['name'])
             axes.annotate(row['name'], (size, value), xytext=(4, 4), size=8,
                           textcoords='offset points')  # fmt: skip
     axes.set(xlabel='parameters, millions', ylabel=metric, xscale='log')
