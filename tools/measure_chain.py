@@ -176,9 +176,17 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if subprocess.call([sys.executable, *command]):
         raise StageError(f'the chain {file} failed', hint=f'python {" ".join(command)}')
     rows = read_json(folder / 'chain.json')
-    trained = sum(row['seconds'] for row in rows)
-    more = {'name': name, 'seed': seed, 'chain_seconds': trained, 'stages': rows}
-    return {**rows[-1], **more, 'experiment': args.experiment}
+    for row in rows:
+        row['given'] = row.pop('command') == 'given'
+    return {
+        **rows[-1],
+        'name': name,
+        'seed': seed,
+        'experiment': args.experiment,
+        'command': f'python {" ".join(command)}',
+        'chain_seconds': sum(row['seconds'] for row in rows),
+        'stages': rows,
+    }
 
 
 def run_alone(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:

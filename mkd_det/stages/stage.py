@@ -98,7 +98,7 @@ class Stage:
             os.path.relpath(ROOT / 'tools' / 'train.py'),
             os.path.relpath(ROOT / self.config),
             '--work-dir',
-            str(self.folder),
+            _short(self.folder),
             *(['--cfg-options'] if self.options else []),
             *(f'{key}={value}' for key, value in self.options.items()),
         ]
@@ -142,6 +142,12 @@ class Stage:
                 available=sorted(metrics),
             )
         return {name: metrics[key] for name, key in self.figures.items()}
+
+
+def _short(path: Path) -> str:
+    """From the folder we are in, if it lies there."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith('..') else here
 
 
 def _digest(value: Any) -> str:

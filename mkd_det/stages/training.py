@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def stage_of(cfg: Config, config: Path, folder: Path, **more: Any) -> Stage:
     steps, by_epoch = steps_of(cfg, more['name'])
     length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
     return Stage(
-        config=str(config.resolve()),
+        config=os.path.abspath(config),
         folder=folder,
         epochs=steps,
         total=steps * length,
