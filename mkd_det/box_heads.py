@@ -61,7 +61,8 @@ def check_sampler(model: Any, where: str) -> None:
                 f'{where}: {type(sampler).__name__} runs the box head on regions that'
                 ' nothing is learned from',
                 expected='a sampler that does not, such as RandomSampler',
-                hint="train_cfg=dict(rcnn=dict(sampler=dict(type='RandomSampler')))",
+                hint='--cfg-options'
+                ' model.student.train_cfg.rcnn.sampler.type=RandomSampler',
             )
 
 

@@ -170,8 +170,8 @@ class Plan:
         for owner, taps in self.taps.items():
             for name, tap in taps.items():
                 specs = self.specs[owner, name]
-                moved = tap.position or all(s.grad for s in specs)
-                frozen = '' if moved else ' (some frozen)'
+                trained = tap.position or all(s.grad for s in specs)
+                frozen = '' if trained else ' (some frozen)'
                 shape = ' '.join(map(str, specs)) + (
                     frozen if owner == 'student' else ''
                 )

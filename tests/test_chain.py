@@ -366,7 +366,7 @@ def test_a_start_is_known_by_its_content(files: Path, tool: Any) -> None:
     assert changed(before, after) == {
         't': set(),
         'a': set(),
-        's': {'content of load_from'},
+        's': {'load_from'},
     }
 
 

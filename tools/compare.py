@@ -63,7 +63,6 @@ from mkd_det.stages import (
 from mkd_det.stages.training import (
     metric_of,
     settings_in,
-    source_of,
     stage_of,
     steps_of,
     write_config,
@@ -227,7 +226,7 @@ def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
         folder,
         name=row.name,
         title=row.name,
-        after=sources_in(model, cfg),
+        after=teachers_in(model, cfg),
         figures=dict([metric]),
         settings={
             key: value
@@ -238,12 +237,9 @@ def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
     )
 
 
-def sources_in(model: nn.Module, cfg: Config) -> dict[str, str]:
-    """What a training starts from: its own weights; those of teachers, and their
-    models' configs."""
+def teachers_in(model: nn.Module, cfg: Config) -> dict[str, str]:
+    """What teaches in a training: weights, and configs of their models."""
     found = {}
-    if cfg.get('load_from'):
-        found['load_from'] = source_of(cfg.load_from)
     for name, teacher in getattr(model, 'teachers', {}).items():
         told = cfg.model.teachers[name].get('cfg')
         text = json.dumps(told and load_teacher_cfg(told)[0], default=str)

@@ -128,17 +128,17 @@ def write_config(path: Path, cfg: Config) -> None:
 
 
 def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
-    """All that a config says, by name, and what is in the weights it starts from; where
-    its files lie does not matter."""
-    whole = cfg.to_dict()
-    text = json.dumps(whole, default=str).replace(str(folder), 'WORK_DIR')
+    """All that a config says, by name. Where its files lie does not matter; of weights
+    that it starts from, what they hold does."""
+    text = json.dumps(cfg.to_dict(), default=str)
     starts = {
-        f'content of {name}': source_of(str(json.loads(path)))
-        for name, path in leaves(json.loads(json.dumps(whole, default=str)))
+        name: source_of(json.loads(path))
+        for name, path in leaves(json.loads(text))
         if name == 'load_from' or name.endswith('init_cfg.checkpoint')
-        if isinstance(json.loads(path), str) and Path(json.loads(path)).is_file()
+        if path != 'null' and Path(json.loads(path)).is_file()
     }
-    return {**dict(leaves(json.loads(text))), **starts}
+    placed = json.loads(text.replace(str(folder), 'WORK_DIR'))
+    return {**dict(leaves(placed)), **starts}
 
 
 def leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
