@@ -424,6 +424,26 @@ def test_a_given_teacher_that_is_read_otherwise_is_another(
         assert 'guide t' in found['a'] and 'guide t' in found['s']
 
 
+def test_what_cannot_change_the_weights_makes_nothing_another(
+    tool: Any, files: Path
+) -> None:
+    torch.save({}, files / 't.pth')
+    root = member('t', checkpoint=str(files / 't.pth'))
+    write_chain(files, root=root)
+    before = jobs_of(tool, files)
+    logger = {
+        'log_level': 'ERROR',
+        'default_hooks.logger.interval': 7,
+        'visualizer.name': 'other',
+    }
+    write_chain(
+        files,
+        root={**root, 'options': {'train_dataloader.batch_size': 3}},
+        options=logger,
+    )
+    assert not any(changed(before, jobs_of(tool, files)).values())
+
+
 def test_where_the_files_lie_does_not_matter(tool: Any, files: Path) -> None:
     before = jobs_of(tool, files)
     settings_in = importlib.import_module('chain_jobs').settings_in

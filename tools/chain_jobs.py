@@ -21,6 +21,9 @@ from mkd_det.stages.training import (
     write_config,
 )
 
+# Settings that make a given member what it is, and its result.
+_OF_GIVEN = ('model.', 'custom_imports', 'default_scope', 'val_', 'test_')
+
 
 @dataclass(frozen=True)
 class Job:
@@ -89,6 +92,9 @@ def make_jobs(
     for member in chain.members:
         name, cfg = member.name, configs[member.name]
         made_from = settings_in(cfg, folder)
+        if member.checkpoint is not None:
+            # How it would be trained does not matter.
+            made_from = {k: v for k, v in made_from.items() if k.startswith(_OF_GIVEN)}
         metric = metric_of(cfg, f'chain: {name}', chain.metric)
         stage = None
         if member.checkpoint is not None:

@@ -20,6 +20,8 @@ def entries(jobs: Sequence[Job], results: Sequence[Result]) -> list[dict[str, An
             **result.entry(),
             'params': job.params,
             'guides': list(job.member.guides),
+            'lam': job.member.lam if job.member.guides else None,
+            'sampling': dict(job.member.sampling),
             'metric': job.metric[0],
         }
         for job, result in zip(jobs, results, strict=True)

@@ -167,7 +167,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if name == 'alone':
         return run_alone(args, name, seed)
     folder = folder_of(args, name, seed)
-    file = folder.with_suffix('.py')
+    file = folder.with_name(folder.name + '.py')
     file.parent.mkdir(parents=True, exist_ok=True)
     Config(chain_of(args, name, seed)).dump(file)
     print(f'== {args.experiment}: {name}, seed {seed}', flush=True)

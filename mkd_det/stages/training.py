@@ -18,6 +18,15 @@ from .stage import Stage
 # Evaluators of which it is known what they measure; the first figure counts, where
 # nothing else is said.
 METRICS = ('ClassAccuracy', 'CocoMetric', 'VOCMetric')
+# What is shown of a training; it comes out the same without.
+_SHOWN = (
+    'log_level',
+    'log_processor',
+    'visualizer',
+    'vis_backends',
+    'default_hooks.logger',
+    'default_hooks.visualization',
+)
 _ENDS = ('', '_50', '_75', '_s', '_m', '_l')
 _BY_CLASS = '_precision'
 
@@ -128,8 +137,8 @@ def write_config(path: Path, cfg: Config) -> None:
 
 
 def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
-    """All that a config says, by name. Where its files lie does not matter; of weights
-    that it starts from, what they hold does."""
+    """All that a config says of what comes out, by name. Where its files lie does not
+    matter; of weights that it starts from, what they hold does."""
     text = json.dumps(cfg.to_dict(), default=str)
     starts = {
         name: source_of(json.loads(path))
@@ -138,7 +147,9 @@ def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
         if path != 'null' and Path(json.loads(path)).is_file()
     }
     placed = json.loads(text.replace(str(folder), 'WORK_DIR'))
-    return {**dict(leaves(placed)), **starts}
+    shown = tuple(f'{name}.' for name in _SHOWN)
+    told = {k: v for k, v in leaves(placed) if not f'{k}.'.startswith(shown)}
+    return {**told, **starts}
 
 
 def leaves(value: Any, where: str = '') -> Iterator[tuple[str, str]]:
