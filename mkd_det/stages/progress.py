@@ -149,22 +149,27 @@ class Line:
 
     def __init__(self, lines: Lines, title: str, total: int, unit: str) -> None:
         self.lines, self.title, self.total, self.unit = lines, title, total, unit
-        self.began = self.spoke = time.monotonic()
+        self.began = self.spoke = self.seen = time.monotonic()
         self.first: int | None = None
+        self.done = 0
 
     def update(self, done: int, note: str = '') -> None:
         now = time.monotonic()
         if self.first is None and done:
             # Resumed: what was done before says nothing about the speed now.
             self.first, self.began = done, now
+        if done != self.done:
+            # Between two lines of the log nothing is known of the speed.
+            self.done, self.seen = done, now
         if now - self.spoke < self.lines.every or not done:
             return
         self.spoke = now
         fresh = done - (self.first or 0)
         left = ''
         if fresh > 0:
-            seconds = (now - self.began) / fresh * (self.total - done)
-            left = f', about {seconds:.0f} s left'
+            each = (self.seen - self.began) / fresh
+            seconds = each * (self.total - done) - (now - self.seen)
+            left = f', about {max(seconds, 0):.0f} s left'
         self.lines.say(
             f'{self.title}: {done}/{self.total} {self.unit}{left}'
             f'{", " + note if note else ""}'
