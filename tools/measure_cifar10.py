@@ -46,6 +46,8 @@ ROWS: dict[str, tuple[str, Mapping[str, int], Mapping[str, str]]] = {
         {'t': 56},
         {},
     ),
+    'DKD': ('resnet56_dkd_resnet20', {'t': 56}, {}),
+    'DIST': ('resnet56_dist_resnet20', {'t': 56}, {}),
     'DLKD': ('resnet56_dlkd_resnet20', {'t': 56}, {}),
     'alignment': ('resnet56_fa_resnet20', {'t': 56}, {}),
     'alignment, three teachers': (

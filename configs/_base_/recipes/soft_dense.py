@@ -1,0 +1,17 @@
+"""Soft outputs of the head alone, classes and boxes, as M-KD weighs them (docs/methods.md,
+part A). A config takes it as `**_base_.pop('recipe')`."""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+recipe = dict(
+    taps=dict(head='bbox_head'),
+    terms=dict(
+        loss_soft=dict(
+            type='SoftOutputKD',
+            student='head',
+            teacher='t.head',
+            balance=1.0,
+            weight=3.0,
+        )
+    ),
+)

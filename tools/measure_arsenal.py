@@ -1,0 +1,102 @@
+#!/usr/bin/env python
+"""Measures published methods beside M-KD on BCCD, and writes docs/results/arsenal*.
+
+    python tools/measure_arsenal.py --weights FOLDER
+
+FOLDER has the teachers: gfl_r18-w64_bccd.pth and retinanet_r18-w64_bccd.pth, the last
+epochs of what `tools/train.py` makes of their configs. Each pair is a comparison of
+tools/compare.py; what is done is not done again, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import compare
+
+from mkd_det.cli import add_devices, main_guard
+from mkd_det.comparison.report import JSON
+from mkd_det.stages import read_json, write_json
+
+RECIPES = 'configs/_base_/recipes'
+METHODS = {
+    'soft outputs': f'{RECIPES}/soft_dense.py',
+    'CWD': f'{RECIPES}/cwd_dense.py',
+    'PKD': f'{RECIPES}/pkd_dense.py',
+    'MGD': f'{RECIPES}/mgd_dense.py',
+    'FGD': f'{RECIPES}/fgd_dense.py',
+}
+WHOLE = {
+    'full M-KD': f'{RECIPES}/mkd_dense.py',
+    'full M-KD, balanced': f'{RECIPES}/mkd_balanced_dense.py',
+}
+# Base, rows and seeds of each pair.
+PAIRS: dict[str, tuple[Mapping[str, str], Sequence[int]]] = {
+    'gfl': (
+        {
+            **METHODS,
+            'LD': f'{RECIPES}/ld_dense.py',
+            'CrossKD': 'configs/bccd/ablation/crosskd.py',
+            **WHOLE,
+        },
+        (0, 1, 2),
+    ),
+    'retinanet': (
+        {
+            **METHODS,
+            'CrossKD': 'configs/bccd/retinanet_crosskd_r18-w64_r18-w16_bccd.py',
+            **WHOLE,
+        },
+        (0, 1),
+    ),
+}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Which pairs, and where the teachers are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--weights', type=Path, required=True)
+    parser.add_argument('--pairs', nargs='+', default=list(PAIRS), choices=PAIRS)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/arsenal'))
+    parser.add_argument('--out', type=Path, default=Path('docs/results'))
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    add_devices(parser, 'trainings')
+    return parser.parse_args(argv)
+
+
+def arguments(args: argparse.Namespace, pair: str) -> list[str]:
+    """For tools/compare.py."""
+    rows, seeds = PAIRS[pair]
+    student, teacher = (f'{pair}_r18-{width}_bccd' for width in ('w16', 'w64'))
+    return [
+        *(f'{name}={path}' for name, path in rows.items()),
+        *('--base', f'student alone=configs/bccd/{student}.py'),
+        *('--seeds', *map(str, seeds)),
+        *('--teacher', f'{args.weights / teacher}.pth'),
+        *('--teacher-cfg', f'configs/bccd/{teacher}.py'),
+        *('--work-dir', str(args.work_dir / pair)),
+        *('--out', str(args.out / f'arsenal_{pair}')),
+        *('--devices', *args.devices),
+    ]
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare what is wanted; put all numbers into one file."""
+    args = parse_args(argv)
+    for pair in args.pairs:
+        if code := compare.main(arguments(args, pair)):
+            raise SystemExit(code)  # it has said why
+        found = {
+            name: read_json(args.out / f'arsenal_{name}' / JSON)
+            for name in PAIRS
+            if (args.out / f'arsenal_{name}' / JSON).is_file()
+        }
+        write_json(args.out / 'arsenal.json', found)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
