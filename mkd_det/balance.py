@@ -12,6 +12,7 @@ from .errors import ConfigError, is_number, nearest
 from .registry import BALANCES
 
 TASK = 'task'
+_UNKNOWN = -1.0  # a factor that was not measured yet
 
 
 def gradient_norms(
@@ -32,6 +33,8 @@ def gradient_norms(
     for name, loss in losses.items():
         try:
             norms[name] = _gradient_norm(loss, parameters)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise ConfigError(
                 f'the gradient of {name} cannot be measured',
@@ -138,7 +141,8 @@ class GradientShare(nn.Module):
         self.shares = dict(given)
         self.on, self.interval, self.momentum = on, interval, momentum
         for name in self.shares:
-            self.register_buffer(name, torch.zeros(()))  # not measured yet
+            self.register_buffer(name, torch.tensor(_UNKNOWN))
+        # Those whose buffer is known to be another, without asking the device.
         self._tried: set[str] = set()
 
     def is_due(self, iteration: int, losses: Iterable[str]) -> bool:
@@ -150,7 +154,7 @@ class GradientShare(nn.Module):
         """
         new = {name for name in self.shares if name in losses} - self._tried
         # A training that goes on has brought factors with it.
-        known = {name for name in new if self.get_buffer(name) > 0}
+        known = {name for name in new if self.get_buffer(name) != _UNKNOWN}
         self._tried |= known
         return iteration % self.interval == 0 or bool(new - known)
 
@@ -171,12 +175,13 @@ class GradientShare(nn.Module):
         task = norms.pop(TASK)
         for name, norm in norms.items():
             wanted = self.shares[name] * task / norm
+            old = self.get_buffer(name)
+            old.clamp_(min=0)
             if not (wanted.isfinite() and wanted > 0):
                 continue
-            old = self.get_buffer(name)
             kept = old**self.momentum * wanted ** (1 - self.momentum)
             old.copy_(torch.where(old > 0, kept, wanted))
 
     def factors(self) -> dict[str, Tensor]:
         """By term; 0 where it was not measured yet."""
-        return {name: self.get_buffer(name).clone() for name in self.shares}
+        return {name: self.get_buffer(name).clamp(min=0) for name in self.shares}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def test_norms_and_factors_by_hand() -> None:
     found = {name: value.item() for name, value in share.factors().items()}
     assert found == {'loss_a': 0.5, 'loss_b': 0.25, 'loss_c': 0.0}
     assert share.is_due(50, losses) and not share.is_due(51, losses)
+    # A training that goes on measures when it would have without the stop.
+    again = GradientShare(list(share.shares), share.shares)
+    again.load_state_dict(share.state_dict())
+    assert again.is_due(50, losses) and not again.is_due(51, losses)
+    assert again.factors() == share.factors()
     # Then slowly: 0.5^0.9 * 1^0.1.
     share.measure({**losses, 'loss_a': losses['loss_a'] / 2}, [weight])
     assert share.factors()['loss_a'].item() == pytest.approx(0.5**0.9, rel=1e-5)
@@ -254,8 +260,26 @@ def test_shares_are_logged_and_what_drowns_is_warned_of_once(tmp_path: Path) -> 
     assert runner.iter == 4
     drowned = [text for text in warned if 'loss_attention drowns the task' in text]
     assert len(drowned) == 1 and 'balance=dict' in drowned[0]
-    known = runner.message_hub.get_scalar('train/stat_share_loss_attention')
+    known = runner.message_hub.get_scalar('train/stat_share_attention')
     assert known.data[0].size == 2 and known.current() > 10
+
+
+def test_the_share_that_is_logged_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    fade = dict(warmup_iters=4)
+    term = dict(type='AttentionKD', student='fpn', teacher='t.fpn', schedule=fade)
+    cfg = hook_runs.distill_cfg(
+        tmp_path, val=False, images=8, terms=dict(loss_attention=term)
+    )
+    cfg.custom_hooks = [dict(type='GradientShareHook', interval=1)]
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    runner = hook_runs.build(cfg, 'logged')
+    runner.train()
+    (file,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [line['stat_share_attention'] for line in logged if 'loss' in line]
+    measured = runner.message_hub.get_scalar('train/stat_share_attention').data[0]
+    assert len(set(told)) > 1
+    assert told == pytest.approx(list(measured))
 
 
 def test_a_hook_on_nothing_is_refused_before_the_first_step(tmp_path: Path) -> None:

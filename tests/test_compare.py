@@ -102,6 +102,8 @@ def test_verdicts(differences: list[float], word: str) -> None:
     seeds = dict(enumerate(differences))
     found = judge(paired(dict.fromkeys(seeds, 0.0), seeds), least=0.005)
     assert found.word == word and found.reason
+    little = word == 'helped' and max(differences) < 0.005
+    assert ('less than the 0.005 that counts' in found.reason) == little
 
 
 # -- rows -------------------------------------------------------------------------
@@ -277,6 +279,20 @@ def test_the_students_branches_are_no_other_student(
     assert start_of(Config(dict(model=taught)), 1) == start_of(
         Config(dict(model=student_cfg)), 1
     )
+
+
+def test_how_a_base_is_spelled_and_who_looks_on_is_no_difference(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    other = tmp_path / 'other.py'
+    other.write_text(
+        "_base_ = ['mkd_det::bccd/gfl_r18-w16_bccd.py']\n"
+        "custom_hooks = [dict(type='GradientShareHook')]\n"
+    )
+    base = str(ROOT / 'configs/bccd/gfl_r18-w16_bccd.py')
+    alone, row = read_rows(base, [str(other)], Common())
+    assert '_scope_' in row.cfg.pretty_text
+    assert marks(row.cfg, alone.cfg) == []
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,18 @@ def test_what_is_idle_waits_with_a_gradient_of_zero(played: dict) -> None:
         assert torch.equal(weights[2], weights[5])  # ... until nobody read it
 
 
+def test_all_ranks_balance_alike(played: dict) -> None:
+    ours, theirs = (
+        [
+            {k: v for k, v in logged.items() if k.endswith('_factor')}
+            for logged in result['logged']
+        ]
+        for result in played['with the ground truth']
+    )
+    assert ours[0] and ours == theirs
+    assert len({tuple(step.values()) for step in ours}) > 1
+
+
 def test_all_ranks_pick_the_same_teachers(played: dict) -> None:
     picks = [
         [

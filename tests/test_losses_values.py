@@ -410,6 +410,12 @@ def test_features_l2() -> None:
     mask = torch.tensor([3.0, 1.0]).reshape(1, 1, 1, 2)
     weighted = FeatureKD(form='l2')([student], [teacher], [mask])
     assert weighted.item() == pytest.approx((3 * 1 + 1 * 4) / 4)
+    # In sums: squares 1 and 4, of one image, on each of two levels.
+    summed = FeatureKD(form='l2', reduction='sum')
+    assert summed([student] * 2, [teacher] * 2).item() == pytest.approx(2 * 5)
+    assert summed([student], [teacher], [mask]).item() == pytest.approx(3 * 1 + 1 * 4)
+    two = [torch.cat([x, x]) for x in (student, teacher)]
+    assert summed(two[:1], two[1:]).item() == pytest.approx(5)
 
 
 def test_features_pearson_is_one_minus_the_correlation() -> None:
@@ -461,7 +467,15 @@ def test_features_of_vectors_and_tokens_are_those_of_maps(form: str) -> None:
     )
 
 
-@pytest.mark.parametrize('bad', [dict(form='cosine'), dict(tau=0.0)])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        dict(form='cosine'),
+        dict(tau=0.0),
+        dict(reduction='sum'),
+        dict(form='l2', reduction='most'),
+    ],
+)
 def test_impossible_arguments_of_features(bad: dict) -> None:
     with pytest.raises(ConfigError):
         FeatureKD(**bad)

@@ -111,6 +111,17 @@ def test_numbers_of_the_restyling_by_hand() -> None:
     assert low[0, 0, 0, 0] == -1 and low[0, 0, 1, 1] > 1
 
 
+def test_a_channel_that_is_seldom_active_has_a_gradient_in_half_precision() -> None:
+    student = torch.zeros(2, 1, 32, 32, dtype=torch.half)
+    student.flatten()[:4] = torch.tensor([0.1, 0.05, 0.1, 0.2])
+    student.requires_grad_()
+    teacher = torch.linspace(0, 3, 2048).reshape(2, 1, 32, 32).half()
+    # Where mmengine's scaler begins.
+    (restyled(student, teacher).square().mean() * 2.0**16).backward()
+    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize('teacher_convs, at', [(3, 1), (3, 2)])
 def test_the_teacher_may_be_entered_elsewhere(teacher_convs: int, at: int) -> None:
     teacher, student = tiny.gfl(8, 16, teacher_convs), tiny.gfl(4, 8, 1)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ..cli import build_model
 from ..distiller import Distiller
 from ..runtime import DEFAULT_HOOKS, is_distill
-from ..stages.training import leaves
+from ..stages.training import kind_of, leaves
 
 # What is looked at, by what is said of it; the first that fits counts.
 _KINDS = (
@@ -28,6 +28,8 @@ _KINDS = (
     ('starts from other weights', ('load_from',)),
     ('other hooks', ('custom_hooks', 'default_hooks')),
 )
+# Hooks that change nothing of what is learned.
+_WATCHING = ('AttentionMapHook', 'DifficultyHook', 'GradientShareHook')
 # Differences that are written out, of each kind.
 _SHOWN = 4
 
@@ -130,14 +132,24 @@ def _below(name: str, roots: tuple[str, ...]) -> bool:
 
 
 def _settings(cfg: Config) -> dict[str, str]:
-    plain = json.loads(json.dumps(cfg.to_dict(), default=str))
+    plain = _without_scopes(json.loads(json.dumps(cfg.to_dict(), default=str)))
     plain.get('train_cfg', {}).pop('val_interval', None)  # when is looked, no more
     model = plain.get('model', {})
     plain['student'] = model.get('student', model)
     # What only looks on, and what a distillation has besides.
     for name in ('logger', 'checkpoint', 'timer', 'visualization', *DEFAULT_HOOKS):
         plain.get('default_hooks', {}).pop(name, None)
+    hooks = plain.get('custom_hooks') or []
+    plain['custom_hooks'] = [h for h in hooks if kind_of(h) not in _WATCHING]
     return dict(leaves(_indexed(plain)))
+
+
+def _without_scopes(value: Any) -> Any:
+    """mmengine notes in all that comes from another package's config where it comes
+    from; it is the same setting."""
+    if isinstance(value, Mapping):
+        return {k: _without_scopes(v) for k, v in value.items() if k != '_scope_'}
+    return [_without_scopes(v) for v in value] if isinstance(value, list) else value
 
 
 def _indexed(value: Any) -> Any:

@@ -143,7 +143,9 @@ def judge(difference: Difference, least: float) -> Verdict:
     low = min(difference.bootstrap[0], difference.student[0])
     high = max(difference.bootstrap[1], difference.student[1])
     if low > 0:
-        return Verdict(HELPED, f'both intervals lie above 0, from {low:+.3g} on')
+        sure = f'both intervals lie above 0, from {low:+.3g} on'
+        little = f'; it is less than the {least:g} that counts'
+        return Verdict(HELPED, sure + little * (mean < least))
     if high < 0:
         return Verdict(DID_NOT, 'it made the student worse: both intervals lie below 0')
     if high < least or high <= 0:

@@ -16,10 +16,10 @@ from .distill_hook import DistillHook
 class GradientShareHook(DistillHook):
     """Logs every term's gradient norm on the student, relative to the task's.
 
-    As `stat_share_<term>`: 1 means that term and task pull equally hard. The size of a
-    loss tells nothing of that. Adapters' and branches' own losses are terms here. Each
-    measurement costs a backward pass a term. A term that drowns the task, or is
-    drowned, is warned of, once until it comes back.
+    As `stat_share_<term>`, without the term's `loss_`: 1 means that term and task pull
+    equally hard. The size of a loss tells nothing of that. Adapters' and branches' own
+    losses are terms here. Each measurement costs a backward pass a term. A term that
+    drowns the task, or is drowned, is warned of, once until it comes back.
 
     Args:
         interval: Iterations between measurements.
@@ -59,7 +59,8 @@ class GradientShareHook(DistillHook):
         task = norms.pop(TASK)
         for name, norm in norms.items():
             share = norm / task.clamp_min(1e-12)
-            losses[f'stat_share_{name}'] = share
+            # Of names with 'loss' mmengine logs the mean over many measurements.
+            losses[f'stat_share_{name.removeprefix("loss_")}'] = share
             hint = 'change its weight'
             if name in distiller.plan.terms:
                 hint += (

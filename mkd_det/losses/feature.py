@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from ..registry import LOSSES
 from .base import PairLoss
 
 Form = Literal['pearson', 'l2', 'channel']
+Reduction = Literal['mean', 'sum']
 
 
 @LOSSES.register_module()
@@ -36,7 +38,8 @@ class FeatureKD(PairLoss):
       the mean over the levels.
     - 'l2'. :math:`\mathrm{mean} (F^s - F^t)^2`. Romero et al.: "FitNets: Hints for
       Thin Deep Nets", ICLR 2015, arXiv 1412.6550. The paper has half the sum of
-      squares; the mean does not grow with the map.
+      squares; the mean does not grow with the map. `reduction='sum'` is MGD's: squares
+      summed over channels and positions, mean over images, sum over levels.
     - 'channel'. :math:`\frac{\tau^2}{C} \sum_c \mathrm{KL}(\mathrm{softmax}_p(F^t_c /
       \tau) \| \mathrm{softmax}_p(F^s_c / \tau))`, each channel a distribution over
       positions. Shu et al.: "Channel-wise Knowledge Distillation for Dense
@@ -48,6 +51,7 @@ class FeatureKD(PairLoss):
     Args:
         form: One of the three above.
         tau: Temperature of 'channel'; the other forms have none.
+        reduction: 'mean', or 'sum' for 'l2'.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -60,7 +64,13 @@ class FeatureKD(PairLoss):
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
     weighs_samples: ClassVar[bool] = True
 
-    def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
+    def __init__(
+        self,
+        form: Form = 'pearson',
+        tau: float = 1.0,
+        reduction: Reduction = 'mean',
+        **base: Any,
+    ) -> None:
         super().__init__(**base)
         if form not in get_args(Form):
             raise ConfigError(
@@ -68,8 +78,25 @@ class FeatureKD(PairLoss):
             )
         if not tau > 0:
             raise ConfigError('FeatureKD: tau must be above 0', actual=tau)
-        self.form = form
-        self.tau = tau
+        known = get_args(Reduction) if form == 'l2' else ('mean',)
+        if reduction not in known:
+            raise ConfigError(
+                f'FeatureKD: unknown reduction for {form!r}',
+                actual=reduction,
+                available=known,
+            )
+        self.form, self.tau, self.reduction = form, tau, reduction
+
+    def over_levels(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        mask: Sequence[Tensor] | None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Mean over the levels, or their sum."""
+        found = super().over_levels(student, teacher, mask)
+        assert isinstance(found, Tensor)
+        return found * len(student) if self.reduction == 'sum' else found
 
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
@@ -86,7 +113,11 @@ class FeatureKD(PairLoss):
             count = mask.mean((1, 2, 3))
             return (kl * count).sum() / count.sum().clamp_min(1e-6)
         if self.form == 'l2':
-            return weighted_mean((student - teacher).square(), mask)
+            squares = (student - teacher).square()
+            if self.reduction == 'sum':
+                weighted = squares if mask is None else squares * mask
+                return weighted.sum() / len(squares)
+            return weighted_mean(squares, mask)
         student = channel_standardise(student, mask)
         teacher = channel_standardise(teacher, mask)
         return weighted_mean((student - teacher).square(), mask) / 2

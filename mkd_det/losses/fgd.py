@@ -36,9 +36,11 @@ class FGD(PairLoss):
 
     The published code sums squares over channels and places, divides by images alone,
     and adds up levels: `reduction='sum'`, with its weights for RetinaNet alpha=1e-3,
-    beta=5e-4, gamma=1e-3, lam=5e-6 (two stages: a twentieth, lam=5e-7). By default
-    channels, places of the attention and of R, and levels are averaged, so that weights
-    do not depend on sizes; the sum over objects is the method's own. The code also
+    beta=gamma=5e-4, lam=5e-6 (two stages: alpha=gamma=5e-5, beta=2.5e-5, lam=5e-7). By
+    default channels, places of the attention and of R, and levels are averaged, so that
+    weights do not depend on sizes; the sum over objects is the method's own. Against
+    the published weights attention and context then count less on large maps (P3 of a
+    COCO image: a fortieth and a hundredth) and more on the smallest. The code also
     counts cells at which a box just ends, we those that it reaches into; and it scales
     boxes by their own image's size, which shifts them where a batch is padded: we by
     the batch's.

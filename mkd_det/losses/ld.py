@@ -25,10 +25,12 @@ class LD(PairLoss):
     Zheng, Ye, Wang, Ren, Zuo, Hou, Cheng: "Localization Distillation for Dense Object
     Detection", CVPR 2022, arXiv 2102.12252; the regions are those of
     `functional.localisation_regions`, mean of the four sides. The published code
-    weighs the main region by how sure the student is of an object, divides by the
-    number of bins as well and has weight 0.25; mmdet's LDHead has the main region
-    alone. Here each region is a mean over its places in the batch; `main` and
-    `valuable` weigh them. The classes are another term's: `SoftOutputKD(box_weight=0)`.
+    adds up the main region, weighed by how sure the student is of an object, and
+    divides by 4; the valuable one, which has the main region in it, weighed by each
+    anchor's IoU, and divides by 16; divides by the number of bins as well, and has
+    weight 0.25. mmdet's LDHead has the main region alone. Here each region is a mean
+    over its places in this rank's batch; `main` and `valuable` weigh them. The
+    classes are another term's: `SoftOutputKD(box_weight=0)`.
 
     Args:
         main: Weight of the places where the student learns boxes.

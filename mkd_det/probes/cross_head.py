@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..adapters.base import Adapter, AdapterOutput
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
 from ..registry import ADAPTERS
-from ..structures import LevelSpec
+from ..structures import LevelSpec, full_precision
 
 
 @ADAPTERS.register_module()
@@ -120,6 +120,8 @@ class CrossHead(Adapter):
 
 def restyled(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     """Maps (N, C, H, W) of which each channel has the teacher's mean and spread."""
+    # In half precision the gradient of a channel that is seldom active overflows.
+    student, teacher = full_precision(student), full_precision(teacher)
     dims = (0, 2, 3)
     (s_mean, t_mean), (s_std, t_std) = (
         [x.mean(dims, keepdim=True) for x in (student, teacher)],
