@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import Registry
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -29,10 +30,12 @@ from .errors import (
     ShapeMismatchError,
     TeacherClassesError,
     nearest,
+    speaking_of,
 )
 from .ground_truth import check_truth, no_truth
 from .losses.base import PairLoss
 from .outputs import DenseReader, is_dense_head
+from .recipes import suggested
 from .registry import ADAPTERS, BRANCHES, LOSSES, arguments_of, build, find_class
 from .speed import PairWatcher
 from .structures import (
@@ -237,6 +240,11 @@ class Planner:
 
     def build(self) -> Plan:
         """Parse, probe, check and build everything."""
+        models = [teacher.model for teacher in self.teachers.values()]
+        with suggested(self.student, models[0] if models else None):
+            return self._build()
+
+    def _build(self) -> Plan:
         live = self._live_terms()
         needed = self._adapters_read_by(live)
         self.plan.off += [
@@ -246,10 +254,8 @@ class Planner:
             self._build_branches()
         else:
             self.plan.off += [f'branch {n}' for n in self.cfgs['branch']]
-        for kind, cfgs in (('adapter', needed), ('term', live)):
-            for name, cfg in cfgs.items():
-                for ref in self._refs(kind, name, cfg).values():
-                    self._register(ref)
+        self._read_by('adapter', needed, ADAPTERS)
+        self._read_by('term', live, LOSSES)
         self._register_weights()
         self._probe()
         self.plan.off += self._unread_taps()
@@ -394,6 +400,19 @@ class Planner:
                     f' {self.plan.teacher_of(link)!r}',
                 )
 
+    def _read_by(
+        self, kind: str, cfgs: Mapping[str, Mapping[str, Any]], registry: Registry
+    ) -> None:
+        """Note all taps that adapters or terms need."""
+        for name, cfg in cfgs.items():
+            cls: Any = find_class(registry, dict(cfg), f'{kind} {name!r}')
+            where = f'{kind} {name!r}: {cls.__name__}'
+            if kind == 'term':
+                check_truth(cls.truth, self.student, where)
+            for ref in self._refs(kind, name, cfg).values():
+                with speaking_of(where):
+                    self._register(ref)
+
     def _register(self, ref: Ref) -> None:
         """Note the tap that `ref` needs."""
         if ref.owner in self.cfgs['adapter']:
@@ -409,6 +428,8 @@ class Planner:
                 raise _of_other_regions(ref, tap)
             check_box_heads(self.student, f'tap {ref}')
             check_sampler(self.student, f'tap {ref}')
+        ours = ref.owner == 'student'
+        tap.resolve(self.student if ours else self.teachers[ref.owner].model)
         self.plan.taps.setdefault(ref.owner, {})[ref.key] = tap
 
     # -- probing -------------------------------------------------------------
@@ -496,7 +517,6 @@ class Planner:
     def _build_term(self, name: str, cfg: Mapping[str, Any]) -> None:
         where = f'term {name!r}'
         cls: Any = find_class(LOSSES, dict(cfg), where)
-        check_truth(cls.truth, self.student, f'{where}: {cls.__name__}')
         whose = _sides_of('term', cfg)
         refs = self._refs('term', name, cfg)
         _check_one_stage(where, self._taps_of_student(refs))

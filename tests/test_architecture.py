@@ -52,6 +52,7 @@ ORDER = (
     'compiling',
     'teachers',
     'inherit',
+    'recipes',
     'plan',
     'distiller',
     'runtime',
