@@ -42,6 +42,8 @@ DETECTION = {
     'dkd': 'ProposalDKD',
     'dist': 'DIST',
 }
+# Where methods share a type, the form of it.
+FORMS = {'cwd': 'channel', 'pkd': 'pearson', 'mgd': 'l2'}
 PAIRS = [
     file
     for file in CONFIGS
@@ -202,6 +204,8 @@ def test_name_of_a_part_matches_its_contents(file: Path) -> None:
     assert set(model.terms) == terms
     found = bool(model.get('adapters')), bool(model.get('branches'))
     assert found == (adapters, branches)
+    forms = {term.get('form') for term in model.terms.values()}
+    assert FORMS.get(file.stem) in {None, *forms}
 
 
 def called(classifier: dict[str, Any]) -> str:
@@ -255,6 +259,7 @@ def test_name_matches_contents(file: Path) -> None:
         parts = [*cfg.model.terms.values(), *cfg.model.get('adapters', {}).values()]
         (method,) = set(file.stem.split('_')) & set(DETECTION)
         assert DETECTION[method] in {part.type for part in parts}
+        assert FORMS.get(method) in {None, *(part.get('form') for part in parts)}
         assert box_head(teacher).num_classes == box_head(student).num_classes
         assert 'recipe' not in cfg, "take the recipe with _base_.pop('recipe')"
     else:
