@@ -1108,3 +1108,26 @@ def test_sizes_of_chains_are_means_over_seeds() -> None:
     found = measure.over_sizes(runs, 'top1')
     assert [(s['name'], s['top1']) for s in found['TAKD']] == [('t', 90), ('s', 62)]
     assert [(s['params'], s['top1']) for s in found['alone']] == [(1, 50)]
+
+
+@pytest.mark.parametrize('pair', ['gfl', 'retinanet'])
+def test_every_row_of_the_arsenal_teaches_the_base(
+    pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = tool('measure_arsenal')
+    given: list[str] = []
+    monkeypatch.setattr(measure.compare, 'main', lambda argv: given.extend(argv))
+    out = ['--out', str(tmp_path), '--weights', 'weights', '--pairs', pair]
+    monkeypatch.chdir(ROOT)
+    assert measure.main(out) == 0
+    args = measure.compare.parse_args(given)
+    base, *rows = measure.compare.read_rows(
+        args.base, args.rows, measure.compare.check_args(args)
+    )
+    assert [row.name for row in rows] == list(measure.PAIRS[pair][0])
+    for row in rows:
+        taught = row.cfg.model
+        assert taught.student == base.cfg.model, row.name
+        teacher = taught.teachers['t'].checkpoint
+        assert teacher == f'weights/{pair}_r18-w64_bccd.pth'
+    assert json.loads((tmp_path / 'arsenal.json').read_text()) == {}
