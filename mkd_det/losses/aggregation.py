@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS, Registry
 from torch import Tensor, nn
 
@@ -13,7 +14,6 @@ from ..errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ..functional import (
     effective_number_weights,
     sigmoid_focal,
-    soft_cross_entropy,
     softmax_focal,
     weighted_rows,
 )
@@ -47,7 +47,7 @@ class CE(Member):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """See `Member`."""
-        return soft_cross_entropy(logits, target)
+        return F.cross_entropy(logits, target, reduction='none')
 
 
 @MEMBERS.register_module()
@@ -88,7 +88,7 @@ class BalancedCE(Member):
                 expected=f'{logits.shape[-1]} counts',
                 actual=f'{len(weights)} counts',
             )
-        return soft_cross_entropy(logits, target * weights)
+        return F.cross_entropy(logits, target * weights, reduction='none')
 
 
 @MEMBERS.register_module()
