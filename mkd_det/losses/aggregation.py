@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ..functional import (
     effective_number_weights,
+    rows,
     sigmoid_focal,
     softmax_focal,
     weighted_rows,
@@ -321,12 +322,8 @@ class LossAggregation(PairLoss):
     ) -> Tensor:
         """The term on logits (N, K), (N, L, K) or (N, K, H, W)."""
         _same(student, teacher)
-        rows = [
-            (x.movedim(1, -1) if x.dim() == 4 else x).flatten(0, -2)
-            for x in (student, teacher)
-        ]
         weights = None if mask is None else mask.reshape(-1)
-        return weighted_rows(self._soft(*rows), weights)
+        return weighted_rows(self._soft(rows(student), rows(teacher)), weights)
 
     def _soft(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of each row against the teacher's probabilities."""
