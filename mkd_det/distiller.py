@@ -19,7 +19,7 @@ from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
 from .ground_truth import read_truth
 from .inherit import Inheritance
 from .plan import SIDES, Link, Plan, Planner, Ref
-from .registry import BALANCES, build, settings_of
+from .registry import BALANCES, arguments_of, build, settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
@@ -28,24 +28,6 @@ from .structures import GroundTruth, Knowledge, Levels
 from .taps import capture
 from .teachers import TeacherBank
 
-_KEYS = (
-    'student',
-    'teachers',
-    'taps',
-    'adapters',
-    'branches',
-    'terms',
-    'sampling',
-    'task_weight',
-    'teacher_weights',
-    'inherit',
-    'balance',
-    'overlap',
-    'probe_size',
-    'compile',
-    'data_preprocessor',
-    'init_cfg',
-)
 _MAPPINGS = (
     'teachers',
     'taps',
@@ -133,7 +115,7 @@ class Distiller(BaseModel):
         init_cfg: dict | None = None,
         **unknown: Any,
     ) -> None:
-        check_keys(unknown, _KEYS, 'Distiller')
+        check_keys(unknown, arguments_of(type(self)), 'Distiller')
         for name in _MAPPINGS:
             check_mapping(locals()[name], name)
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
