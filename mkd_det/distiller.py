@@ -283,7 +283,8 @@ class Distiller(BaseModel):
         for side, ref in link.refs.items():
             levels: Any = _at(known, ref)
             if side in link.readers:
-                levels = (link.readers[side](self._module(ref), levels),)
+                head = self.plan.module(ref, self.student, self.teachers)
+                levels = (link.readers[side](head, levels),)
             sides[side] = levels
         kind = link.module.truth
         more: dict[str, Any] = {'truth': truths[kind]} if kind else {}
@@ -350,14 +351,6 @@ class Distiller(BaseModel):
             if term in factors:
                 losses[name] = losses[name] * factors[term]
                 losses[f'{STATISTIC}{term}_factor'] = factors[term]
-
-    def _module(self, ref: Ref) -> nn.Module:
-        """The module that a tap names; of a probe, the head that it runs."""
-        if ref.owner in self.plan.adapters:
-            return self.plan.adapters[ref.owner].module.head
-        ours = ref.owner == 'student'
-        model = self.student if ours else self.teachers[ref.owner].model
-        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
 
     def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
         """Zero, with a gradient of zero for every module that sat out, if only

@@ -133,6 +133,15 @@ class Plan:
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
 
+    def module(
+        self, ref: Ref, student: nn.Module, teachers: TeacherBank
+    ) -> nn.Module | None:
+        """The module that a tap names; of an adapter, the head that it runs, if any."""
+        if ref.owner in self.adapters:
+            return self.adapters[ref.owner].module.head
+        model = student if ref.owner == 'student' else teachers[ref.owner].model
+        return self.taps[ref.owner][ref.key].resolve(model)[0][1]
+
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
         schedules and speeds are left out: they may change when a run is resumed."""
@@ -565,12 +574,7 @@ class Planner:
         return no_truth(self.size, next(self.student.parameters()).detach())
 
     def _module(self, ref: Ref) -> nn.Module | None:
-        if ref.owner in self.plan.adapters:
-            return self.plan.adapters[ref.owner].module.head
-        model = (
-            self.student if ref.owner == 'student' else self.teachers[ref.owner].model
-        )
-        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
+        return self.plan.module(ref, self.student, self.teachers)
 
     def _reader(self, ref: Ref) -> DenseReader | None:
         """Who reads the head that `ref` taps; None for plain logits."""
