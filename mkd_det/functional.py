@@ -18,9 +18,7 @@ from torchvision.ops import distance_box_iou
 # ---------------------------------------------------------------- soft outputs
 
 
-def softmax_kl(
-    student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0, dim: int = -1
-) -> Tensor:
+def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     r"""Divergence between softened distributions, one figure a distribution.
 
     .. math:: \tau^2 \sum_k p^t_k (\log p^t_k - \log p^s_k),
@@ -35,17 +33,16 @@ def softmax_kl(
         teacher: Logits.
         tau: Temperature, or one for each distribution; tau^2 keeps the gradient's
             size over temperatures.
-        dim: The dimension that is a distribution.
 
     Shape:
         - student, teacher: (\*, K)
         - tau: () or (\*)
         - output: (\*)
     """
-    by = tau.unsqueeze(dim) if isinstance(tau, Tensor) else tau
-    log_s = F.log_softmax(student / by, dim)
-    log_t = F.log_softmax(teacher / by, dim)
-    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(dim) * tau**2
+    by = tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau
+    log_s = F.log_softmax(student / by, -1)
+    log_t = F.log_softmax(teacher / by, -1)
+    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(-1) * tau**2
 
 
 def decoupled_kl(

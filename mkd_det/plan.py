@@ -164,11 +164,6 @@ class Plan:
             lines[f'branch {name}'] = f'{type(branch).__name__}: {", ".join(paths)}'
         return lines
 
-    @property
-    def fingerprint(self) -> str:
-        """One line that is equal for equal plans."""
-        return '; '.join(f'{k} = {v}' for k, v in sorted(self.describe().items()))
-
     def table(self, width: int = 110) -> str:
         """The plan as a table for people."""
         table = Table(title='Distillation plan', title_justify='left')

@@ -138,16 +138,6 @@ def test_detaching_puts_the_same_objects_back_and_attaching_the_same_branch(
     assert torch.equal(student(images), explored)
 
 
-def test_reset_starts_at_zero_again(student: Student, images: Tensor) -> None:
-    before = student(images)
-    branch = ExplorationBranch(EVERYTHING)
-    branch.attach(student)
-    explore(branch)
-    assert not torch.allclose(student(images), before)
-    branch.reset()
-    assert torch.equal(student(images), before)
-
-
 def test_folding_gives_the_plain_student_with_equal_predictions(
     student: Student, images: Tensor
 ) -> None:
