@@ -72,7 +72,9 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of any mmengine `BaseModel`.
-        teachers: By name, dict(cfg, checkpoint, taps, prefix, trust_checkpoint, speed).
+        teachers: By name, dict(cfg, checkpoint, taps, prefix, revise_keys, prune,
+            trust_checkpoint, speed, cache, compile), see `teachers.Teacher`; or
+            dict(prune_of, prune, ...): another teacher once more.
         taps: By name, what to read: see `taps.py`.
         adapters: By name, dict(type, student, teacher, ...).
         branches: By name, dict(type, on, ...).

@@ -123,7 +123,7 @@ class Plan:
         for owner in (ref.owner for ref in link.refs.values()):
             if owner in self.adapters:
                 names |= self.teachers_of(self.adapters[owner])
-            elif owner in self.speeds:
+            elif owner in self.taps and owner != 'student':
                 names.add(owner)
         return names
 
