@@ -576,8 +576,7 @@ class Planner:
         if ref.owner in self.plan.branches:
             return None
         module = self._module(ref)
-        dense = module is not None and is_dense_head(module)
-        return DenseReader(module) if dense else None
+        return DenseReader(module) if is_dense_head(module) else None
 
 
 def _sides_of(kind: str, cfg: Mapping[str, Any]) -> dict[str, str]:
