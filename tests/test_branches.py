@@ -12,7 +12,7 @@ from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mkd_det.branches import ExplorationBranch, ParallelLinear
+from mkd_det.branches.exploration import ExplorationBranch, ParallelLinear
 from mkd_det.errors import ConfigError, TapNotFoundError
 from mkd_det.registry import BRANCHES, build
 

@@ -11,7 +11,12 @@ from torch import Tensor
 from mkd_det import functional as MF
 from mkd_det.confidence import as_mask
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
-from mkd_det.losses import DIST, DLKD, AttentionKD, FeatureKD, RelationKD, SoftOutputKD
+from mkd_det.losses.attention import AttentionKD
+from mkd_det.losses.dist import DIST
+from mkd_det.losses.dlkd import DLKD
+from mkd_det.losses.feature import FeatureKD
+from mkd_det.losses.relation import RelationKD
+from mkd_det.losses.soft_output import SoftOutputKD
 from mkd_det.structures import DenseOutput
 
 ln = math.log
