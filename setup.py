@@ -108,6 +108,7 @@ setup(
         'pillow',
         'pycocotools',
         'rich',
+        'scipy',
         'tqdm',
     ],
     extras_require={'demo': DEMO, 'dev': DEV, 'all': DEMO + DEV},

@@ -19,7 +19,7 @@ from .errors import ConfigError, check_keys, check_mapping, is_number, is_whole
 from .ground_truth import read_truth
 from .inherit import Inheritance
 from .plan import SIDES, Link, Plan, Planner, Ref
-from .registry import BALANCES, build, settings_of
+from .registry import BALANCES, arguments_of, build, settings_of
 from .renormalize import Renormalizer
 from .sampler import SourceSampler
 from .schedules import Progress
@@ -28,24 +28,6 @@ from .structures import GroundTruth, Knowledge, Levels
 from .taps import capture
 from .teachers import TeacherBank
 
-_KEYS = (
-    'student',
-    'teachers',
-    'taps',
-    'adapters',
-    'branches',
-    'terms',
-    'sampling',
-    'task_weight',
-    'teacher_weights',
-    'inherit',
-    'balance',
-    'overlap',
-    'probe_size',
-    'compile',
-    'data_preprocessor',
-    'init_cfg',
-)
 _MAPPINGS = (
     'teachers',
     'taps',
@@ -90,7 +72,9 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of any mmengine `BaseModel`.
-        teachers: By name, dict(cfg, checkpoint, taps, prefix, trust_checkpoint, speed).
+        teachers: By name, dict(cfg, checkpoint, taps, prefix, revise_keys, prune,
+            trust_checkpoint, speed, cache, compile), see `teachers.Teacher`; or
+            dict(prune_of, prune, ...): another teacher once more.
         taps: By name, what to read: see `taps.py`.
         adapters: By name, dict(type, student, teacher, ...).
         branches: By name, dict(type, on, ...).
@@ -133,7 +117,7 @@ class Distiller(BaseModel):
         init_cfg: dict | None = None,
         **unknown: Any,
     ) -> None:
-        check_keys(unknown, _KEYS, 'Distiller')
+        check_keys(unknown, arguments_of(type(self)), 'Distiller')
         for name in _MAPPINGS:
             check_mapping(locals()[name], name)
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
@@ -301,7 +285,8 @@ class Distiller(BaseModel):
         for side, ref in link.refs.items():
             levels: Any = _at(known, ref)
             if side in link.readers:
-                levels = (link.readers[side](self._module(ref), levels),)
+                head = self.plan.module(ref, self.student, self.teachers)
+                levels = (link.readers[side](head, levels),)
             sides[side] = levels
         kind = link.module.truth
         more: dict[str, Any] = {'truth': truths[kind]} if kind else {}
@@ -368,14 +353,6 @@ class Distiller(BaseModel):
             if term in factors:
                 losses[name] = losses[name] * factors[term]
                 losses[f'{STATISTIC}{term}_factor'] = factors[term]
-
-    def _module(self, ref: Ref) -> nn.Module:
-        """The module that a tap names; of a probe, the head that it runs."""
-        if ref.owner in self.plan.adapters:
-            return self.plan.adapters[ref.owner].module.head
-        ours = ref.owner == 'student'
-        model = self.student if ours else self.teachers[ref.owner].model
-        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
 
     def _idle(self, active: Mapping[str, Link]) -> dict[str, Tensor]:
         """Zero, with a gradient of zero for every module that sat out, if only

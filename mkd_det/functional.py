@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
+from torchvision.ops import distance_box_iou
 
 # ---------------------------------------------------------------- soft outputs
 
 
-def softmax_kl(
-    student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0, dim: int = -1
-) -> Tensor:
+def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     r"""Divergence between softened distributions, one figure a distribution.
 
     .. math:: \tau^2 \sum_k p^t_k (\log p^t_k - \log p^s_k),
@@ -34,17 +33,16 @@ def softmax_kl(
         teacher: Logits.
         tau: Temperature, or one for each distribution; tau^2 keeps the gradient's
             size over temperatures.
-        dim: The dimension that is a distribution.
 
     Shape:
         - student, teacher: (\*, K)
         - tau: () or (\*)
         - output: (\*)
     """
-    by = tau.unsqueeze(dim) if isinstance(tau, Tensor) else tau
-    log_s = F.log_softmax(student / by, dim)
-    log_t = F.log_softmax(teacher / by, dim)
-    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(dim) * tau**2
+    by = tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau
+    log_s = F.log_softmax(student / by, -1)
+    log_t = F.log_softmax(teacher / by, -1)
+    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(-1) * tau**2
 
 
 def decoupled_kl(
@@ -103,12 +101,7 @@ def quality_bce(
     Shape:
         - student, teacher, output: (\*)
     """
-    target = (teacher / tau).sigmoid()
-    logits = student / tau
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
-    if beta:
-        loss = loss * (target - logits.sigmoid()).abs() ** beta
-    return loss * tau**2
+    return sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None) * tau**2
 
 
 def class_factors(
@@ -237,16 +230,6 @@ def ranks(values: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------- aggregated class losses
-
-
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    r"""Cross entropy against a distribution: :math:`-\sum_k t_k \log p_k`.
-
-    Shape:
-        - logits, target: (\*, K)
-        - output: (\*)
-    """
-    return -(target * logits.log_softmax(-1)).sum(-1)
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
@@ -591,7 +574,8 @@ def localisation_regions(
     :math:`\alpha`, mean plus standard deviation of theirs, and their centre inside. The
     valuable region has :math:`\gamma \alpha \le \mathrm{DIoU} \le \alpha` with some
     box (Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR
-    2022, arXiv 2102.12252), and is no part of the main one.
+    2022, arXiv 2102.12252; DIoU is that of Zheng et al., AAAI 2020, arXiv 1911.08287),
+    and is no part of the main one.
 
     Args:
         priors: Anchors of each level.
@@ -622,26 +606,9 @@ def localisation_regions(
     inside = ((at > boxes[:, :2]) & (at < boxes[:, 2:])).all(-1)
     main = torch.zeros_like(distances, dtype=torch.bool)
     main.scatter_(0, candidates, (ious >= alpha) & inside)
-    diou = distance_iou(anchors, boxes)
+    diou = distance_box_iou(anchors, boxes)
     valuable = (diou >= gamma * alpha) & (diou <= alpha)
     return main.any(1), valuable.any(1) & ~main.any(1)
-
-
-def distance_iou(one: Tensor, other: Tensor) -> Tensor:
-    r"""IoU less the squared distance of the centres over the squared diagonal of the
-    smallest box around both. Zheng et al., AAAI 2020, arXiv 1911.08287.
-
-    Shape:
-        - one: (P, 4)
-        - other: (M, 4)
-        - output: (P, M)
-    """
-    low = torch.minimum(one[:, None, :2], other[None, :, :2])
-    high = torch.maximum(one[:, None, 2:], other[None, :, 2:])
-    diagonal = (high - low).square().sum(-1)
-    centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (one, other)]
-    distance = (centres[0][:, None] - centres[1][None]).square().sum(-1)
-    return bbox_overlaps(one, other) - distance / diagonal.clamp_min(1e-6)
 
 
 # -------------------------------------------------------------------- branches

@@ -16,7 +16,7 @@ from .structures import DenseOutput, Level, full_precision
 _NO_LOGITS = ('TOODHead',)
 
 
-def is_dense_head(module: nn.Module) -> bool:
+def is_dense_head(module: nn.Module | None) -> bool:
     """Whether `module` is one of mmdet's dense heads with priors."""
     return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
 

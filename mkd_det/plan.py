@@ -126,7 +126,7 @@ class Plan:
         for owner in (ref.owner for ref in link.refs.values()):
             if owner in self.adapters:
                 names |= self.teachers_of(self.adapters[owner])
-            elif owner in self.speeds:
+            elif owner in self.taps and owner != 'student':
                 names.add(owner)
         return names
 
@@ -135,6 +135,15 @@ class Plan:
         owner = link.refs['teacher'].owner
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
+
+    def module(
+        self, ref: Ref, student: nn.Module, teachers: TeacherBank
+    ) -> nn.Module | None:
+        """The module that a tap names; of an adapter, the head that it runs, if any."""
+        if ref.owner in self.adapters:
+            return self.adapters[ref.owner].module.head
+        model = student if ref.owner == 'student' else teachers[ref.owner].model
+        return self.taps[ref.owner][ref.key].resolve(model)[0][1]
 
     def describe(self) -> dict[str, str]:
         """The plan in words, an entry a part: equal for equal plans. Weights,
@@ -157,11 +166,6 @@ class Plan:
             paths = [p for key in branch.taps().values() for p in key]
             lines[f'branch {name}'] = f'{type(branch).__name__}: {", ".join(paths)}'
         return lines
-
-    @property
-    def fingerprint(self) -> str:
-        """One line that is equal for equal plans."""
-        return '; '.join(f'{k} = {v}' for k, v in sorted(self.describe().items()))
 
     def table(self, width: int = 110) -> str:
         """The plan as a table for people."""
@@ -585,20 +589,14 @@ class Planner:
         return no_truth(self.size, next(self.student.parameters()).detach())
 
     def _module(self, ref: Ref) -> nn.Module | None:
-        if ref.owner in self.plan.adapters:
-            return self.plan.adapters[ref.owner].module.head
-        model = (
-            self.student if ref.owner == 'student' else self.teachers[ref.owner].model
-        )
-        return self.plan.taps[ref.owner][ref.key].resolve(model)[0][1]
+        return self.plan.module(ref, self.student, self.teachers)
 
     def _reader(self, ref: Ref) -> DenseReader | None:
         """Who reads the head that `ref` taps; None for plain logits."""
         if ref.owner in self.plan.branches:
             return None
         module = self._module(ref)
-        dense = module is not None and is_dense_head(module)
-        return DenseReader(module) if dense else None
+        return DenseReader(module) if is_dense_head(module) else None
 
 
 def _sides_of(kind: str, cfg: Mapping[str, Any]) -> dict[str, str]:

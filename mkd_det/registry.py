@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -82,34 +82,30 @@ def built(registry: Registry, cfg: dict, where: str) -> Any:
 
 def arguments_of(cls: type) -> list[str]:
     """Names that the constructors along the mro take, as far as they pass them on."""
-    known: list[str] = []
-    for base in cls.__mro__:
-        init = base.__dict__.get('__init__')
-        if init is None or base.__module__.startswith('torch.'):
-            continue
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        known += [
-            p.name
-            for p in parameters
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return known
+    return [name for name, _ in _parameters(cls)]
 
 
 def settings_of(cls: type, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Every argument of the constructors along the mro, as `cfg` gives it, or else
     its default."""
-    known: dict[str, Any] = {}
+    return {name: cfg.get(name, p.default) for name, p in _parameters(cls)}
+
+
+def _parameters(cls: type) -> Iterator[tuple[str, inspect.Parameter]]:
+    """What the constructors along the mro take, up to the first that passes nothing
+    on (has no `**`). Of several of one name the first counts."""
+    seen: set[str] = set()
     for base in cls.__mro__:
         init = base.__dict__.get('__init__')
         if init is None or base.__module__.startswith('torch.'):
             continue
-        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                known.setdefault(name, cfg.get(name, parameter.default))
-    return known
+        parameters = list(inspect.signature(init).parameters.values())[1:]
+        for p in parameters:
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in seen:
+                seen.add(p.name)
+                yield p.name, p
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return
 
 
 def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
@@ -152,21 +148,21 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def _kinds_of(cls: type) -> dict[str, tuple[str, Callable[[Any], bool]]]:
     """Of the arguments whose annotation is as plain as that."""
-    found: dict[str, tuple[str, Callable[[Any], bool]]] = {}
-    for base in cls.__mro__:
-        init = base.__dict__.get('__init__')
-        if init is None or base.__module__.startswith('torch.'):
-            continue
-        for name, parameter in inspect.signature(init).parameters.items():
-            kind = parameter.annotation
-            text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-            plain, _, rest = text.partition(' | ')
-            if plain in _KINDS and rest in ('', 'None') and name not in found:
-                words, test = _KINDS[plain]
-                found[name] = (
-                    (f'{words}, or None', _or_none(test)) if rest else (words, test)
-                )
-    return found
+    kinds = ((name, _kind(p.annotation)) for name, p in _parameters(cls))
+    return {name: kind for name, kind in kinds if kind}
+
+
+def _kind(annotation: Any) -> tuple[str, Callable[[Any], bool]] | None:
+    text = (
+        annotation
+        if isinstance(annotation, str)
+        else getattr(annotation, '__name__', '')
+    )
+    plain, _, rest = text.partition(' | ')
+    if plain not in _KINDS or rest not in ('', 'None'):
+        return None
+    words, test = _KINDS[plain]
+    return (f'{words}, or None', _or_none(test)) if rest else (words, test)
 
 
 def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -35,11 +35,10 @@ class WeightSchedule:
 
     Args:
         warmup_iters: Rise linearly from 0 over so many iterations.
-        decay: None, 'linear' or 'cosine': fall to 0 at the end of training
-            (or at `stop_epoch`'s first iteration, if that is known by
-            `decay_iters`).
-        decay_iters: Iteration at which the decay reaches 0. Defaults to the
-            last one of the training.
+        decay: None, 'linear' or 'cosine': fall to 0, over the whole training or
+            until `decay_iters`.
+        decay_iters: Iteration at which the decay reaches 0. Defaults to the end of
+            the training.
         stop_epoch: From this epoch on (0-based) the factor is 0.
     """
 

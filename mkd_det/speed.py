@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .structures import Level, Levels, first_tensor
+from .structures import Level, Levels, first_tensor, tensors_in
 from .taps import Tap, capture, run_features
 
 SPEEDS = ('auto', 'fast', 'exact', 'off')
@@ -344,12 +344,7 @@ def _full_float(device: torch.device) -> Iterator[None]:
 
 
 def _largest(levels: Mapping[str, Levels]) -> float:
-    def of(level: Level) -> float:
-        if isinstance(level, tuple):
-            return max(map(of, level))
-        return float(level.abs().max())
-
-    return max(of(level) for row in levels.values() for level in row)
+    return max(float(t.abs().max()) for t in tensors_in(list(levels.values())))
 
 
 def _in_single(model: nn.Module) -> bool:

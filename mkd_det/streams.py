@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from .errors import ConfigError
-from .structures import Levels
+from .structures import Levels, tensors_in
 
 
 class SideStream:
@@ -57,14 +56,6 @@ class SideStream:
         main = torch.cuda.current_stream(device)
         main.wait_stream(side)
         for taps in known.values():
-            for tensor in _tensors(tuple(taps.values())):
+            for tensor in tensors_in(tuple(taps.values())):
                 # Its memory must not be given away while `main` still reads it.
                 tensor.record_stream(main)
-
-
-def _tensors(value: Tensor | tuple) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    for part in value:
-        yield from _tensors(part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -92,6 +93,15 @@ class Knowledge:
 def first_tensor(level: Level) -> Tensor:
     """The level itself, or the first of a head's tensors."""
     return level[0] if isinstance(level, tuple) else level
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in tuples and lists of any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
 
 
 def channels_of(level: Level) -> int:

@@ -29,7 +29,7 @@ from .errors import (
     TapSilentError,
     nearest,
 )
-from .structures import Level, Levels, first_tensor
+from .structures import Level, Levels, first_tensor, tensors_in
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class _Recorder:
             )
         self.records[path].append(value)
         self.calls += 1
-        self.versions += [(path, t, t._version) for t in _tensors(value)]
+        self.versions += [(path, t, t._version) for t in tensors_in(value)]
 
     def levels(self, model: nn.Module) -> Levels:
         """All calls as one row of levels: modules in order, calls in order."""
@@ -204,7 +204,7 @@ class _Recorder:
                     available=[path.rpartition('.')[0] or path],
                     hint='tap the enclosing module, whose output is final',
                 )
-        grads = [t.requires_grad for level in levels for t in _tensors(level)]
+        grads = [t.requires_grad for level in levels for t in tensors_in(level)]
         if self.need_grad and not any(grads):
             raise TapNoGradError(
                 f'tap {self.name!r} ({self.tap}) yields tensors that need no gradient:'
@@ -228,14 +228,6 @@ def _silent(name: str, path: str, module: nn.Module) -> TapSilentError:
         available=children[:8],
         hint=f"'{path}.*'" if container else 'one of its children',
     )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 def to_levels(name: str, path: str, value: Any) -> list[Level]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mkd_det.adapters import Adapter, GuidanceLayer
-from mkd_det.adapters.guidance import round8
+from mkd_det.adapters import Adapter
+from mkd_det.adapters.guidance import GuidanceLayer, round8
 from mkd_det.errors import ConfigError, ShapeMismatchError
 from mkd_det.registry import ADAPTERS, build
 from mkd_det.structures import LevelSpec

@@ -39,6 +39,7 @@ ORDER = (
     'branches',
     'losses',
     'box_heads',
+    'outputs',
     'probes',
     'balance',
     'checkpoint',
@@ -46,7 +47,6 @@ ORDER = (
     'ground_truth',
     'confidence',
     'taps',
-    'outputs',
     'speed',
     'cache',
     'compiling',
@@ -69,7 +69,7 @@ ORDER = (
 METHODS = ('adapters', 'branches', 'losses', 'probes')
 METHODS_MAY_IMPORT = {'errors', 'structures', 'schedules', 'registry', 'functional'}
 # A probe is an adapter that runs a part of the teacher.
-PROBES_MAY_IMPORT = {'adapters', 'box_heads'}
+PROBES_MAY_IMPORT = {'adapters', 'box_heads', 'outputs'}
 # Of use without distillation.
 BESIDE = {'data': {'errors'}, 'classification': {'errors'}}
 # How what we import is called where it is installed from.

@@ -12,7 +12,7 @@ from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mkd_det.branches import ExplorationBranch, ParallelLinear
+from mkd_det.branches.exploration import ExplorationBranch, ParallelLinear
 from mkd_det.errors import ConfigError, TapNotFoundError
 from mkd_det.registry import BRANCHES, build
 
@@ -136,16 +136,6 @@ def test_detaching_puts_the_same_objects_back_and_attaching_the_same_branch(
     branch.attach(student)
     assert all(a is b for a, b in zip(student.modules(), attached, strict=True))
     assert torch.equal(student(images), explored)
-
-
-def test_reset_starts_at_zero_again(student: Student, images: Tensor) -> None:
-    before = student(images)
-    branch = ExplorationBranch(EVERYTHING)
-    branch.attach(student)
-    explore(branch)
-    assert not torch.allclose(student(images), before)
-    branch.reset()
-    assert torch.equal(student(images), before)
 
 
 def test_folding_gives_the_plain_student_with_equal_predictions(

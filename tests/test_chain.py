@@ -17,6 +17,7 @@ from mmengine.config import Config
 import tiny_images
 from mkd_det.chain import for_guides, read_chain, stage_config
 from mkd_det.errors import ConfigError
+from mkd_det.losses import PairLoss
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = dict(
@@ -116,6 +117,17 @@ def test_terms_are_one_for_each_guide_with_lam_times_the_weight() -> None:
         assert term['weight'] == 0.5 and term['tau'] == 4.0
     assert made['taps'] == RECIPE['taps'] and made['probe_size'] == 16
     assert RECIPE['terms']['loss_soft']['weight'] == 2.0  # untouched
+
+
+def test_a_loss_that_takes_no_weight_is_given_none() -> None:
+    class Constant(PairLoss):
+        def __init__(self, tau: float = 1.0) -> None:
+            super().__init__()
+
+    term = {**RECIPE['terms']['loss_soft'], 'type': Constant}
+    del term['weight']
+    made = for_guides({**RECIPE, 'terms': dict(loss_own=term)}, ['t', 'a'], lam=0.5)
+    assert made['terms']['loss_own_a'] == {**term, 'teacher': 'a.logits'}
 
 
 def test_adapters_are_doubled_with_what_reads_them_and_the_students_own_stay() -> None:

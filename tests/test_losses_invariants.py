@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mkd_det import functional as MF
-from mkd_det.losses import AttentionKD, FeatureKD, PairLoss, RelationKD, SoftOutputKD
+from mkd_det.losses import PairLoss
+from mkd_det.losses.attention import AttentionKD
+from mkd_det.losses.feature import FeatureKD
+from mkd_det.losses.relation import RelationKD
+from mkd_det.losses.soft_output import SoftOutputKD
 from mkd_det.structures import DenseOutput
 
 quick = settings(

@@ -15,7 +15,9 @@ import tiny_images
 from mkd_det import functional as MF
 from mkd_det.errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
 from mkd_det.ground_truth import read_truth
-from mkd_det.losses import DKD, FGD, LD
+from mkd_det.losses.dkd import DKD
+from mkd_det.losses.fgd import FGD
+from mkd_det.losses.ld import LD
 from mkd_det.structures import DenseOutput, GroundTruth
 
 ln = math.log

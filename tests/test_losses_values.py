@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from mkd_det import functional as MF
+from mkd_det.confidence import as_mask
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
-from mkd_det.losses import DIST, DLKD, AttentionKD, FeatureKD, RelationKD, SoftOutputKD
+from mkd_det.losses.attention import AttentionKD
+from mkd_det.losses.dist import DIST
+from mkd_det.losses.dlkd import DLKD
+from mkd_det.losses.feature import FeatureKD
+from mkd_det.losses.relation import RelationKD
+from mkd_det.losses.soft_output import SoftOutputKD
 from mkd_det.structures import DenseOutput
 
 ln = math.log
@@ -252,6 +258,19 @@ def test_logits_of_maps_have_their_classes_in_the_second_dimension() -> None:
         assert loss([student], [teacher]).item() == pytest.approx(
             loss(rows[:1], rows[1:]).item(), rel=1e-5
         )
+
+
+@pytest.mark.parametrize('shape', [(2, 20, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize('classes', ['softmax', 'sigmoid'])
+def test_samples_are_weighed_in_logits_with_places(
+    shape: tuple[int, ...], classes: str
+) -> None:
+    student, teacher = torch.randn(shape), torch.randn(shape) + 5  # sure of objects
+    loss = SoftOutputKD(classes=classes)
+    mask = as_mask(torch.tensor([2.0, 0.0]), teacher)
+    first = loss([student], [teacher], [mask])
+    alone = loss([student[:1]], [teacher[:1]])
+    assert first.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 def test_sigmoid_logits_of_whole_images_are_averaged_over_images() -> None:

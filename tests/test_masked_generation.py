@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mkd_det.adapters import MaskedGeneration
+from mkd_det.adapters.masked_generation import MaskedGeneration
 from mkd_det.errors import ConfigError, ShapeMismatchError
 from mkd_det.structures import LevelSpec
 

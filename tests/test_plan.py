@@ -210,7 +210,7 @@ def test_an_unequal_number_of_levels_is_told() -> None:
 
 
 def test_maps_of_unequal_size_are_told_where_a_loss_demands_equal_ones() -> None:
-    from mkd_det.losses import AttentionKD
+    from mkd_det.losses.attention import AttentionKD
     from mkd_det.registry import LOSSES
 
     class Exact(AttentionKD):
@@ -495,11 +495,6 @@ def test_equal_configs_give_equal_plans_and_others_do_not() -> None:
     assert tiny.build(tiny.distiller(SMALL, tiny.gfl(8, 24))).plan.describe() == first
     assert tiny.build(tiny.distiller(SMALL, tiny.gfl(12, 16))).plan.describe() != first
     assert plan(adapters=adapters) != first
-    model = tiny.build(tiny.distiller(SMALL, BIG))
-    assert (
-        model.plan.fingerprint
-        == tiny.build(tiny.distiller(SMALL, BIG)).plan.fingerprint
-    )
 
 
 def test_taps_that_nothing_reads_are_shown_as_off() -> None:

@@ -23,7 +23,7 @@ from mkd_det.errors import (
     ShapeMismatchError,
     TapNotFoundError,
 )
-from mkd_det.losses import ProposalDKD
+from mkd_det.losses.dkd import ProposalDKD
 from mkd_det.registry import LOSSES
 from mkd_det.runtime import prepare
 from mkd_det.taps import Tap, capture, run_features

@@ -10,7 +10,7 @@ distill config stands for its student.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
@@ -29,7 +29,7 @@ from mkd_det.cli import (
     quiet_libraries,
 )
 from mkd_det.errors import TapNotFoundError, TapOutputError, nearest
-from mkd_det.structures import channels_of, first_tensor
+from mkd_det.structures import channels_of, first_tensor, tensors_in
 from mkd_det.taps import frozen_state, run_features, strides_of, to_levels
 from mkd_det.teachers import load_teacher_cfg
 
@@ -77,7 +77,7 @@ def survey(model: nn.Module, size: tuple[int, int]) -> list[Row]:
 
     def hook(module: nn.Module, args: tuple, output: Any) -> None:
         outputs[module].append(output)
-        versions.extend((module, t, t._version) for t in _tensors(output))
+        versions.extend((module, t, t._version) for t in tensors_in(output))
 
     handles = [m.register_forward_hook(hook) for m in model.modules()]
     try:
@@ -121,14 +121,6 @@ def _row(
     elif regions:
         row.note = 'of regions, for a student only'
     return row
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 def select(rows: Sequence[Row], depth: int, pattern: str | None) -> list[Row]:

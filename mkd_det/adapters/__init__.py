@@ -2,16 +2,7 @@
 
 from ..registry import import_files
 from .base import Adapter, AdapterOutput
-from .guidance import GuidanceLayer
-from .masked_generation import MaskedGeneration
-from .nonlinear_align import NonLinearAlign
 
-__all__ = [
-    'Adapter',
-    'AdapterOutput',
-    'GuidanceLayer',
-    'MaskedGeneration',
-    'NonLinearAlign',
-]
+__all__ = ['Adapter', 'AdapterOutput']
 
 import_files(__name__, __path__)

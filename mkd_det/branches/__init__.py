@@ -2,8 +2,7 @@
 
 from ..registry import import_files
 from .base import Branch
-from .exploration import ExplorationBranch, ParallelLinear
 
-__all__ = ['Branch', 'ExplorationBranch', 'ParallelLinear']
+__all__ = ['Branch']
 
 import_files(__name__, __path__)

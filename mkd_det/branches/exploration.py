@@ -35,12 +35,8 @@ class ParallelLinear(nn.Module):
             setattr(self, name, getattr(inherit, name))
         self.inherit = inherit
         self.explore = _twin(inherit)
-        self.reset()
+        nn.init.zeros_(self.explore.weight)  # the sum is what the layer alone gives
         self.train(inherit.training)
-
-    def reset(self) -> None:
-        """Start at zero: the sum is what the layer alone would give."""
-        nn.init.zeros_(self.explore.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -122,11 +118,6 @@ class ExplorationBranch(Branch):
         if self.attached:
             self._replace({paths: layer.inherit for paths, layer in self._pairs()})
             self.attached = False
-
-    def reset(self) -> None:
-        """Let every parallel layer start at zero again."""
-        for layer in self._layers:
-            layer.reset()
 
     def taps(self) -> dict[str, tuple[str, ...]]:
         """Both parts, a level for each layer in the order of registration."""

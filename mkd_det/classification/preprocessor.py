@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS
+from torchvision.transforms.v2 import MixUp
 
 from ..errors import ConfigError
 
@@ -18,7 +18,8 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
 
     Zhang et al.: "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv
     1710.09412. The mixed images are what student and teachers see alike; labels become
-    probabilities (`gt_score` of the samples).
+    probabilities (`gt_score` of the samples). Neighbours in the batch are mixed, so the
+    data must be shuffled.
 
     Args:
         mixup: Parameter alpha of the Beta distribution; 0 for no mixing.
@@ -43,13 +44,9 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
         return data
 
     def _mix(self, data: dict) -> None:
-        images, samples = data['inputs'], data['data_samples']
-        share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
-        order = torch.randperm(len(images))
+        samples = data['data_samples']
         labels = torch.stack([sample.gt_label for sample in samples]).view(-1)
-        soft = F.one_hot(labels, self.num_classes).to(images.dtype)
-        other = order.to(images.device)
-        data['inputs'] = share * images + (1 - share) * images[other]
-        mixed = share * soft + (1 - share) * soft[order.to(soft.device)]
-        for sample, score in zip(samples, mixed, strict=True):
+        mix = MixUp(alpha=self.mixup, num_classes=self.num_classes)
+        data['inputs'], scores = mix(data['inputs'], labels)
+        for sample, score in zip(samples, scores, strict=True):
             sample.gt_score = score

@@ -13,17 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 # Fewer seeds say nothing about how much they differ.
 LEAST_SEEDS = 3
 RESAMPLES = 10_000
-# Of Student's t, 97.5 %, for 1, 2, ... degrees of freedom. Beyond them the last one is
-# taken, which is a little too careful.
-_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 HELPED, DID_NOT = 'helped', 'did not help'
 RULE = (
@@ -124,7 +118,8 @@ def student(values: Sequence[float]) -> tuple[float, float] | None:
     count = len(values)
     if count < 2:
         return None
-    half = _T[min(count - 1, len(_T)) - 1] * statistics.stdev(values) / math.sqrt(count)
+    factor = float(t.ppf(0.975, count - 1))
+    half = factor * statistics.stdev(values) / math.sqrt(count)
     mean = statistics.mean(values)
     return mean - half, mean + half
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ..distiller import Distiller
 from ..errors import ConfigError, TapNotFoundError, nearest
+from ..functional import attention_map
 from ..runtime import distiller_of
 from ..structures import Levels
 from ..taps import Tap, capture, frozen_state, run_features
@@ -209,7 +210,7 @@ def _maps(
     for level in levels:
         if not isinstance(level, Tensor) or level.dim() != 4:
             continue
-        attention = level.float().square().sum(1, keepdim=True)
+        attention = attention_map(level.float())
         attention = functional.interpolate(attention, size, mode='bilinear')
         attention = attention[0, :, : image.shape[0], : image.shape[1]]
         overlay = Visualizer.draw_featmap(torch.nan_to_num(attention), image)

@@ -9,12 +9,11 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
 from ..data.determinism import random_transforms
 from ..errors import ConfigError
 from ..runtime import distiller_of
-from ..structures import Level
+from ..structures import tensors_in
 from .random_state import preserved_random_state
 
 
@@ -79,7 +78,7 @@ class TeacherCacheHook(Hook):
         start = time.perf_counter()
         seen = distiller.teachers.run(name, images, taps)
         seconds = time.perf_counter() - start
-        each = 2 * sum(_count(level) for row in seen.values() for level in row)
+        each = 2 * sum(t.numel() for t in tensors_in(list(seen.values())))
         size = each * len(dataset)
         free = shutil.disk_usage(teacher.cache).free
         runner.logger.info(
@@ -94,9 +93,3 @@ class TeacherCacheHook(Hook):
                 ' those that find no room'
             )
         teacher.store.hits = teacher.store.misses = 0
-
-
-def _count(level: Level) -> int:
-    if isinstance(level, Tensor):
-        return level.numel()
-    return sum(map(_count, level))

@@ -18,12 +18,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest
 from ..runtime import class_count, distiller_of
+from ..taps import frozen_state
 from ..teachers import Teacher
 from .random_state import preserved_random_state
 
@@ -220,7 +220,7 @@ class TeacherCheckHook(Hook):
         student = distiller_of(runner, 'TeacherCheckHook').student
         # Also tells its data preprocessor where to put the images.
         model.to(next(student.parameters()).device)
-        with _evaluating(model):
+        with frozen_state(model):
             for batch in tqdm(
                 _loader(runner.val_dataloader, indices),
                 desc=f'teacher {teacher.name}',
@@ -232,18 +232,6 @@ class TeacherCheckHook(Hook):
         # pycocotools prints its tables.
         with contextlib.redirect_stdout(io.StringIO()):
             return dict(evaluator.evaluate(size))
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _fresh_evaluator(runner: Runner) -> Evaluator:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS, Registry
 from torch import Tensor, nn
 
 from ..errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ..functional import (
     effective_number_weights,
+    rows,
     sigmoid_focal,
-    soft_cross_entropy,
     softmax_focal,
     weighted_rows,
 )
@@ -47,7 +48,7 @@ class CE(Member):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """See `Member`."""
-        return soft_cross_entropy(logits, target)
+        return F.cross_entropy(logits, target, reduction='none')
 
 
 @MEMBERS.register_module()
@@ -88,7 +89,7 @@ class BalancedCE(Member):
                 expected=f'{logits.shape[-1]} counts',
                 actual=f'{len(weights)} counts',
             )
-        return soft_cross_entropy(logits, target * weights)
+        return F.cross_entropy(logits, target * weights, reduction='none')
 
 
 @MEMBERS.register_module()
@@ -321,12 +322,8 @@ class LossAggregation(PairLoss):
     ) -> Tensor:
         """The term on logits (N, K), (N, L, K) or (N, K, H, W)."""
         _same(student, teacher)
-        rows = [
-            (x.movedim(1, -1) if x.dim() == 4 else x).flatten(0, -2)
-            for x in (student, teacher)
-        ]
         weights = None if mask is None else mask.reshape(-1)
-        return weighted_rows(self._soft(*rows), weights)
+        return weighted_rows(self._soft(rows(student), rows(teacher)), weights)
 
     def _soft(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of each row against the teacher's probabilities."""

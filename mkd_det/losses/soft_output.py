@@ -13,6 +13,7 @@ from ..functional import (
     class_factors,
     giou_distance,
     quality_bce,
+    rows,
     softmax_kl,
     weighted_rows,
 )
@@ -194,16 +195,17 @@ class SoftOutputKD(PairLoss):
             raise ConfigError(
                 'SoftOutputKD: balance is for dense heads', hint='balance=0'
             )
-        student, teacher = _rows(student), _rows(teacher)
-        rows = None if mask is None else mask.reshape(-1)
+        images = len(teacher)
+        student, teacher = rows(student), rows(teacher)
+        weights = None if mask is None else mask.reshape(-1)
         if self.classes != 'sigmoid':
             loss = softmax_kl(student, teacher, self.tau)
-            return self.class_weight * weighted_rows(loss, rows)
+            return self.class_weight * weighted_rows(loss, weights)
         places = teacher.sigmoid().amax(-1) ** self.focus
         loss = quality_bce(student, teacher, self.beta, self.tau).sum(-1)
-        if rows is not None:
-            places, loss = places * rows, loss * rows
-        return self.class_weight * loss.sum() / places.sum().clamp_min(len(places))
+        if weights is not None:
+            places, loss = places * weights, loss * weights
+        return self.class_weight * loss.sum() / places.sum().clamp_min(images)
 
     def _dense(
         self, student: DenseOutput, teacher: DenseOutput, mask: Tensor | None
@@ -261,11 +263,6 @@ class SoftOutputKD(PairLoss):
             actual=f'student {_offer(student)}; teacher {_offer(teacher)}',
             hint="boxes='auto'",
         )
-
-
-def _rows(logits: Tensor) -> Tensor:
-    """Logits with the classes last."""
-    return logits.movedim(1, -1) if logits.dim() == 4 else logits
 
 
 def _equal_bins(student: DenseOutput, teacher: DenseOutput) -> bool:

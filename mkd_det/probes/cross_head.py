@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import Adapter, AdapterOutput
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
+from ..outputs import is_dense_head
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
 
@@ -148,12 +149,14 @@ class RestOfHead:
 
     def __init__(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
         modules = dict(teacher.named_modules())
-        name = next((n for n in _parents(paths[0]) if _is_dense(modules.get(n))), None)
+        name = next(
+            (n for n in _parents(paths[0]) if is_dense_head(modules.get(n))), None
+        )
         if name is None:
             raise HeadKindError(
                 f'{where}: {paths[0]} of the teacher lies in no dense head',
                 expected='layers of a head such as GFLHead, RetinaHead, FCOSHead',
-                available=[n for n, m in modules.items() if _is_dense(m)],
+                available=[n for n, m in modules.items() if is_dense_head(m)],
                 hint="taps=dict(inner=['bbox_head.cls_convs.2',"
                 " 'bbox_head.reg_convs.2']); SoftOutputKD for other heads",
             )
@@ -265,10 +268,6 @@ def _parents(path: str) -> list[str]:
     """Of a module's path, the nearest first."""
     parts = path.split('.')
     return ['.'.join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
-
-
-def _is_dense(module: nn.Module | None) -> bool:
-    return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
 
 
 def _without_first(module: nn.Module, path: str, door: nn.Module) -> nn.Module:
