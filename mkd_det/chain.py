@@ -397,7 +397,14 @@ def _for_guide(
         if owner in names and (dot or key == 'prune_of'):
             made[key] = names[owner] + dot + tap
     if kind in _WEIGHED:
-        told = settings_of(find_class(_WEIGHED[kind], made, name), made)
+        cls = find_class(_WEIGHED[kind], made, name)
+        told = settings_of(cls, made)
         if 'weight' in told:
             made['weight'] = lam * told['weight']
+        elif kind == 'terms':  # adapters may have no loss
+            raise ConfigError(
+                f'chain: recipe.terms.{name}: {cls.__name__} takes no weight, so `lam`'
+                ' could not weigh it',
+                hint='def __init__(self, ..., **base): super().__init__(**base)',
+            )
     return made

@@ -119,15 +119,15 @@ def test_terms_are_one_for_each_guide_with_lam_times_the_weight() -> None:
     assert RECIPE['terms']['loss_soft']['weight'] == 2.0  # untouched
 
 
-def test_a_loss_that_takes_no_weight_is_given_none() -> None:
+def test_a_loss_that_takes_no_weight_is_refused() -> None:
     class Constant(PairLoss):
         def __init__(self, tau: float = 1.0) -> None:
             super().__init__()
 
     term = {**RECIPE['terms']['loss_soft'], 'type': Constant}
     del term['weight']
-    made = for_guides({**RECIPE, 'terms': dict(loss_own=term)}, ['t', 'a'], lam=0.5)
-    assert made['terms']['loss_own_a'] == {**term, 'teacher': 'a.logits'}
+    with pytest.raises(ConfigError, match='loss_own: Constant takes no weight'):
+        for_guides({**RECIPE, 'terms': dict(loss_own=term)}, ['t', 'a'], lam=0.5)
 
 
 def test_adapters_are_doubled_with_what_reads_them_and_the_students_own_stay() -> None:
