@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from .atomic import NO_ROOM
 from .errors import (
     CheckpointKeysError,
     CheckpointSaveError,
@@ -22,7 +23,6 @@ from .errors import (
     MkdError,
     nearest,
 )
-from .hooks.atomic import NO_ROOM
 from .quiet import quiet_warnings
 
 if TYPE_CHECKING:

@@ -25,6 +25,8 @@ ORDER = (
     'errors',
     'quiet',
     'places',
+    'atomic',
+    'random_state',
     'data',
     'utils',
     'version',
@@ -70,7 +72,7 @@ METHODS_MAY_IMPORT = {'errors', 'structures', 'schedules', 'registry', 'function
 # A probe is an adapter that runs a part of the teacher.
 PROBES_MAY_IMPORT = {'adapters', 'box_heads'}
 # Of use without distillation.
-BESIDE = {'data': {'errors'}, 'classification': {'errors'}}
+BESIDE = {'data': {'errors', 'random_state'}, 'classification': {'errors'}}
 # How what we import is called where it is installed from.
 DISTRIBUTIONS = {
     'PIL': 'pillow',

@@ -384,7 +384,7 @@ def torn(folder: Path) -> None:
     """Killed while the very first file was written."""
     for path in sorted(folder.rglob('*'), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    (folder / 'stage.json.partial').write_text('{"fing')
+    (folder / '.stage.json.1234.partial').write_text('{"fing')
 
 
 SCALARS = '*/vis_data/scalars.json'

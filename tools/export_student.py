@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.table import Table
 
+from mkd_det.atomic import write_atomically
 from mkd_det.checkpoint import read_checkpoint
 from mkd_det.cli import (
     config_parser,
@@ -33,7 +34,6 @@ from mkd_det.cli import (
     quiet_libraries,
 )
 from mkd_det.errors import ConfigError
-from mkd_det.hooks.atomic import write_atomically
 from mkd_det.places import check_output
 from mkd_det.row_conv import to_square
 from mkd_det.runtime import student_config

@@ -29,6 +29,7 @@ from chain_report import draw, entries, read_others, table
 from export_student import META, export
 from mmengine.logging import MMLogger
 
+from mkd_det.atomic import write_atomically
 from mkd_det.chain import Chain, read_chain
 from mkd_det.cli import (
     add_devices,
@@ -39,7 +40,6 @@ from mkd_det.cli import (
     read_config,
 )
 from mkd_det.errors import building
-from mkd_det.hooks.atomic import write_atomically
 from mkd_det.stages import (
     ROOT,
     Display,

@@ -17,9 +17,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 
+from ..atomic import write_atomically
 from ..errors import ConfigError
 from ..runtime import distiller_of, is_distill, student_config
-from .atomic import write_atomically
 
 
 @HOOKS.register_module()

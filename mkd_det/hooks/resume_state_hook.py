@@ -16,8 +16,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from ..errors import ResumeError
+from ..random_state import preserved_random_state, random_state, set_random_state
 from ..runtime import distiller_of
-from .random_state import preserved_random_state, random_state, set_random_state
 
 if TYPE_CHECKING:
     from ..distiller import Distiller

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..data.determinism import random_transforms
 from ..errors import ConfigError
+from ..random_state import preserved_random_state
 from ..runtime import distiller_of
 from ..structures import Level
-from .random_state import preserved_random_state
 
 
 @HOOKS.register_module()

@@ -11,8 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..atomic import write_atomically
 from ..errors import ConfigError, nearest
-from ..hooks.atomic import write_atomically
 from .stage import Stage
 
 # Evaluators of which it is known what they measure; the first figure counts, where
