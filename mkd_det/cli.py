@@ -17,7 +17,6 @@ from rich.text import Text
 
 from .atomic import NO_ROOM
 from .errors import (
-    CheckpointKeysError,
     CheckpointSaveError,
     ConfigError,
     MkdError,
@@ -27,11 +26,9 @@ from .quiet import quiet_warnings
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import nn
 
 # Exit code of a typed error, as argparse has it for bad arguments.
 BAD_INPUT = 2
-_COUNTER = 'num_batches_tracked'
 # Keys of a config that are no arguments of a runner.
 _READ_BESIDE = (
     'custom_imports',
@@ -384,53 +381,3 @@ def build_model(cfg: Config, model: dict | None = None) -> Any:
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return built(MODELS, model, 'model')
-
-
-def load_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:
-    """Load a checkpoint completely, or raise and change nothing.
-
-    Args:
-        model: The model to fill. A wrapper's inner model is filled.
-        path: The checkpoint; `module.` before its keys is cut off, as
-            mmengine does.
-        what: What the model is, for the message.
-
-    Returns:
-        All that the checkpoint holds.
-
-    Raises:
-        CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
-    """
-    from .checkpoint import read_checkpoint, weights_of
-
-    content = read_checkpoint(path)
-    fill_strict(model, weights_of(content, path), path, what)
-    return content
-
-
-def fill_strict(
-    model: nn.Module, weights: dict[str, Any], path: str, what: str
-) -> None:
-    """`load_strict` for weights that have been read already."""
-    from .checkpoint import check_numbers
-
-    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
-    own = model.state_dict()
-    # Old checkpoints lack the counters of BatchNorm, which nothing reads.
-    missing = [k for k in own if k not in weights and not k.endswith(_COUNTER)]
-    unexpected = [k for k in weights if k not in own]
-    shapes = [
-        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
-        for k, v in own.items()
-        if k in weights and weights[k].shape != v.shape
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointKeysError(
-            f'checkpoint {path} does not fit {what}: {len(missing)} keys missing,'
-            f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
-            expected=', '.join(missing[:4]) or None,
-            actual=', '.join(unexpected[:4] or shapes[:4]) or None,
-            hint='the config that this checkpoint was trained with',
-        )
-    check_numbers(weights, own, f'checkpoint {path}')
-    model.load_state_dict(weights, strict=False)

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from .cache import TeacherCache, hash_weights
-from .checkpoint import check_numbers, read_checkpoint, weights_of
+from .checkpoint import (
+    check_numbers,
+    misfit,
+    read_checkpoint,
+    weights_of,
+    without_counters,
+)
 from .compiling import Wanted, compile_parts
 from .errors import (
     CheckpointFileError,
@@ -263,20 +269,8 @@ def prune_smallest(model: nn.Module, share: float) -> None:
 
 def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
     """Raise unless `weights` fills the teacher's model key by key."""
-    own = {
-        k: v
-        for k, v in teacher.model.state_dict().items()
-        if not k.endswith('num_batches_tracked')
-    }
-    missing = [k for k in own if k not in weights]
-    unexpected = [
-        k for k in weights if k not in own and not k.endswith('num_batches_tracked')
-    ]
-    shapes = [
-        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
-        for k, v in own.items()
-        if k in weights and weights[k].shape != v.shape
-    ]
+    own = without_counters(teacher.model.state_dict())
+    missing, unexpected, shapes = misfit(own, weights)
     where = f'teachers.{teacher.name}: checkpoint {teacher.checkpoint}'
     if missing and (prefix := _common_prefix(own, weights)):
         raise TeacherKeysError(

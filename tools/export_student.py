@@ -24,12 +24,11 @@ from mmengine.registry import MODELS
 from rich.table import Table
 
 from mkd_det.atomic import write_atomically
-from mkd_det.checkpoint import read_checkpoint
+from mkd_det.checkpoint import load_strict, read_checkpoint
 from mkd_det.cli import (
     config_parser,
     console,
     load_config,
-    load_strict,
     main_guard,
     quiet_libraries,
 )

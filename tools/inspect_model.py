@@ -20,11 +20,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from mkd_det.checkpoint import load_strict
 from mkd_det.cli import (
     config_parser,
     console,
     load_config,
-    load_strict,
     main_guard,
     quiet_libraries,
 )

@@ -22,7 +22,6 @@ import _environment  # noqa: F401
 from mkd_det.cli import (
     add_launcher,
     config_parser,
-    fill_strict,
     join_processes,
     load_config,
     main_guard,
@@ -135,7 +134,7 @@ def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
     """Fill the runner's model from a checkpoint, completely or not at all."""
     from mmengine.model import BaseTTAModel, is_model_wrapper
 
-    from mkd_det.checkpoint import weights_of
+    from mkd_det.checkpoint import fill_strict, weights_of
 
     # Hooks such as EMAHook choose here which weights count.
     runner.call_hook('after_load_checkpoint', checkpoint=content)
