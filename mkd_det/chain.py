@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .cli import load_config
+from .configs import load_config
 from .errors import (
     ConfigError,
     check_keys,

@@ -7,12 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -26,6 +24,7 @@ from .checkpoint import (
     without_counters,
 )
 from .compiling import Wanted, compile_parts
+from .configs import read_config
 from .errors import (
     CheckpointFileError,
     ConfigError,
@@ -80,22 +79,17 @@ def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]
 
 
 def _read_config(name: str) -> Config:
-    package = name.partition('::')[0] if '::' in name else ''
     try:
-        if not package:
-            return Config.fromfile(name)
-        # `Config.fromfile` knows `package::` names in `_base_` only, and
-        # `get_config` would install a package that is not there.
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(f'package {package!r} is not installed')
-        return get_config(name)
-    except Exception as error:
+        return read_config(name)
+    except ConfigError as error:
         there = Path(name).is_file()
         raise TeacherFileError(
             f'teacher config {name} '
             + ('cannot be read' if there else 'does not exist'),
             expected="a file, or 'package::folder/name.py'",
-            actual=f'{type(error).__name__}: {error}',
+            actual=error.actual,
+            available=error.available,
+            hint=error.hint,
         ) from error
 
 

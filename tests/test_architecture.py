@@ -52,6 +52,7 @@ ORDER = (
     'speed',
     'cache',
     'compiling',
+    'configs',
     'teachers',
     'inherit',
     'plan',

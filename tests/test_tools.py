@@ -506,7 +506,7 @@ def test_windows_need_a_screen(
 
 
 def test_new_keys_below_known_ones_stay_allowed(write: Any) -> None:
-    from mkd_det.cli import load_config
+    from mkd_det.configs import load_config
 
     config = write(distiller(None))
     options = {'train_dataloader.timeout': 3, 'randomness.seed': 1, 'tta_model': {}}

@@ -56,10 +56,10 @@ from mkd_det.cli import (
     check_amp,
     config_parser,
     console,
-    load_config,
     main_guard,
     quiet_libraries,
 )
+from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
 from mkd_det.runtime import is_distill

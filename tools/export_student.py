@@ -28,10 +28,10 @@ from mkd_det.checkpoint import load_strict, read_checkpoint
 from mkd_det.cli import (
     config_parser,
     console,
-    load_config,
     main_guard,
     quiet_libraries,
 )
+from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
 from mkd_det.row_conv import to_square

@@ -24,10 +24,10 @@ from mkd_det.checkpoint import load_strict
 from mkd_det.cli import (
     config_parser,
     console,
-    load_config,
     main_guard,
     quiet_libraries,
 )
+from mkd_det.configs import load_config
 from mkd_det.errors import TapNotFoundError, TapOutputError, nearest
 from mkd_det.structures import channels_of, first_tensor
 from mkd_det.taps import frozen_state, run_features, strides_of, to_levels

@@ -23,10 +23,10 @@ from mkd_det.cli import (
     check_optim_wrapper,
     config_parser,
     join_processes,
-    load_config,
     main_guard,
     set_work_dir,
 )
+from mkd_det.configs import load_config
 from mkd_det.errors import CheckpointKeysError, ConfigError
 from mkd_det.resuming import has_begun
 

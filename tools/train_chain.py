@@ -37,8 +37,8 @@ from mkd_det.cli import (
     console,
     main_guard,
     quiet_libraries,
-    read_config,
 )
+from mkd_det.configs import read_config
 from mkd_det.errors import building
 from mkd_det.stages import (
     ROOT,

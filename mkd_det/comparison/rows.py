@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..cli import load_config, read_config
+from ..configs import load_config, read_config
 from ..errors import ConfigError, check_mapping, is_whole, nearest, speaking_of
 from ..runtime import DEFAULT_HOOKS, is_distill
 from ..stages.training import count_in_iterations, evaluators_of, kind_of, steps_of
