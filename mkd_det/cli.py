@@ -7,7 +7,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,43 +202,3 @@ def set_work_dir(cfg: Config, config: str, work_dir: str | None) -> None:
     elif cfg.get('work_dir') is None:
         name = config.rpartition('::')[2]
         cfg.work_dir = str(Path('work_dirs', Path(name).stem))
-
-
-def check_optim_wrapper(cfg: Config) -> None:
-    """Raise ConfigError unless the config says how to train."""
-    if not isinstance(cfg.get('optim_wrapper'), dict):
-        raise ConfigError(
-            'the config has no `optim_wrapper`: nothing says how to train',
-            expected='a dict',
-            actual=repr(cfg.get('optim_wrapper')),
-            hint="optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01))",
-        )
-
-
-def check_amp(cfg: Config) -> None:
-    """Raise ConfigError for mixed precision on a machine that cannot do it."""
-    from mmengine.device import get_device
-
-    check_optim_wrapper(cfg)
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
-        raise ConfigError(
-            'mixed precision (AmpOptimWrapper) needs a GPU, and none was found',
-            hint="--cfg-options optim_wrapper.type='OptimWrapper', or no --amp",
-        )
-
-
-def build_model(cfg: Config, model: dict | None = None) -> Any:
-    """Build the config's model (or `model`) as a runner would.
-
-    Raises:
-        MkdError: The distill config does not fit together.
-    """
-    from mmengine.registry import MODELS
-
-    from .registry import built
-
-    # mmdet's models write into the config that they are built from.
-    model = deepcopy(cfg.model if model is None else model)
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return built(MODELS, model, 'model')

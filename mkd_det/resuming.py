@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +15,7 @@ from .checkpoint import check_numbers, read_checkpoint
 from .distiller import Distiller
 from .errors import CheckpointFileError, ResumeError
 from .hooks.resume_state_hook import check_resumable
+from .quiet import no_log
 
 # What schedulers and newer versions of torch add to an optimizer's groups.
 _ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
@@ -156,11 +156,8 @@ def _check_optimizer(
 ) -> None:
     """Raise unless the saved state is of the optimizer that the config describes:
     torch takes another one's without a word, and fails in the first step."""
-    logging.disable(logging.INFO)  # a line for each parameter, and once more later
-    try:
+    with no_log():
         wrapper = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
-    finally:
-        logging.disable(logging.NOTSET)
     if not isinstance(wrapper, OptimWrapper):
         return  # several of them
     wrong = ''

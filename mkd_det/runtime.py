@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from torch import nn
 
 from .errors import ConfigError
-from .registry import arguments_of
+from .registry import arguments_of, built
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -66,6 +67,19 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
             hint=f"model=dict(type='Distiller', student=..., ...), or no {asker}",
         )
     return model
+
+
+def build_model(cfg: Config, model: dict | None = None) -> Any:
+    """Build the config's model (or `model`) as a runner would.
+
+    Raises:
+        MkdError: The distill config does not fit together.
+    """
+    # mmdet's models write into the config that they are built from.
+    model = deepcopy(cfg.model if model is None else model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return built(MODELS, model, 'model')
 
 
 def class_count(model: nn.Module) -> int | None:

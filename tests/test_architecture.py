@@ -60,6 +60,7 @@ ORDER = (
     'runtime',
     'hooks',
     'resuming',
+    'checks',
     'cli',
     'stages',
     'chain',

@@ -24,6 +24,7 @@ from mmengine.config import Config
 
 import tiny
 from mkd_det.chain import read_chain
+from mkd_det.checks import check_start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -671,12 +672,11 @@ def test_weights_to_start_from_must_be_of_the_student(
     torch.save(dict(state_dict=weights), tmp_path / 'start.pth')
     fails(capsys, 'train', argv, 'CheckpointKeysError', 'of another model')
 
-    train = tool('train')
     student = tiny.build(tiny.gfl())
     weights = student.state_dict()
     weights['bbox_head.gfl_cls.weight'] = torch.zeros(1)
     torch.save(dict(state_dict=weights), tmp_path / 'start.pth')
-    train.check_start(student, str(tmp_path / 'start.pth'))
+    check_start(student, str(tmp_path / 'start.pth'))
     shown = capsys.readouterr().out.splitlines()
     (line,) = [line for line in shown if line.startswith('load_from:')]
     assert line.endswith(': bbox_head.gfl_cls.weight')

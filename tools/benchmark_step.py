@@ -51,9 +51,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from mkd_det.checks import check_amp
 from mkd_det.cli import (
-    build_model,
-    check_amp,
     config_parser,
     console,
     main_guard,
@@ -62,7 +61,7 @@ from mkd_det.cli import (
 from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
-from mkd_det.runtime import is_distill
+from mkd_det.runtime import build_model, is_distill
 from mkd_det.sampler import SourceSampler
 from mkd_det.speed import SPEEDS, Engine
 

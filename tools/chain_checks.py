@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from train import check_before_start, check_count
 
 from mkd_det.chain import LOADING, Chain, Member
-from mkd_det.cli import check_amp
+from mkd_det.checks import check_amp, check_before_start, check_count
 from mkd_det.errors import CheckpointFileError, ConfigError, speaking_of
 from mkd_det.runtime import prepare
 from mkd_det.stages.training import metric_of, steps_of

@@ -29,12 +29,11 @@ from threading import Event
 import _environment  # noqa: F401
 from mmengine.config import Config
 from torch import nn
-from train import check_before_start
 
 import mkd_det  # noqa: F401
+from mkd_det.checks import check_amp, check_before_start
 from mkd_det.cli import (
     add_devices,
-    check_amp,
     config_parser,
     console,
     main_guard,

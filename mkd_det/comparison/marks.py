@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..cli import build_model
 from ..distiller import Distiller
-from ..runtime import DEFAULT_HOOKS, is_distill
+from ..runtime import DEFAULT_HOOKS, build_model, is_distill
 from ..stages.training import leaves
 
 # What is looked at, by what is said of it; the first that fits counts.
