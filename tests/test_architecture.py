@@ -58,6 +58,7 @@ ORDER = (
     'plan',
     'distiller',
     'runtime',
+    'export',
     'hooks',
     'resuming',
     'checks',
