@@ -80,7 +80,7 @@ def draw_curves(
         if name == 'teacher':
             style['linestyle'] = '--'
         epochs = sorted(history.metrics)
-        values = [history.metrics[epoch][MAP] for epoch in epochs]
+        values = [history.metrics[epoch].get(MAP, 0.0) for epoch in epochs]
         left.plot(epochs, values, marker='o', markersize=4, **style)
         steps = sorted(history.losses)
         right.plot(

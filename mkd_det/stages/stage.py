@@ -132,7 +132,7 @@ class Stage:
         if metrics is None or not is_whole(self.checkpoint):
             return None
         if not any(key.startswith('coco/') for key in metrics):
-            # Without a single detection CocoMetric says nothing: that is zero.
+            # It says nothing where there is not a single detection: that is zero.
             coco = [k for k in self.figures.values() if k.startswith('coco/')]
             metrics = {**dict.fromkeys(coco, 0.0), **metrics}
         missing = [key for key in self.figures.values() if key not in metrics]
