@@ -16,6 +16,7 @@ from .atomic import write_atomically
 from .checkpoint import load_strict, read_checkpoint
 from .errors import ConfigError
 from .places import check_output
+from .registry import type_name
 from .row_conv import to_square
 from .runtime import student_config
 
@@ -99,7 +100,7 @@ def unconverted(cfg: Config) -> Config:
     Raises:
         ConfigError: The model is none.
     """
-    if cfg.model.type != 'RowModel':
+    if type_name(cfg.model.type) != 'RowModel':
         raise ConfigError(
             '--square is for models of 1xK filters',
             expected="model=dict(type='RowModel', model=...)",

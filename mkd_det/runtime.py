@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from torch import nn
 
 from .errors import ConfigError
-from .registry import arguments_of, built
+from .registry import arguments_of, built, type_name
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -41,7 +41,7 @@ _OF_THE_RUN = ('load_from', 'resume', 'work_dir', 'launcher')
 
 def is_distill(cfg: Config) -> bool:
     """Whether the config's model is a `Distiller`."""
-    return _name((cfg.get('model') or {}).get('type')) == 'Distiller'
+    return type_name((cfg.get('model') or {}).get('type')) == 'Distiller'
 
 
 def distiller_of(runner: Runner, asker: str) -> Distiller:
@@ -118,7 +118,7 @@ def prepare(cfg: Config) -> Config:
     hooks = dict(cfg.get('default_hooks') or {})
     if hooks.get('checkpoint', {}) is not None:
         checkpoint = dict(hooks.get('checkpoint') or dict(interval=1))
-        if _name(checkpoint.get('type', 'CheckpointHook')) == 'CheckpointHook':
+        if type_name(checkpoint.get('type', 'CheckpointHook')) == 'CheckpointHook':
             checkpoint['type'] = 'SafeCheckpointHook'
         hooks['checkpoint'] = checkpoint
     custom = list(cfg.get('custom_hooks') or [])
@@ -142,7 +142,7 @@ def _copy_while_computing(cfg: Config) -> None:
         if not preprocessor:
             continue
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            cls = registry.get(_name(preprocessor.get('type')))
+            cls = registry.get(type_name(preprocessor.get('type')))
         if cls is not None and 'non_blocking' in arguments_of(cls):
             preprocessor.setdefault('non_blocking', True)
 
@@ -150,7 +150,7 @@ def _copy_while_computing(cfg: Config) -> None:
 def _refuse_layer_decay(cfg: Config) -> None:
     """mmdet's constructor for it tells layers by names that begin with 'backbone.';
     ours begin with 'student.', and every layer would get the last one's rate."""
-    constructor = _name((cfg.get('optim_wrapper') or {}).get('constructor'))
+    constructor = type_name((cfg.get('optim_wrapper') or {}).get('constructor'))
     if constructor == 'LearningRateDecayOptimizerConstructor':
         raise ConfigError(
             f'{constructor} does not know the layers of a student that is distilled',
@@ -224,7 +224,7 @@ def _plain_hooks(cfg: ConfigDict) -> None:
 
 
 def _hook_name(hook: Any) -> str:
-    return _name(hook.get('type')) if isinstance(hook, dict) else ''
+    return type_name(hook.get('type')) if isinstance(hook, dict) else ''
 
 
 def _is_ours(name: str) -> bool:
@@ -299,7 +299,7 @@ def _types(value: Any) -> Iterator[str]:
     """Every `type` in a config, however deep."""
     if isinstance(value, dict):
         if 'type' in value:
-            yield _name(value['type'])
+            yield type_name(value['type'])
         for item in value.values():
             yield from _types(item)
     elif isinstance(value, (list, tuple)):
@@ -309,10 +309,3 @@ def _types(value: Any) -> Iterator[str]:
 
 def _lives_here(cls: Any) -> bool:
     return getattr(cls, '__module__', '').split('.')[0] == PACKAGE
-
-
-def _name(kind: Any) -> str:
-    """The name of a `type`: a class, or a string with or without a scope."""
-    if isinstance(kind, type):
-        return kind.__name__
-    return str(kind or '').rpartition('.')[2]

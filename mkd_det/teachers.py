@@ -36,7 +36,7 @@ from .errors import (
     check_mapping,
     is_number,
 )
-from .registry import built
+from .registry import built, type_name
 from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
 from .taps import Tap
@@ -75,7 +75,8 @@ def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]
     model = whole.get('model')
     if model is None:
         raise TeacherFileError(f'teacher config {cfg} has no `model`')
-    return dict(model.student if model.get('type') == 'Distiller' else model), whole
+    distilled = type_name(model.get('type')) == 'Distiller'
+    return dict(model.student if distilled else model), whole
 
 
 def _read_config(name: str) -> Config:

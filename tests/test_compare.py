@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 
 import tiny
@@ -747,6 +748,7 @@ def test_warm_ups_never_become_one_step() -> None:
     'evaluator, wanted, key',
     [
         (dict(type='CocoMetric'), '', 'coco/bbox_mAP'),
+        (dict(type=CocoMetric), '', 'coco/bbox_mAP'),
         (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/segm_mAP', ''),
         (dict(type='CocoMetric', prefix='val'), '', 'val/bbox_mAP'),
         (dict(type='CocoMetric', classwise=True), 'coco/RBC_precision', ''),

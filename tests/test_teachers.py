@@ -378,8 +378,11 @@ def test_a_teachers_config_may_be_a_name_a_file_or_a_dict(tmp_path: Path) -> Non
     assert load_teacher_cfg(MODEL) == (MODEL, None)
 
 
-def test_a_distilled_model_teaches_as_the_student_that_it_was(tmp_path: Path) -> None:
-    whole = tiny.distiller(MODEL, tiny.gfl(8, 16))
+@pytest.mark.parametrize('kind', ['Distiller', 'mkd_det.Distiller'])
+def test_a_distilled_model_teaches_as_the_student_that_it_was(
+    kind: str, tmp_path: Path
+) -> None:
+    whole = tiny.distiller(MODEL, tiny.gfl(8, 16)) | dict(type=kind)
     file = tmp_path / 'assistant.py'
     file.write_text(f'model = {whole!r}')
     assert load_teacher_cfg(str(file))[0] == MODEL

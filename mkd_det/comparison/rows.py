@@ -14,8 +14,9 @@ from mmengine.config import Config
 
 from ..configs import load_config, read_config
 from ..errors import ConfigError, check_mapping, is_whole, nearest, speaking_of
+from ..registry import type_name
 from ..runtime import DEFAULT_HOOKS, is_distill
-from ..stages.training import count_in_iterations, evaluators_of, kind_of, steps_of
+from ..stages.training import count_in_iterations, evaluators_of, steps_of
 
 # Of what counts epochs or iterations, in schedulers of the rate and of terms.
 _PLACES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones', 'periods')
@@ -191,7 +192,7 @@ def _complete(cfg: Config, common: Common) -> Config:
             cfg.model.teachers[name].checkpoint = checkpoint
     set_budget(cfg, common)
     for evaluator in evaluators_of(cfg):
-        if kind_of(evaluator) == 'CocoMetric':
+        if type_name(evaluator.get('type')) == 'CocoMetric':
             evaluator['classwise'] = True
     hooks = dict(cfg.get('default_hooks') or {})
     if not is_distill(cfg):

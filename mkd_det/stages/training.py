@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from ..atomic import write_atomically
 from ..errors import ConfigError, nearest
+from ..registry import type_name
 from .stage import Stage
 
 # Evaluators of which it is known what they measure; the first figure counts, where
@@ -37,11 +38,6 @@ def evaluators_of(cfg: Config) -> list[Any]:
     return [found] if isinstance(found, Mapping) else list(found)
 
 
-def kind_of(part: Mapping[str, Any]) -> str:
-    """The type of a config's part, without its scope."""
-    return str(part.get('type')).rpartition('.')[2]
-
-
 def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
     """What counts for a training: its name, and its key in the log.
 
@@ -55,7 +51,7 @@ def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
             does not measure what is to count.
     """
     evaluators = evaluators_of(cfg)
-    kinds = [kind_of(evaluator) for evaluator in evaluators]
+    kinds = [type_name(evaluator.get('type')) for evaluator in evaluators]
     measured = [key for kind, e in zip(kinds, evaluators) for key in keys_of(kind, e)]
     key = wanted or next(iter(measured), '')
     if not kinds or not key:
