@@ -69,14 +69,14 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
     return model
 
 
-def build_model(cfg: Config, model: dict | None = None) -> Any:
-    """Build the config's model (or `model`) as a runner would.
+def build_model(cfg: Config) -> Any:
+    """Build the config's model as a runner would.
 
     Raises:
         MkdError: The distill config does not fit together.
     """
     # mmdet's models write into the config that they are built from.
-    model = deepcopy(cfg.model if model is None else model)
+    model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return built(MODELS, model, 'model')

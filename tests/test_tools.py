@@ -786,6 +786,8 @@ def test_inspect_prints_filters_and_pairs(
     assert any('bbox_head' in line and 'match' in line for line in lines)
     argv = [config, '--input-size', '64', '--filter', 'nekc']
     fails(capsys, 'inspect_model', argv, 'TapNotFoundError', 'available: neck')
+    broken = {**tiny.gfl(), 'neckk': None}
+    fails(capsys, 'inspect_model', [write(broken)], 'ConfigError', "'neckk'")
 
 
 def test_benchmark_measures_the_three_side_by_side(

@@ -61,7 +61,7 @@ from mkd_det.cli import (
 from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
-from mkd_det.runtime import build_model, is_distill
+from mkd_det.runtime import build_model, is_distill, student_config
 from mkd_det.sampler import SourceSampler
 from mkd_det.speed import SPEEDS, Engine
 
@@ -193,7 +193,7 @@ class Bench:
         cfg.model = _without_downloads(cfg.model)
         self.random = _use_random_teachers(cfg)
         torch.manual_seed(0)
-        self.student: Any = build_model(cfg, _plain_student(cfg))
+        self.student: Any = build_model(student_config(cfg))
         self.student.init_weights()
         self.distiller: Any = build_model(cfg)
         self.distiller.init_weights()
@@ -307,13 +307,6 @@ class Bench:
             if engine.speedup.speed != 'off'
         ]
         return own + _bytes(states) + self.resident('T') + _bytes(copies)
-
-
-def _plain_student(cfg: Config) -> dict:
-    student = cfg.model.student
-    if cfg.model.get('data_preprocessor'):
-        student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
-    return student
 
 
 def _without_downloads(cfg: Any) -> Any:
