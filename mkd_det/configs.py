@@ -1,10 +1,12 @@
-"""Reads config files, and says what to write where they cannot be read."""
+"""Reads config files; says what they import, and what to write where they are wrong."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -90,6 +92,18 @@ def _read_packaged(name: str) -> Config:
             expected='mkd_det::folder/name.py, or mmdet::folder/name.py',
             actual=f'{name} ({type(error).__name__}: {error})',
         ) from error
+
+
+def imported_by(cfg: Mapping[str, Any]) -> list[str]:
+    """Names of the modules that a config imports."""
+    names = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def import_also(cfg: Config, *names: str) -> None:
+    """Let a config import modules, before its own."""
+    imports = list(dict.fromkeys([*names, *imported_by(cfg)]))
+    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
 
 
 def _way_out(error: Exception, words: str, path: str) -> str:

@@ -16,6 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, MODELS, Registry
 from torch import nn
 
+from .configs import imported_by
 from .errors import ConfigError
 from .registry import arguments_of, built, type_name
 
@@ -256,9 +257,7 @@ def _plain_imports(cfg: ConfigDict) -> None:
     imports = cfg.get('custom_imports')
     if not imports or _our_types() & set(_types(cfg)):
         return
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    names = [name for name in names if not _imports_us(name)]
+    names = [name for name in imported_by(cfg) if not _imports_us(name)]
     if names:
         cfg.custom_imports = {**imports, 'imports': names}
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..configs import load_config, read_config
+from ..configs import import_also, imported_by, load_config, read_config
 from ..errors import ConfigError, check_mapping, is_whole, nearest, speaking_of
 from ..registry import type_name
 from ..runtime import DEFAULT_HOOKS, is_distill
@@ -176,12 +176,7 @@ def combine(base: Config, recipe: Config, common: Common) -> Config:
         },
         **taught,
     )
-    imports = ['mkd_det']
-    for cfg in (recipe, base):
-        names = (cfg.get('custom_imports') or {}).get('imports') or []
-        imports += [names] if isinstance(names, str) else names
-    imports = list(dict.fromkeys(imports))
-    made.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    import_also(made, 'mkd_det', *imported_by(recipe))
     return made
 
 
