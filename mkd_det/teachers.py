@@ -198,7 +198,13 @@ class Teacher:
         try:
             content = read_checkpoint(checkpoint, self.trust_checkpoint)
         except CheckpointFileError as error:
-            raise _of_teacher(self.name, error) from None
+            error.message = f'teachers.{self.name}: {error.message}'
+            error.hint = (
+                f"teachers.{self.name}.checkpoint='https://...', the address of a file"
+                ' to fetch; or first train\nthis teacher: python tools/train.py'
+                ' TEACHER_CONFIG'
+            )
+            raise
         weights = weights_of(content, checkpoint)
         if self.prefix:
             cut = len(self.prefix)
@@ -297,18 +303,6 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
             actual='; '.join(shapes[:4]),
             hint='the `cfg` that it was trained with, num_classes included',
         )
-
-
-def _of_teacher(name: str, error: CheckpointFileError) -> CheckpointFileError:
-    """The same error, with the teacher's name and what can be written instead."""
-    return type(error)(
-        f'teachers.{name}: {error.message}',
-        expected=error.expected,
-        actual=error.actual,
-        available=error.available,
-        hint=f"teachers.{name}.checkpoint='https://...', the address of a file to"
-        ' fetch; or first train\nthis teacher: python tools/train.py TEACHER_CONFIG',
-    )
 
 
 def _check_values(name: str, cfg: Mapping[str, Any]) -> None:
