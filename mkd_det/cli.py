@@ -16,7 +16,6 @@ from rich.text import Text
 from .atomic import NO_ROOM
 from .errors import (
     CheckpointSaveError,
-    ConfigError,
     MkdError,
 )
 from .quiet import quiet_warnings
@@ -191,13 +190,6 @@ def join_processes(cfg: Config) -> None:
 def set_work_dir(cfg: Config, config: str, work_dir: str | None) -> None:
     """Where a run writes: the argument, else the config's, else its name."""
     if work_dir is not None:
-        if not work_dir.strip():
-            raise ConfigError(
-                '--work-dir is empty',
-                expected='a folder',
-                actual=repr(work_dir),
-                hint='--work-dir work_dirs/my_run, or none: the name of the config',
-            )
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         name = config.rpartition('::')[2]
