@@ -21,10 +21,11 @@ from .quiet import no_log
 _ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
 
 
-def resume_path(cfg: Config) -> str | None:
-    """The checkpoint to go on from; None for a fresh start, which is said.
+def settle_resume(cfg: Config) -> str | None:
+    """Find the checkpoint to go on from; None for a fresh start.
 
-    Where the work dir does not say, the newest one is written into `cfg`.
+    What was not to be expected is printed. Where the work dir does not say, the newest
+    one is written into `cfg`.
 
     Raises:
         ResumeError: The work dir names one that is gone.
@@ -87,7 +88,7 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
     Raises:
         ResumeError: The checkpoint is damaged, or of another training.
     """
-    path = resume_path(cfg)
+    path = settle_resume(cfg)
     if path is None:
         return
     content = _read(path)
