@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
+from torch import distributed
 
 from .atomic import NO_ROOM
 from .errors import (
@@ -19,9 +24,6 @@ from .errors import (
     MkdError,
 )
 from .quiet import quiet_warnings
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 # Exit code of a typed error, as argparse has it for bad arguments.
 BAD_INPUT = 2
@@ -81,12 +83,22 @@ def console() -> Console:
 
 def quiet_libraries() -> None:
     """For tools that print tables: no log lines and warnings of mmdet between."""
-    import logging
-
-    from mmengine.logging import MMLogger
-
     quiet_warnings()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+
+
+class Options(DictAction):
+    """mmengine's, which loses its way in dicts and unbalanced brackets."""
+
+    def __call__(self, parser: Any, space: Any, values: Any, *rest: Any) -> None:
+        try:
+            super().__call__(parser, space, values, *rest)
+        except (RecursionError, AssertionError, ValueError, IndexError):
+            parser.error(
+                f'--cfg-options cannot be read: {" ".join(values)}; it takes'
+                ' key=value with numbers, words, and lists of them; dicts go'
+                " into a config file that has _base_ = ['your_config.py']"
+            )
 
 
 def config_parser(
@@ -99,21 +111,6 @@ def config_parser(
         name: For another name than `config`, which then means something else.
         **more: What is said of it then, as `add_argument` has it.
     """
-    from mmengine.config import DictAction
-
-    class Options(DictAction):
-        """mmengine's, which loses its way in dicts and unbalanced brackets."""
-
-        def __call__(self, parser: Any, space: Any, values: Any, *rest: Any) -> None:
-            try:
-                super().__call__(parser, space, values, *rest)
-            except (RecursionError, AssertionError, ValueError, IndexError):
-                parser.error(
-                    f'--cfg-options cannot be read: {" ".join(values)}; it takes'
-                    ' key=value with numbers, words, and lists of them; dicts go'
-                    " into a config file that has _base_ = ['your_config.py']"
-                )
-
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -175,9 +172,6 @@ def join_processes(cfg: Config) -> None:
     mmengine's own way there selects a GPU first. Where there is one, this does
     nothing and mmengine does it all.
     """
-    from mmengine.device import get_device
-    from torch import distributed
-
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     if not distributed.is_initialized():

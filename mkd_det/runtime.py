@@ -7,23 +7,20 @@ import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mmengine.registry
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, MODELS, Registry
+from mmengine.runner import Runner
 from torch import nn
 
 from .configs import imported_by
+from .distiller import Distiller
 from .errors import ConfigError
 from .registry import arguments_of, built, type_name
-
-if TYPE_CHECKING:
-    from mmengine.runner import Runner
-
-    from .distiller import Distiller
 
 PACKAGE = 'mkd_det'
 
@@ -55,8 +52,6 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
     Raises:
         ConfigError: The model is no `Distiller`.
     """
-    from .distiller import Distiller
-
     model = runner.model
     while is_model_wrapper(model):
         model = model.module

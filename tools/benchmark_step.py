@@ -38,7 +38,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import linear_regression, median, quantiles
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import _environment  # noqa: F401
 
@@ -46,6 +46,11 @@ import _environment  # noqa: F401
 os.environ.setdefault('KINETO_LOG_LEVEL', '6')
 
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -64,9 +69,6 @@ from mkd_det.places import check_output
 from mkd_det.runtime import build_model, is_distill, student_config
 from mkd_det.sampler import SourceSampler
 from mkd_det.speed import SPEEDS, Engine
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 CACHED = 'cached'
 
@@ -117,7 +119,6 @@ def random_batch(
         seed: Seed of the noise.
     """
     from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
 
     draw = torch.Generator().manual_seed(seed)
     whole = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
@@ -152,8 +153,6 @@ def batches_of(cfg: Config, args: argparse.Namespace, classes: int) -> list[Batc
     if args.batch_size:
         cfg.train_dataloader.batch_size = args.batch_size
     if args.data:
-        from mmengine.runner import Runner
-
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         return list(islice(loader, args.batches))
     dataset = cfg.train_dataloader.dataset
@@ -187,8 +186,6 @@ class Bench:
         speeds: Sequence[str] = (),
         sources: bool = False,
     ) -> None:
-        from mmengine.optim import build_optim_wrapper
-
         cfg = deepcopy(cfg)
         cfg.model = _without_downloads(cfg.model)
         self.random = _use_random_teachers(cfg)
@@ -562,8 +559,6 @@ def _machine(device: str) -> dict[str, Any]:
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Build, measure, print."""
-    from mmengine.device import get_device
-
     args = parse_args(argv)
     quiet_libraries()
     cfg = load_config(args.config, args.cfg_options)

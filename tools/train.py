@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import _environment  # noqa: F401
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from mkd_det.checks import check_amp, check_before_start, check_optim_wrapper
 from mkd_det.cli import (
@@ -26,10 +28,11 @@ from mkd_det.cli import (
 )
 from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
+from mkd_det.hooks import LastValidationHook
+from mkd_det.hooks.safe_checkpoint_hook import save_safely
+from mkd_det.quiet import quiet_warnings
 from mkd_det.resuming import has_begun
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
+from mkd_det.runtime import prepare
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,19 +102,12 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, then train."""
+    # mkd_det keeps the first import of mmdet quiet, after a look at its version.
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     apply_args(cfg, args)
-
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
-    from mkd_det.hooks import LastValidationHook
-    from mkd_det.hooks.safe_checkpoint_hook import save_safely
-    from mkd_det.quiet import quiet_warnings
-    from mkd_det.runtime import prepare
-
     quiet_warnings()
     setup_cache_size_limit_of_dynamo()
     cfg = prepare(cfg)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.runner.utils import set_random_seed
 
 from ..distiller import Distiller
 from ..runtime import DEFAULT_HOOKS, build_model, is_distill
@@ -53,8 +54,6 @@ def start_of(cfg: Config, seed: int) -> Start:
         cfg: The training.
         seed: Its seed.
     """
-    from mmengine.runner.utils import set_random_seed
-
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from ..atomic import write_atomically
 from ..errors import ConfigError, nearest
@@ -173,8 +174,6 @@ def stage_of(cfg: Config, config: Path, folder: Path, **more: Any) -> Stage:
         folder: Its work dir.
         **more: Other arguments of `Stage`; `name` among them.
     """
-    from mmengine.runner import Runner
-
     steps, by_epoch = steps_of(cfg, more['name'])
     length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
     return Stage(
