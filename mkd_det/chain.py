@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from mmengine.config import Config
 
-from .cli import load_config
+from .configs import import_also, imported_by, load_config
 from .errors import (
     ConfigError,
     check_keys,
@@ -140,8 +140,7 @@ def read_chain(cfg: Mapping[str, Any]) -> Chain:
         rest = [_dict(s).get('name') for s in stages[index:]]
         chosen = _guides(member, guides, members, rest)
         members.append(_taught(member, {**given, **stage}, chosen, root.name))
-    imports = tuple(_names(cfg.get('custom_imports')))
-    chain = Chain(tuple(members), cfg.get('metric', ''), imports)
+    chain = Chain(tuple(members), cfg.get('metric', ''), tuple(imported_by(cfg)))
     _check_groups(chain)
     return chain
 
@@ -261,15 +260,13 @@ def _taught(
             sampling['always'] = [root]
         SourceSampler(guides, **sampling)  # raises where nothing would be left
         for_guides(recipe, guides, lam)
-    return Member(
-        **{
-            **member.__dict__,
-            'guides': guides,
-            'recipe': recipe,
-            'lam': lam,
-            'ce_scale': ce_scale,
-            'sampling': sampling if guides else {},
-        }
+    return replace(
+        member,
+        guides=guides,
+        recipe=recipe,
+        lam=lam,
+        ce_scale=ce_scale,
+        sampling=sampling if guides else {},
     )
 
 
@@ -311,15 +308,8 @@ def stage_config(
         sampling=dict(member.sampling),
         task_weight=(1 - member.lam) * (count if member.ce_scale else 1),
     )
-    names = ['mkd_det', *chain.imports, *_names(cfg.get('custom_imports'))]
-    imports = list(dict.fromkeys(names))
-    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    import_also(cfg, 'mkd_det', *chain.imports)
     return cfg
-
-
-def _names(custom_imports: Mapping[str, Any] | None) -> list[str]:
-    names = (custom_imports or {}).get('imports') or []
-    return [names] if isinstance(names, str) else list(names)
 
 
 def for_guides(

@@ -1,4 +1,4 @@
-"""Reads checkpoint files without running what is pickled in them."""
+"""Reads checkpoint files without running what is pickled in them, and fills models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from torch import nn
 
 from .errors import (
     CheckpointFileError,
@@ -207,3 +208,71 @@ def check_numbers(
                 expected='finite floating point numbers',
                 hint='an earlier checkpoint of that training',
             )
+
+
+def without_counters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All but the counters of BatchNorm: old checkpoints lack them, and nothing reads
+    them."""
+    return {k: v for k, v in weights.items() if not k.endswith('num_batches_tracked')}
+
+
+def misfit(
+    own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[str], list[str]]:
+    """In what weights are not those of a model; counters do not matter.
+
+    Args:
+        own: The model's.
+        weights: Those of the checkpoint.
+
+    Returns:
+        Keys that are missing, keys that are unexpected, and what is of another shape.
+    """
+    own, weights = without_counters(own), without_counters(weights)
+    missing = [k for k in own if k not in weights]
+    unexpected = [k for k in weights if k not in own]
+    shapes = [
+        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
+        for k, v in own.items()
+        if k in weights and weights[k].shape != v.shape
+    ]
+    return missing, unexpected, shapes
+
+
+def load_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:
+    """Load a checkpoint completely, or raise and change nothing.
+
+    Args:
+        model: The model to fill.
+        path: The checkpoint; `module.` before its keys is cut off, as
+            mmengine does.
+        what: What the model is, for the message.
+
+    Returns:
+        All that the checkpoint holds.
+
+    Raises:
+        CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
+    """
+    content = read_checkpoint(path)
+    fill_strict(model, weights_of(content, path), path, what)
+    return content
+
+
+def fill_strict(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, what: str
+) -> None:
+    """`load_strict` for weights that have been read already."""
+    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    own = model.state_dict()
+    missing, unexpected, shapes = misfit(own, weights)
+    if missing or unexpected or shapes:
+        raise CheckpointKeysError(
+            f'checkpoint {path} does not fit {what}: {len(missing)} keys missing,'
+            f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
+            expected=', '.join(missing[:4]) or None,
+            actual=', '.join(unexpected[:4] or shapes[:4]) or None,
+            hint='the config that this checkpoint was trained with',
+        )
+    check_numbers(weights, own, f'checkpoint {path}')
+    model.load_state_dict(weights, strict=False)

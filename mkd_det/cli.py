@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
+from torch import distributed
 
+from .atomic import NO_ROOM
 from .errors import (
-    CheckpointKeysError,
     CheckpointSaveError,
-    ConfigError,
     MkdError,
-    nearest,
 )
-from .hooks.atomic import NO_ROOM
 from .quiet import quiet_warnings
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-    from torch import nn
 
 # Exit code of a typed error, as argparse has it for bad arguments.
 BAD_INPUT = 2
-_COUNTER = 'num_batches_tracked'
-# Keys of a config that are no arguments of a runner.
-_READ_BESIDE = (
-    'custom_imports',
-    'model_wrapper_cfg',
-    'runner_type',
-    'tta_model',
-    'tta_pipeline',
-)
 
 
 Main = Callable[[Sequence[str] | None], None]
@@ -96,12 +83,22 @@ def console() -> Console:
 
 def quiet_libraries() -> None:
     """For tools that print tables: no log lines and warnings of mmdet between."""
-    import logging
-
-    from mmengine.logging import MMLogger
-
     quiet_warnings()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+
+
+class Options(DictAction):
+    """mmengine's, which loses its way in dicts and unbalanced brackets."""
+
+    def __call__(self, parser: Any, space: Any, values: Any, *rest: Any) -> None:
+        try:
+            super().__call__(parser, space, values, *rest)
+        except (RecursionError, AssertionError, ValueError, IndexError):
+            parser.error(
+                f'--cfg-options cannot be read: {" ".join(values)}; it takes'
+                ' key=value with numbers, words, and lists of them; dicts go'
+                " into a config file that has _base_ = ['your_config.py']"
+            )
 
 
 def config_parser(
@@ -114,21 +111,6 @@ def config_parser(
         name: For another name than `config`, which then means something else.
         **more: What is said of it then, as `add_argument` has it.
     """
-    from mmengine.config import DictAction
-
-    class Options(DictAction):
-        """mmengine's, which loses its way in dicts and unbalanced brackets."""
-
-        def __call__(self, parser: Any, space: Any, values: Any, *rest: Any) -> None:
-            try:
-                super().__call__(parser, space, values, *rest)
-            except (RecursionError, AssertionError, ValueError, IndexError):
-                parser.error(
-                    f'--cfg-options cannot be read: {" ".join(values)}; it takes'
-                    ' key=value with numbers, words, and lists of them; dicts go'
-                    " into a config file that has _base_ = ['your_config.py']"
-                )
-
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -190,9 +172,6 @@ def join_processes(cfg: Config) -> None:
     mmengine's own way there selects a GPU first. Where there is one, this does
     nothing and mmengine does it all.
     """
-    from mmengine.device import get_device
-    from torch import distributed
-
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     if not distributed.is_initialized():
@@ -202,235 +181,10 @@ def join_processes(cfg: Config) -> None:
     cfg.setdefault('model_wrapper_cfg', dict(**wrapper, device_ids=None))
 
 
-def load_config(
-    path: str, options: dict | None = None, source: str = '--cfg-options'
-) -> Config:
-    """Read a config file, or a packaged one (`mmdet::...`), with overrides.
-
-    Args:
-        path: The file.
-        options: The overrides.
-        source: Where they come from, for messages.
-
-    Raises:
-        ConfigError: There is no such file; the nearest names are listed.
-    """
-    from mmengine.registry import init_default_scope
-
-    cfg = read_config(path)
-    if options:
-        _merge(cfg, options, source)
-    if not isinstance(cfg.get('model'), dict):
-        raise ConfigError(
-            f'config {path} has no `model`',
-            expected="model=dict(type='Distiller', ...), or any detector's",
-            actual=repr(cfg.get('model')),
-        )
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return cfg
-
-
-def read_config(path: str) -> Config:
-    """Read a config file, or a packaged one, of whatever it is a config.
-
-    Raises:
-        ConfigError: There is no such file, or it cannot be read.
-    """
-    from mmengine.config import Config
-    from mmengine.hub import get_config
-
-    if '::' in path:
-        try:
-            return get_config(path)
-        except (OSError, ValueError, ImportError) as error:
-            raise ConfigError(
-                'there is no such packaged config',
-                expected='mkd_det::folder/name.py, or mmdet::folder/name.py',
-                actual=f'{path} ({type(error).__name__}: {error})',
-            ) from error
-    if not Path(path).is_file():
-        folder = Path(path).is_dir()
-        raise ConfigError(
-            'this is a folder' if folder else 'there is no such config file',
-            expected='a config file',
-            actual=path if Path(path).is_absolute() else f'{path}, from {Path.cwd()}',
-            available=_siblings(Path(path, 'config.py') if folder else Path(path)),
-        )
-    try:
-        return Config.fromfile(path)
-    except Exception as error:  # a config is code
-        words = str(error.args[0] if isinstance(error, KeyError) else error)
-        shown = words.partition(', the current sys')[0]  # the whole of sys.path
-        raise ConfigError(
-            f'config {path} cannot be read',
-            actual=f'{type(error).__name__}: {shown}',
-            hint=_way_out(error, words, path),
-        ) from error
-
-
-def _way_out(error: Exception, words: str, path: str) -> str:
-    """What to write where a config cannot be read."""
-    if isinstance(error, ImportError):
-        return (
-            f'PYTHONPATH=. python tools/train.py {path}: modules of your own are'
-            ' looked\nfor in the folders of PYTHONPATH'
-        )
-    if '.mim' in words:
-        return (
-            'pip install -e . where setup.py is: it puts the configs into the package'
-        )
-    if isinstance(error, FileNotFoundError):
-        return (
-            '`_base_` is relative to the folder of the config that names it; or'
-            " _base_ = ['mkd_det::...']"
-        )
-    if 'Duplicate key' in words:
-        return (
-            'one base only with these keys; what the other one says of them, in the'
-            ' config itself'
-        )
-    return '--debug shows where'
-
-
-def _merge(cfg: Config, options: dict, source: str) -> None:
-    """Put options into the config.
-
-    As with mmengine, a new key may stand below a known one (an argument that the
-    config leaves to its default); a new one at the top would have no effect.
-
-    Raises:
-        ConfigError: The key is not known, or a list has no such place.
-    """
-    from mmengine.runner import Runner
-
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_READ_BESIDE}
-    for key in options:
-        first = key.partition('.')[0]
-        if first not in known:
-            raise ConfigError(
-                f'{source}: the config has no {first!r}',
-                actual=key,
-                available=nearest(first, cfg),
-            )
-        try:
-            cfg.merge_from_dict({key: options[key]})
-        except (KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise ConfigError(
-                f'{source}: {key} fits nothing in the config',
-                actual=str(error.args[0] if error.args else error).partition('\n')[0],
-            ) from error
-
-
-def _siblings(path: Path) -> list[str]:
-    """Files of the same ending in the same folder (or the nearest above)."""
-    folder = path.parent
-    while not folder.is_dir():
-        folder = folder.parent
-    names = [str(p) for p in sorted(folder.glob(f'*{path.suffix or ".py"}'))]
-    return nearest(str(path), names)
-
-
 def set_work_dir(cfg: Config, config: str, work_dir: str | None) -> None:
     """Where a run writes: the argument, else the config's, else its name."""
     if work_dir is not None:
-        if not work_dir.strip():
-            raise ConfigError(
-                '--work-dir is empty',
-                expected='a folder',
-                actual=repr(work_dir),
-                hint='--work-dir work_dirs/my_run, or none: the name of the config',
-            )
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         name = config.rpartition('::')[2]
         cfg.work_dir = str(Path('work_dirs', Path(name).stem))
-
-
-def check_optim_wrapper(cfg: Config) -> None:
-    """Raise ConfigError unless the config says how to train."""
-    if not isinstance(cfg.get('optim_wrapper'), dict):
-        raise ConfigError(
-            'the config has no `optim_wrapper`: nothing says how to train',
-            expected='a dict',
-            actual=repr(cfg.get('optim_wrapper')),
-            hint="optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01))",
-        )
-
-
-def check_amp(cfg: Config) -> None:
-    """Raise ConfigError for mixed precision on a machine that cannot do it."""
-    from mmengine.device import get_device
-
-    check_optim_wrapper(cfg)
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
-        raise ConfigError(
-            'mixed precision (AmpOptimWrapper) needs a GPU, and none was found',
-            hint="--cfg-options optim_wrapper.type='OptimWrapper', or no --amp",
-        )
-
-
-def build_model(cfg: Config, model: dict | None = None) -> Any:
-    """Build the config's model (or `model`) as a runner would.
-
-    Raises:
-        MkdError: The distill config does not fit together.
-    """
-    from mmengine.registry import MODELS
-
-    from .registry import built
-
-    # mmdet's models write into the config that they are built from.
-    model = deepcopy(cfg.model if model is None else model)
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return built(MODELS, model, 'model')
-
-
-def load_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:
-    """Load a checkpoint completely, or raise and change nothing.
-
-    Args:
-        model: The model to fill. A wrapper's inner model is filled.
-        path: The checkpoint; `module.` before its keys is cut off, as
-            mmengine does.
-        what: What the model is, for the message.
-
-    Returns:
-        All that the checkpoint holds.
-
-    Raises:
-        CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
-    """
-    from .checkpoint import read_checkpoint, weights_of
-
-    content = read_checkpoint(path)
-    fill_strict(model, weights_of(content, path), path, what)
-    return content
-
-
-def fill_strict(
-    model: nn.Module, weights: dict[str, Any], path: str, what: str
-) -> None:
-    """`load_strict` for weights that have been read already."""
-    from .checkpoint import check_numbers
-
-    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
-    own = model.state_dict()
-    # Old checkpoints lack the counters of BatchNorm, which nothing reads.
-    missing = [k for k in own if k not in weights and not k.endswith(_COUNTER)]
-    unexpected = [k for k in weights if k not in own]
-    shapes = [
-        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
-        for k, v in own.items()
-        if k in weights and weights[k].shape != v.shape
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointKeysError(
-            f'checkpoint {path} does not fit {what}: {len(missing)} keys missing,'
-            f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
-            expected=', '.join(missing[:4]) or None,
-            actual=', '.join(unexpected[:4] or shapes[:4]) or None,
-            hint='the config that this checkpoint was trained with',
-        )
-    check_numbers(weights, own, f'checkpoint {path}')
-    model.load_state_dict(weights, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +16,17 @@ def quiet_import() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         yield
+
+
+@contextmanager
+def no_log() -> Iterator[None]:
+    """For what is tried only: the log would say all of it once more, when it is done.
+    Of an optimizer that is a line for each parameter."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def quiet_warnings() -> None:

@@ -28,6 +28,13 @@ BRANCHES = Registry('branch', scope='mkd_det', locations=['mkd_det.branches'])
 BALANCES = Registry('balance', scope='mkd_det', locations=['mkd_det.balance'])
 
 
+def type_name(kind: Any) -> str:
+    """The name of a `type`: a class, or a string with or without a scope."""
+    if isinstance(kind, type):
+        return kind.__name__
+    return str(kind or '').rpartition('.')[2]
+
+
 def find_class(registry: Registry, cfg: dict, where: str) -> type:
     """The class that `cfg['type']` names, or ConfigError with the nearest names."""
     kind = cfg.get('type')

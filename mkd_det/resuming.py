@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -16,15 +15,17 @@ from .checkpoint import check_numbers, read_checkpoint
 from .distiller import Distiller
 from .errors import CheckpointFileError, ResumeError
 from .hooks.resume_state_hook import check_resumable
+from .quiet import no_log
 
 # What schedulers and newer versions of torch add to an optimizer's groups.
 _ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
 
 
-def resume_path(cfg: Config) -> str | None:
-    """The checkpoint to go on from; None for a fresh start, which is said.
+def settle_resume(cfg: Config) -> str | None:
+    """Find the checkpoint to go on from; None for a fresh start.
 
-    Where the work dir does not say, the newest one is written into `cfg`.
+    What was not to be expected is printed. Where the work dir does not say, the newest
+    one is written into `cfg`.
 
     Raises:
         ResumeError: The work dir names one that is gone.
@@ -87,7 +88,7 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
     Raises:
         ResumeError: The checkpoint is damaged, or of another training.
     """
-    path = resume_path(cfg)
+    path = settle_resume(cfg)
     if path is None:
         return
     content = _read(path)
@@ -156,11 +157,8 @@ def _check_optimizer(
 ) -> None:
     """Raise unless the saved state is of the optimizer that the config describes:
     torch takes another one's without a word, and fails in the first step."""
-    logging.disable(logging.INFO)  # a line for each parameter, and once more later
-    try:
+    with no_log():
         wrapper = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
-    finally:
-        logging.disable(logging.NOTSET)
     if not isinstance(wrapper, OptimWrapper):
         return  # several of them
     wrong = ''

@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mmengine.registry
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, MODELS, Registry
+from mmengine.runner import Runner
 from torch import nn
 
+from .configs import imported_by
+from .distiller import Distiller
 from .errors import ConfigError
-from .registry import arguments_of
-
-if TYPE_CHECKING:
-    from mmengine.runner import Runner
-
-    from .distiller import Distiller
+from .registry import arguments_of, built, type_name
 
 PACKAGE = 'mkd_det'
 
@@ -40,7 +39,7 @@ _OF_THE_RUN = ('load_from', 'resume', 'work_dir', 'launcher')
 
 def is_distill(cfg: Config) -> bool:
     """Whether the config's model is a `Distiller`."""
-    return _name((cfg.get('model') or {}).get('type')) == 'Distiller'
+    return type_name((cfg.get('model') or {}).get('type')) == 'Distiller'
 
 
 def distiller_of(runner: Runner, asker: str) -> Distiller:
@@ -53,8 +52,6 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
     Raises:
         ConfigError: The model is no `Distiller`.
     """
-    from .distiller import Distiller
-
     model = runner.model
     while is_model_wrapper(model):
         model = model.module
@@ -66,6 +63,19 @@ def distiller_of(runner: Runner, asker: str) -> Distiller:
             hint=f"model=dict(type='Distiller', student=..., ...), or no {asker}",
         )
     return model
+
+
+def build_model(cfg: Config) -> Any:
+    """Build the config's model as a runner would.
+
+    Raises:
+        MkdError: The distill config does not fit together.
+    """
+    # mmdet's models write into the config that they are built from.
+    model = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return built(MODELS, model, 'model')
 
 
 def class_count(model: nn.Module) -> int | None:
@@ -104,7 +114,7 @@ def prepare(cfg: Config) -> Config:
     hooks = dict(cfg.get('default_hooks') or {})
     if hooks.get('checkpoint', {}) is not None:
         checkpoint = dict(hooks.get('checkpoint') or dict(interval=1))
-        if _name(checkpoint.get('type', 'CheckpointHook')) == 'CheckpointHook':
+        if type_name(checkpoint.get('type', 'CheckpointHook')) == 'CheckpointHook':
             checkpoint['type'] = 'SafeCheckpointHook'
         hooks['checkpoint'] = checkpoint
     custom = list(cfg.get('custom_hooks') or [])
@@ -128,7 +138,7 @@ def _copy_while_computing(cfg: Config) -> None:
         if not preprocessor:
             continue
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            cls = registry.get(_name(preprocessor.get('type')))
+            cls = registry.get(type_name(preprocessor.get('type')))
         if cls is not None and 'non_blocking' in arguments_of(cls):
             preprocessor.setdefault('non_blocking', True)
 
@@ -136,7 +146,7 @@ def _copy_while_computing(cfg: Config) -> None:
 def _refuse_layer_decay(cfg: Config) -> None:
     """mmdet's constructor for it tells layers by names that begin with 'backbone.';
     ours begin with 'student.', and every layer would get the last one's rate."""
-    constructor = _name((cfg.get('optim_wrapper') or {}).get('constructor'))
+    constructor = type_name((cfg.get('optim_wrapper') or {}).get('constructor'))
     if constructor == 'LearningRateDecayOptimizerConstructor':
         raise ConfigError(
             f'{constructor} does not know the layers of a student that is distilled',
@@ -210,7 +220,7 @@ def _plain_hooks(cfg: ConfigDict) -> None:
 
 
 def _hook_name(hook: Any) -> str:
-    return _name(hook.get('type')) if isinstance(hook, dict) else ''
+    return type_name(hook.get('type')) if isinstance(hook, dict) else ''
 
 
 def _is_ours(name: str) -> bool:
@@ -242,9 +252,7 @@ def _plain_imports(cfg: ConfigDict) -> None:
     imports = cfg.get('custom_imports')
     if not imports or _our_types() & set(_types(cfg)):
         return
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    names = [name for name in names if not _imports_us(name)]
+    names = [name for name in imported_by(cfg) if not _imports_us(name)]
     if names:
         cfg.custom_imports = {**imports, 'imports': names}
     else:
@@ -285,7 +293,7 @@ def _types(value: Any) -> Iterator[str]:
     """Every `type` in a config, however deep."""
     if isinstance(value, dict):
         if 'type' in value:
-            yield _name(value['type'])
+            yield type_name(value['type'])
         for item in value.values():
             yield from _types(item)
     elif isinstance(value, (list, tuple)):
@@ -295,10 +303,3 @@ def _types(value: Any) -> Iterator[str]:
 
 def _lives_here(cls: Any) -> bool:
     return getattr(cls, '__module__', '').split('.')[0] == PACKAGE
-
-
-def _name(kind: Any) -> str:
-    """The name of a `type`: a class, or a string with or without a scope."""
-    if isinstance(kind, type):
-        return kind.__name__
-    return str(kind or '').rpartition('.')[2]

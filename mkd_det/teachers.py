@@ -7,19 +7,24 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from .cache import TeacherCache, hash_weights
-from .checkpoint import check_numbers, read_checkpoint, weights_of
+from .checkpoint import (
+    check_numbers,
+    misfit,
+    read_checkpoint,
+    weights_of,
+    without_counters,
+)
 from .compiling import Wanted, compile_parts
+from .configs import read_config
 from .errors import (
     CheckpointFileError,
     ConfigError,
@@ -31,7 +36,7 @@ from .errors import (
     check_mapping,
     is_number,
 )
-from .registry import built
+from .registry import built, type_name
 from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
 from .taps import Tap
@@ -70,26 +75,22 @@ def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]
     model = whole.get('model')
     if model is None:
         raise TeacherFileError(f'teacher config {cfg} has no `model`')
-    return dict(model.student if model.get('type') == 'Distiller' else model), whole
+    distilled = type_name(model.get('type')) == 'Distiller'
+    return dict(model.student if distilled else model), whole
 
 
 def _read_config(name: str) -> Config:
-    package = name.partition('::')[0] if '::' in name else ''
     try:
-        if not package:
-            return Config.fromfile(name)
-        # `Config.fromfile` knows `package::` names in `_base_` only, and
-        # `get_config` would install a package that is not there.
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(f'package {package!r} is not installed')
-        return get_config(name)
-    except Exception as error:
+        return read_config(name)
+    except ConfigError as error:
         there = Path(name).is_file()
         raise TeacherFileError(
             f'teacher config {name} '
             + ('cannot be read' if there else 'does not exist'),
             expected="a file, or 'package::folder/name.py'",
-            actual=f'{type(error).__name__}: {error}',
+            actual=error.actual,
+            available=error.available,
+            hint=error.hint,
         ) from error
 
 
@@ -197,7 +198,13 @@ class Teacher:
         try:
             content = read_checkpoint(checkpoint, self.trust_checkpoint)
         except CheckpointFileError as error:
-            raise _of_teacher(self.name, error) from None
+            error.message = f'teachers.{self.name}: {error.message}'
+            error.hint = (
+                f"teachers.{self.name}.checkpoint='https://...', the address of a file"
+                ' to fetch; or first train\nthis teacher: python tools/train.py'
+                ' TEACHER_CONFIG'
+            )
+            raise
         weights = weights_of(content, checkpoint)
         if self.prefix:
             cut = len(self.prefix)
@@ -263,20 +270,8 @@ def prune_smallest(model: nn.Module, share: float) -> None:
 
 def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
     """Raise unless `weights` fills the teacher's model key by key."""
-    own = {
-        k: v
-        for k, v in teacher.model.state_dict().items()
-        if not k.endswith('num_batches_tracked')
-    }
-    missing = [k for k in own if k not in weights]
-    unexpected = [
-        k for k in weights if k not in own and not k.endswith('num_batches_tracked')
-    ]
-    shapes = [
-        f'{k}: {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
-        for k, v in own.items()
-        if k in weights and weights[k].shape != v.shape
-    ]
+    own = without_counters(teacher.model.state_dict())
+    missing, unexpected, shapes = misfit(own, weights)
     where = f'teachers.{teacher.name}: checkpoint {teacher.checkpoint}'
     if missing and (prefix := _common_prefix(own, weights)):
         raise TeacherKeysError(
@@ -308,18 +303,6 @@ def _check_fit(teacher: Teacher, weights: Mapping[str, Tensor]) -> None:
             actual='; '.join(shapes[:4]),
             hint='the `cfg` that it was trained with, num_classes included',
         )
-
-
-def _of_teacher(name: str, error: CheckpointFileError) -> CheckpointFileError:
-    """The same error, with the teacher's name and what can be written instead."""
-    return type(error)(
-        f'teachers.{name}: {error.message}',
-        expected=error.expected,
-        actual=error.actual,
-        available=error.available,
-        hint=f"teachers.{name}.checkpoint='https://...', the address of a file to"
-        ' fetch; or first train\nthis teacher: python tools/train.py TEACHER_CONFIG',
-    )
 
 
 def _check_values(name: str, cfg: Mapping[str, Any]) -> None:

@@ -25,6 +25,8 @@ ORDER = (
     'errors',
     'quiet',
     'places',
+    'atomic',
+    'random_state',
     'data',
     'utils',
     'version',
@@ -50,14 +52,17 @@ ORDER = (
     'speed',
     'cache',
     'compiling',
+    'configs',
     'teachers',
     'inherit',
     'recipes',
     'plan',
     'distiller',
     'runtime',
+    'export',
     'hooks',
     'resuming',
+    'checks',
     'cli',
     'stages',
     'chain',
@@ -71,7 +76,7 @@ METHODS_MAY_IMPORT = {'errors', 'structures', 'schedules', 'registry', 'function
 # A probe is an adapter that runs a part of the teacher.
 PROBES_MAY_IMPORT = {'adapters', 'box_heads', 'outputs'}
 # Of use without distillation.
-BESIDE = {'data': {'errors'}, 'classification': {'errors'}}
+BESIDE = {'data': {'errors', 'random_state'}, 'classification': {'errors'}}
 # How what we import is called where it is installed from.
 DISTRIBUTIONS = {
     'PIL': 'pillow',

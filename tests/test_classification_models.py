@@ -16,6 +16,7 @@ from torch import nn
 
 import tiny
 import tiny_images
+from mkd_det.checks import check_pretrained
 from mkd_det.errors import AnnotationError, ConfigError
 from test_tools import _plain_dumps, fails, tool
 
@@ -364,7 +365,7 @@ def test_a_classifiers_backbone_arrives_in_the_detector(
     weights = torch.load(file, weights_only=True)['state_dict']
 
     model = MODELS.build(started_from(file))
-    tool('train').check_pretrained(MODELS.build(started_from(file)))
+    check_pretrained(MODELS.build(started_from(file)))
     model.init_weights()
     plain = model.state_dict()
     arrived = [key for key in plain if key.startswith('backbone.')]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 
 import tiny
@@ -23,6 +24,7 @@ import tiny_images
 from mkd_det.comparison import figures
 from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import Common, read_rows, set_budget, split_name
+from mkd_det.comparison.runs import read_run
 from mkd_det.comparison.statistics import judge, paired, spread, student
 from mkd_det.errors import ConfigError
 from mkd_det.stages import Lines, Result, Stage, StageError, read_history, run_stage
@@ -397,7 +399,7 @@ def torn(folder: Path) -> None:
     """Killed while the very first file was written."""
     for path in sorted(folder.rglob('*'), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    (folder / 'stage.json.partial').write_text('{"fing')
+    (folder / '.stage.json.1234.partial').write_text('{"fing')
 
 
 SCALARS = '*/vis_data/scalars.json'
@@ -475,6 +477,21 @@ def test_a_note_that_names_nothing_is_put_right(
 def test_a_size_of_which_there_is_nothing_is_no_zero(tmp_path: Path) -> None:
     log_metrics(tmp_path, 1, **{'coco/bbox_mAP_s': -1.0})
     assert math.isnan(read_history(tmp_path).metrics[1]['coco/bbox_mAP_s'])
+
+
+def test_no_detection_is_a_zero_of_whatever_counts(done: Stage) -> None:
+    """CocoMetric says nothing then."""
+    key = 'coco/bbox_mAP_75'
+    stage = replace(done, figures={'bbox_mAP_75': key})
+    (log,) = stage.folder.glob(SCALARS)
+    log.write_text('')
+    for epoch in (1, 2):
+        with open(log, 'a') as file:
+            file.write(json.dumps({'data_time': 0.1, 'step': epoch}) + '\n')
+    figures = stage.measured()
+    assert figures == {'bbox_mAP_75': 0.0}
+    run = read_run('a', 0, stage, Result('a', figures, 1.0, ''), key)
+    assert run.metrics[key] == 0.0 and run.curve == {1: 0.0, 2: 0.0}
 
 
 # -- the tool -------------------------------------------------------------------------
@@ -744,6 +761,7 @@ def test_warm_ups_never_become_one_step() -> None:
     'evaluator, wanted, key',
     [
         (dict(type='CocoMetric'), '', 'coco/bbox_mAP'),
+        (dict(type=CocoMetric), '', 'coco/bbox_mAP'),
         (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/segm_mAP', ''),
         (dict(type='CocoMetric', prefix='val'), '', 'val/bbox_mAP'),
         (dict(type='CocoMetric', classwise=True), 'coco/RBC_precision', ''),

@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 
 import hook_runs
+from mkd_det.atomic import write_atomically
 from mkd_det.errors import CheckpointSaveError
-from mkd_det.hooks.atomic import write_atomically
 
 
 class SmallDisk(Hook):

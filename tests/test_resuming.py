@@ -16,7 +16,7 @@ import tiny
 import tiny_images
 from mkd_det.errors import ResumeError
 from mkd_det.hooks import LastValidationHook
-from mkd_det.resuming import check_resume, resume_path
+from mkd_det.resuming import check_resume, settle_resume
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +135,7 @@ def test_a_work_dir_that_does_not_name_its_last_checkpoint_is_refused(
     else:
         (folder / 'last_checkpoint').write_bytes(note)
     with pytest.raises(ResumeError, match=words) as error:
-        resume_path(cfg)
+        settle_resume(cfg)
     assert error.value.available == (str(folder / 'epoch_2.pth'),)
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_was_killed_before_it_noted_its_checkpoint_goes_on(
     for number in (2, 1):  # the second is the newest
         (folder / f'epoch_{number}.pth').touch()
         os.utime(folder / f'epoch_{number}.pth', (0, 10 - number))
-    assert resume_path(cfg) == cfg.load_from == str(folder / 'epoch_1.pth')
+    assert settle_resume(cfg) == cfg.load_from == str(folder / 'epoch_1.pth')
     assert 'the newest' in capsys.readouterr().out
 
 
@@ -158,7 +158,7 @@ def test_nothing_to_resume_is_said(
 ) -> None:
     cfg = _cfg(tmp_path)
     cfg.load_from = None
-    assert resume_path(cfg) is None
+    assert settle_resume(cfg) is None
     assert 'starts from the beginning' in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import tiny
 from mkd_det.checkpoint import read_checkpoint
+from mkd_det.configs import read_config
 from mkd_det.errors import (
     CheckpointFileError,
     ConfigError,
@@ -377,8 +378,11 @@ def test_a_teachers_config_may_be_a_name_a_file_or_a_dict(tmp_path: Path) -> Non
     assert load_teacher_cfg(MODEL) == (MODEL, None)
 
 
-def test_a_distilled_model_teaches_as_the_student_that_it_was(tmp_path: Path) -> None:
-    whole = tiny.distiller(MODEL, tiny.gfl(8, 16))
+@pytest.mark.parametrize('kind', ['Distiller', 'mkd_det.Distiller'])
+def test_a_distilled_model_teaches_as_the_student_that_it_was(
+    kind: str, tmp_path: Path
+) -> None:
+    whole = tiny.distiller(MODEL, tiny.gfl(8, 16)) | dict(type=kind)
     file = tmp_path / 'assistant.py'
     file.write_text(f'model = {whole!r}')
     assert load_teacher_cfg(str(file))[0] == MODEL
@@ -503,3 +507,16 @@ def test_a_teachers_config_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / 'teacher.py').write_text('model = dict(type=')
     with pytest.raises(TeacherFileError, match='cannot be read'):
         Teacher.build('t', dict(cfg=str(tmp_path / 'teacher.py'), checkpoint=None))
+
+
+def test_a_package_that_is_not_there_is_told_and_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr('mmengine.hub.hub.install_package', asked.append)
+    for name in ('mmseg::x.py', 'mmdett::x.py', '::x.py'):
+        with pytest.raises(ConfigError, match='no such packaged config'):
+            read_config(name)
+        with pytest.raises(TeacherFileError, match='does not exist'):
+            load_teacher_cfg(name)
+    assert not asked

@@ -30,7 +30,6 @@ import json
 import os
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -39,7 +38,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import linear_regression, median, quantiles
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import _environment  # noqa: F401
 
@@ -47,29 +46,29 @@ import _environment  # noqa: F401
 os.environ.setdefault('KINETO_LOG_LEVEL', '6')
 
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from mkd_det.checks import check_amp
 from mkd_det.cli import (
-    build_model,
-    check_amp,
     config_parser,
     console,
-    load_config,
     main_guard,
     quiet_libraries,
 )
-from mkd_det.distiller import Distiller
+from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_output
-from mkd_det.runtime import is_distill
+from mkd_det.runtime import build_model, is_distill, student_config
 from mkd_det.sampler import SourceSampler
 from mkd_det.speed import SPEEDS, Engine
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 CACHED = 'cached'
 
@@ -120,7 +119,6 @@ def random_batch(
         seed: Seed of the noise.
     """
     from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
 
     draw = torch.Generator().manual_seed(seed)
     whole = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
@@ -155,8 +153,6 @@ def batches_of(cfg: Config, args: argparse.Namespace, classes: int) -> list[Batc
     if args.batch_size:
         cfg.train_dataloader.batch_size = args.batch_size
     if args.data:
-        from mmengine.runner import Runner
-
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         return list(islice(loader, args.batches))
     dataset = cfg.train_dataloader.dataset
@@ -190,13 +186,11 @@ class Bench:
         speeds: Sequence[str] = (),
         sources: bool = False,
     ) -> None:
-        from mmengine.optim import build_optim_wrapper
-
         cfg = deepcopy(cfg)
         cfg.model = _without_downloads(cfg.model)
         self.random = _use_random_teachers(cfg)
         torch.manual_seed(0)
-        self.student: Any = build_model(cfg, _plain_student(cfg))
+        self.student: Any = build_model(student_config(cfg))
         self.student.init_weights()
         self.distiller: Any = build_model(cfg)
         self.distiller.init_weights()
@@ -310,13 +304,6 @@ class Bench:
             if engine.speedup.speed != 'off'
         ]
         return own + _bytes(states) + self.resident('T') + _bytes(copies)
-
-
-def _plain_student(cfg: Config) -> dict:
-    student = cfg.model.student
-    if cfg.model.get('data_preprocessor'):
-        student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
-    return student
 
 
 def _without_downloads(cfg: Any) -> Any:
@@ -493,86 +480,6 @@ def show(result: Mapping[str, Any]) -> None:
         )
 
 
-# -- where the time goes ------------------------------------------------------
-
-
-@contextmanager
-def forward_times(distiller: Distiller) -> Iterator[dict[str, float]]:
-    """Seconds that each adapter and term spends in its forward, summed up."""
-    spent: dict[str, float] = defaultdict(float)
-    started: dict[str, float] = {}
-    handles = []
-    for modules in (distiller.adapters, distiller.losses):
-        for name, module in modules.items():
-
-            def before(*_: Any, name: str = name) -> None:
-                started[name] = time.perf_counter()
-
-            def after(*_: Any, name: str = name) -> None:
-                spent[name] += time.perf_counter() - started[name]
-
-            handles.append(module.register_forward_pre_hook(before))
-            handles.append(module.register_forward_hook(after))
-    try:
-        yield spent
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def print_profile(
-    bench: Bench, batches: Sequence[Batch], rows: int, steps: int = 3
-) -> None:
-    """Print the forward of each part, and which operators K adds to S and T."""
-    supply = list(islice(cycle(batches), steps))
-    distill = next(name for name in bench.phases() if name[0] == 'K')
-    with forward_times(bench.distiller) as spent:
-        for batch in supply:
-            bench.phases()[distill](bench.prepare(distill, batch))
-    parts = Table(title='Forward of adapters and terms in K', title_justify='left')
-    parts.add_column('part')
-    parts.add_column('ms a step', justify='right')
-    for name, total in sorted(spent.items(), key=lambda item: -item[1]):
-        parts.add_row(name, f'{total / steps * 1e3:.2f}')
-    console().print(parts)
-
-    times = {
-        name[0]: _operator_times(bench, name, supply) for name in ('S', 'T', distill)
-    }
-    added = {
-        name: value - times['S'].get(name, 0) - times['T'].get(name, 0)
-        for name, value in times['K'].items()
-    }
-    table = Table(title='Operators, own ms a step', title_justify='left')
-    table.add_column('operator')
-    for name in ('S', 'T', 'K', 'K - (S + T)'):
-        table.add_column(name, justify='right')
-    for name in sorted(added, key=lambda key: -added[key])[:rows]:
-        row = [times[phase].get(name, 0) for phase in 'STK'] + [added[name]]
-        table.add_row(name, *(f'{ms:.2f}' for ms in row))
-    row = [sum(times[phase].values()) for phase in 'STK'] + [sum(added.values())]
-    table.add_row('all', *(f'{ms:.2f}' for ms in row), style='bold')
-    console().print(table)
-
-
-def _operator_times(
-    bench: Bench, name: str, batches: Sequence[Batch]
-) -> dict[str, float]:
-    """Milliseconds a step that each operator takes itself, by its name."""
-    supply = [bench.prepare(name, batch) for batch in batches]
-    phase = bench.phases()[name]
-    with profile() as record:
-        for batch in supply:
-            phase(batch)
-    cuda = bench.device.startswith('cuda')
-    return {
-        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total)
-        / (1e3 * len(supply))
-        for event in record.key_averages()
-        if event.key != '[memory]'
-    }
-
-
 # -- the tool -----------------------------------------------------------------
 
 
@@ -608,12 +515,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', help='default: cuda if there is one')
     parser.add_argument('--threads', type=int, help="CPU threads; default: torch's")
     parser.add_argument('--json', type=Path, help='write everything there too')
-    parser.add_argument(
-        '--profile',
-        type=int,
-        metavar='N',
-        help='print what K spends beyond S and T: its N costliest operators',
-    )
     args = parser.parse_args(argv)
     if args.sources and len(args.speeds) > 1:
         parser.error('--sources goes with one speed')
@@ -658,8 +559,6 @@ def _machine(device: str) -> dict[str, Any]:
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Build, measure, print."""
-    from mmengine.device import get_device
-
     args = parse_args(argv)
     quiet_libraries()
     cfg = load_config(args.config, args.cfg_options)
@@ -704,8 +603,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.profile:
-        print_profile(bench, batches, args.profile)
 
 
 if __name__ == '__main__':

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from train import check_before_start, check_count
 
 from mkd_det.chain import LOADING, Chain, Member
-from mkd_det.cli import check_amp
+from mkd_det.checks import check_amp, check_before_start, check_count
+from mkd_det.data.check import classes_of
 from mkd_det.errors import CheckpointFileError, ConfigError, speaking_of
 from mkd_det.runtime import prepare
 from mkd_det.stages.training import metric_of, steps_of
@@ -38,8 +38,8 @@ def check_chain(
             else:
                 check_place(member.checkpoint, folder)
                 model = load_given(member, cfg).model
-                check_count(classes_in(cfg), model)
-        classes[member.name] = classes_in(cfg)['val']
+                check_count({'val': classes_of(cfg, 'val')}, model)
+        classes[member.name] = classes_of(cfg, 'val')
         # Without branches: the last check has taken them off.
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
@@ -63,13 +63,6 @@ def check_place(checkpoint: str, folder: Path) -> None:
             actual=f'looked for from {Path.cwd()}',
             hint='leave `checkpoint` out, and it is trained',
         )
-
-
-def classes_in(cfg: Config) -> dict[str, Any]:
-    """Names of the classes of the validation data, where they are known."""
-    from mkd_det.data.check import classes_of
-
-    return {'val': classes_of(cfg, 'val')}
 
 
 def check_classes_agree(classes: Mapping[str, Any]) -> None:
@@ -96,7 +89,7 @@ def load_given(member: Member, cfg: Config) -> Teacher:
     whole = {'cfg': cfg.model, 'checkpoint': member.checkpoint, **loading}
     teacher = Teacher.build(member.name, whole)
     teacher.load()
-    names = classes_in(cfg)['val']
+    names = classes_of(cfg, 'val')
     if names:
         teacher.check_classes(names)
     return teacher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from mmengine.config import Config
 
 from mkd_det.chain import Chain, Member, stage_config
 from mkd_det.runtime import student_config
-from mkd_det.stages import Stage
+from mkd_det.stages import Stage, digest
 from mkd_det.stages.training import (
     metric_of,
     settings_in,
@@ -55,8 +54,7 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Of what the plain model is made from."""
-        text = json.dumps(sorted(self.made_from.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(sorted(self.made_from.items()))
 
 
 def student_files(folder: Path, name: str) -> tuple[Path, Path]:

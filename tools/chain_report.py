@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chain_jobs import Job
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from mkd_det.errors import ConfigError
@@ -49,12 +50,8 @@ def draw(
     chains: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, metric: str
 ) -> None:
     """Metric over size, a line for each chain; its student is marked."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    axes = figure.subplots()
     named: set[str] = set()
     for label, rows in chains.items():
         sizes = [row['params'] / 1e6 for row in rows]
@@ -75,7 +72,6 @@ def draw(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def read_others(

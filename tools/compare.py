@@ -28,13 +28,14 @@ from threading import Event
 
 import _environment  # noqa: F401
 from mmengine.config import Config
+from rich.table import Table
+from rich.text import Text
 from torch import nn
-from train import check_before_start
 
 import mkd_det  # noqa: F401
+from mkd_det.checks import check_amp, check_before_start
 from mkd_det.cli import (
     add_devices,
-    check_amp,
     config_parser,
     console,
     main_guard,
@@ -373,9 +374,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def show(comparison: report.Comparison) -> None:
     """The table, on the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
     header, *lines = report.sections(comparison)[0].table
     table = Table(*header)
     for column in table.columns[1:]:

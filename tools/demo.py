@@ -25,6 +25,7 @@ from typing import Any
 
 import _environment  # noqa: F401
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from rich.table import Table
 
@@ -214,7 +215,6 @@ def _load_models(stages: Sequence[Stage]) -> dict[str, Any]:
     """The three detectors, by stock mmdet. What M-KD has trained is a plain
     student: the plain student's config loads it."""
     from mmdet.apis import init_detector
-    from mmengine.device import get_device
 
     models = {}
     for stage in stages:

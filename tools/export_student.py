@@ -12,102 +12,21 @@ with --square they are written into KxK kernels of zeros, for stock mmdet.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import _environment  # noqa: F401
-import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS
 from rich.table import Table
 
 from mkd_det.checkpoint import read_checkpoint
 from mkd_det.cli import (
     config_parser,
     console,
-    load_config,
-    load_strict,
     main_guard,
     quiet_libraries,
 )
-from mkd_det.errors import ConfigError
-from mkd_det.hooks.atomic import write_atomically
-from mkd_det.places import check_output
-from mkd_det.row_conv import to_square
-from mkd_det.runtime import student_config
-
-META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
-
-
-def export(
-    cfg: Config, checkpoint: str, weights: Path, config: Path, square: bool = False
-) -> None:
-    """Write the plain student's weights and config, and check them.
-
-    Args:
-        cfg: The distill config (or any other: its model is taken as it is).
-        checkpoint: A checkpoint that was trained with it.
-        weights: The .pth file to write.
-        config: The .py file to write.
-        square: Whether 1xK filters of a `RowModel` become KxK ones.
-
-    Raises:
-        MkdError: The checkpoint does not fit the student completely (nothing is
-            written then), or a file could not be written.
-    """
-    sources = (checkpoint, *([cfg.filename] if cfg.filename else []))
-    for path in (weights, config):
-        check_output(path, 'OUT', *sources)
-    plain = student_config(cfg)
-    model = MODELS.build(plain.model)
-    content = load_strict(model, checkpoint, 'the student of the config')
-    state = model.state_dict()
-    if square:
-        plain = unconverted(plain)
-        state = to_square(state, MODELS.build(plain.model))
-    meta = content.get('meta') or {}
-    kept: dict[str, Any] = {key: meta[key] for key in META if key in meta}
-    # init_detector reads the classes from `dataset_meta`.
-    kept['cfg'] = plain.pretty_text
-    buffer = io.BytesIO()
-    torch.save(dict(meta=kept, state_dict=state), buffer)
-    # The large one first: a config without weights would be of no use.
-    write_atomically(weights, buffer.getbuffer())
-    write_atomically(config, plain.pretty_text.encode())
-    verify(config, weights)
-
-
-def unconverted(cfg: Config) -> Config:
-    """The config of the model that a `RowModel` is made from.
-
-    Raises:
-        ConfigError: The model is none.
-    """
-    if cfg.model.type != 'RowModel':
-        raise ConfigError(
-            '--square is for models of 1xK filters',
-            expected="model=dict(type='RowModel', model=...)",
-            actual=cfg.model.type,
-        )
-    cfg = Config(cfg.to_dict())
-    preprocessor = cfg.model.get('data_preprocessor')
-    cfg.model = cfg.model.model
-    if preprocessor is not None:
-        cfg.model.setdefault('data_preprocessor', preprocessor)
-    return student_config(cfg)  # its import of mkd_det may be of no use any more
-
-
-def verify(config: Path, weights: Path) -> None:
-    """Load the written weights strictly with the written config alone.
-
-    Raises:
-        MkdError: They do not fit together.
-    """
-    model = MODELS.build(Config.fromfile(config).model)
-    content = read_checkpoint(str(weights))
-    model.load_state_dict(content['state_dict'], strict=True)
+from mkd_det.configs import load_config
+from mkd_det.export import export
 
 
 def table(checkpoint: str, weights: Path, config: Path) -> Table:

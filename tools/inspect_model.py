@@ -20,18 +20,19 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from mkd_det.checkpoint import load_strict
 from mkd_det.cli import (
     config_parser,
     console,
-    load_config,
-    load_strict,
     main_guard,
     quiet_libraries,
 )
+from mkd_det.configs import load_config
 from mkd_det.errors import TapNotFoundError, TapOutputError, nearest
+from mkd_det.runtime import build_model, student_config
 from mkd_det.structures import channels_of, first_tensor, tensors_in
 from mkd_det.taps import frozen_state, run_features, strides_of, to_levels
-from mkd_det.teachers import load_teacher_cfg
+from mkd_det.teachers import TeacherBank
 
 
 @dataclass
@@ -255,18 +256,6 @@ def _specs(row: Row) -> str:
     )
 
 
-def _build(cfg: Any, path: str, checkpoint: str | None = None) -> nn.Module:
-    """The student of a distill config, the model of any other."""
-    from mmengine.config import ConfigDict
-    from mmengine.registry import MODELS
-
-    model_cfg = cfg.model.student if cfg.model.get('type') == 'Distiller' else cfg.model
-    model = MODELS.build(ConfigDict(model_cfg))
-    if checkpoint:
-        load_strict(model, checkpoint, f'the model of {path}')
-    return model
-
-
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
@@ -285,7 +274,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = (args.input_size[0], args.input_size[-1])
 
     cfg = load_config(args.config, args.cfg_options)
-    model = _build(cfg, args.config, args.checkpoint)
+    model = build_model(student_config(cfg))
+    if args.checkpoint:
+        load_strict(model, args.checkpoint, f'the model of {args.config}')
     rows = select(survey(model, size), args.depth, args.filter)
     shown = f'for an image of {size[0]}x{size[1]}'
     if args.teacher is None:
@@ -298,14 +289,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _teacher(cfg: Any, name: str) -> nn.Module:
     """A teacher that the distill config names, or the model of another config."""
-    from mmengine.config import ConfigDict
-    from mmengine.registry import MODELS
-
     named = cfg.model.get('teachers') or {}
     if name in named:
-        model_cfg, _ = load_teacher_cfg(named[name].cfg)
-        return MODELS.build(ConfigDict(model_cfg))
-    return _build(load_config(name), name)
+        return TeacherBank(named)[name].model.requires_grad_()
+    return build_model(student_config(load_config(name)))
 
 
 if __name__ == '__main__':

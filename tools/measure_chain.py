@@ -31,7 +31,8 @@ import measuring
 from measure_cifar10 import BATCH, REVISED
 from mmengine.config import Config
 
-from mkd_det.cli import main_guard, read_config
+from mkd_det.cli import main_guard
+from mkd_det.configs import read_config
 from mkd_det.errors import CheckpointFileError
 from mkd_det.stages import (
     ROOT,

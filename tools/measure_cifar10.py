@@ -18,8 +18,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import measuring
+from matplotlib.figure import Figure
 
 from mkd_det.cli import main_guard
 from mkd_det.errors import CheckpointFileError
@@ -142,10 +142,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def draw_curves(stages: Sequence[tuple[str, int, Stage]], path: Path) -> None:
     """Cross entropy on the labels in training, mean over the seeds, for the rows that
     have it as their own loss; what teachers add is left out."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+    figure = Figure(figsize=(7, 4), layout='constrained')
+    axes = figure.subplots()
     for row in CURVES:
         runs = [read_history(s.folder).losses for name, _, s in stages if name == row]
         runs = [run for run in runs if run]
@@ -157,7 +155,6 @@ def draw_curves(stages: Sequence[tuple[str, int, Stage]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 @functools.cache

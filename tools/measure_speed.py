@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_step
-import matplotlib
+from matplotlib.figure import Figure
 
 from mkd_det.cli import main_guard
 from mkd_det.stages import write_json
@@ -80,10 +80,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """A group of bars for every case; 1 is the student's step and the plain
     teachers' forward."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4), layout='constrained')
+    figure = Figure(figsize=(8, 4), layout='constrained')
+    axes = figure.subplots()
     width = 0.8 / len(SPEEDS)
     for index, speed in enumerate(SPEEDS):
         found = [result['ratios'][f'K {speed}'] for result in results.values()]
@@ -98,7 +96,6 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     # Above the bars, not on them.
     figure.legend(title='teachers', ncols=len(SPEEDS), loc='outside upper center')
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def write(out: Path, results: Mapping[str, Mapping[str, Any]], iters: int) -> None:

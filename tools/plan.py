@@ -18,16 +18,15 @@ from rich.table import Table
 from torch import nn
 
 from mkd_det.cli import (
-    build_model,
     config_parser,
     console,
-    load_config,
     main_guard,
     quiet_libraries,
 )
+from mkd_det.configs import load_config
 from mkd_det.distiller import Distiller
 from mkd_det.errors import ConfigError
-from mkd_det.runtime import is_distill
+from mkd_det.runtime import build_model, is_distill
 from mkd_det.teachers import Teacher
 
 

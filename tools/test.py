@@ -15,25 +15,28 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import _environment  # noqa: F401
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
+from mkd_det.checkpoint import fill_strict, read_checkpoint, weights_of
 from mkd_det.cli import (
     add_launcher,
     config_parser,
-    fill_strict,
     join_processes,
-    load_config,
     main_guard,
     set_work_dir,
 )
+from mkd_det.configs import load_config
+from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError
 from mkd_det.places import check_folder, check_output
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-    from mmengine.runner import Runner
+from mkd_det.quiet import quiet_warnings
+from mkd_det.runtime import student_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -110,8 +113,6 @@ def check_before_start(cfg: Config, args: argparse.Namespace) -> None:
 
 def use_tta(cfg: Config) -> None:
     """Wrap the model for test time augmentation: by default, flipped and not."""
-    from mmengine.config import ConfigDict
-
     nms = dict(type='nms', iou_threshold=0.5)
     default = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     cfg.model = ConfigDict(**cfg.get('tta_model', default), module=cfg.model)
@@ -133,10 +134,6 @@ def _flipping(pipeline: Sequence[dict]) -> list[dict[str, Any]]:
 
 def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
     """Fill the runner's model from a checkpoint, completely or not at all."""
-    from mmengine.model import BaseTTAModel, is_model_wrapper
-
-    from mkd_det.checkpoint import weights_of
-
     # Hooks such as EMAHook choose here which weights count.
     runner.call_hook('after_load_checkpoint', checkpoint=content)
     model = runner.model
@@ -148,19 +145,12 @@ def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the student, load it strictly, test it."""
-    args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
-
+    # mkd_det keeps the first import of mmdet quiet, after a look at its version.
     from mmdet.evaluation import DumpDetResults
     from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
 
-    from mkd_det.checkpoint import read_checkpoint
-    from mkd_det.data import check_data, check_loaders
-    from mkd_det.quiet import quiet_warnings
-    from mkd_det.runtime import student_config
-
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
     quiet_warnings()
     setup_cache_size_limit_of_dynamo()
     set_work_dir(cfg, args.config, args.work_dir)

@@ -12,7 +12,6 @@ it was; after a change of the chain file, only what it changes is trained anew.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import subprocess
 import sys
@@ -22,11 +21,9 @@ from threading import Event, Lock
 from typing import Any
 
 import _environment  # noqa: F401
-import torch
 from chain_checks import check_chain, load_given
 from chain_jobs import Job, make_configs, make_jobs
 from chain_report import draw, entries, read_others, table
-from export_student import META, export
 from mmengine.logging import MMLogger
 
 from mkd_det.chain import Chain, read_chain
@@ -36,10 +33,10 @@ from mkd_det.cli import (
     console,
     main_guard,
     quiet_libraries,
-    read_config,
 )
+from mkd_det.configs import read_config
 from mkd_det.errors import building
-from mkd_det.hooks.atomic import write_atomically
+from mkd_det.export import export, save_student
 from mkd_det.stages import (
     ROOT,
     Display,
@@ -143,10 +140,7 @@ def test_given(job: Job, environment: Mapping[str, str], show: Display) -> Resul
     if not is_written(job):
         with BUILDING:
             teacher = load_given(member, job.cfg)
-        meta = {key: teacher.meta[key] for key in META if key in teacher.meta}
-        buffer = io.BytesIO()
-        torch.save(dict(state_dict=teacher.model.state_dict(), meta=meta), buffer)
-        write_atomically(weights, buffer.getbuffer())
+        save_student(weights, teacher.model.state_dict(), teacher.meta)
         note_written(job)
     name, key = job.metric
     note = read_json(weights.with_suffix('.json'))

@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from .runs import Outcome, cut_off
 from .statistics import Spread
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def draw_runs(
@@ -37,9 +30,9 @@ def draw_runs(
         axis: Label of the axis.
         path: Of the PNG.
     """
-    plt = _pyplot()
     height = 1 + 0.36 * max(len(rows), 3)
-    figure, axes = plt.subplots(figsize=(7, height), layout='constrained')
+    figure = Figure(figsize=(7, height), layout='constrained')
+    axes = figure.subplots()
     for place, values in enumerate(rows.values()):
         axes.plot(values, [place] * len(values), 'o', color='C0', alpha=0.6)
         axes.plot([statistics.mean(values)], [place], '|', color='C3', ms=20, mew=2.5)
@@ -52,7 +45,6 @@ def draw_runs(
     axes.set_xlabel(axis)
     axes.grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def draw_curves(
@@ -67,10 +59,10 @@ def draw_curves(
         unit: Of the budget: 'epoch' or 'iteration'.
         path: Of the PNG.
     """
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout='constrained')
+    figure = Figure(figsize=(11, 4.4), layout='constrained')
+    left, right = figure.subplots(1, 2)
     for number, outcome in enumerate(outcomes):
-        style = {'color': _colour(plt, number), 'label': _plain(outcome.name)}
+        style = {'color': _colour(number), 'label': _plain(outcome.name)}
         whole = [run for run in outcome.runs if run not in cut_off(outcome.runs)]
         _band(left, [run.curve for run in whole], marker='o', ms=4, **style)
         _band(right, [run.losses for run in whole], **style)
@@ -83,7 +75,6 @@ def draw_curves(
     left.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, left)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def _band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> None:
@@ -102,15 +93,13 @@ def _band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> Non
 
 def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
     """AP by size and by class, a bar for each row, with its standard deviation."""
-    plt = _pyplot()
     kinds = list(dict.fromkeys(kind for outcome in outcomes for kind in outcome.parts))
     counts = [_names(outcomes, kind) for kind in kinds]
     width = max(7.0, 0.16 * len(outcomes) * sum(map(len, counts)) + 3)
-    figure, panels = plt.subplots(
+    figure = Figure(figsize=(min(width, 40), 4.2), layout='constrained')
+    panels = figure.subplots(
         1,
         len(kinds),
-        figsize=(min(width, 40), 4.2),
-        layout='constrained',
         sharey=True,
         squeeze=False,
         width_ratios=[max(len(names), 2) for names in counts],
@@ -125,7 +114,7 @@ def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
                 [one.mean for one in known],
                 bar,
                 yerr=[one.deviation or 0.0 for one in known],
-                color=_colour(plt, number),
+                color=_colour(number),
                 label=_plain(outcome.name),
                 error_kw={'lw': 0.8},
             )
@@ -136,7 +125,6 @@ def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.spines[['top', 'right']].set_visible(False)
     _legend(figure, panels[0][0])
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -150,11 +138,11 @@ def _names(outcomes: Sequence[Outcome], kind: str) -> list[str]:
     return list(dict.fromkeys(n for o in outcomes for n in o.parts.get(kind, {})))
 
 
-def _colour(plt: Any, number: int) -> Any:
+def _colour(number: int) -> Any:
     """Black for the base, then one for each."""
     if number == 0:
         return '#222222'
-    return plt.get_cmap('tab10' if number < 11 else 'tab20')((number - 1) % 20)
+    return colormaps['tab10' if number < 11 else 'tab20']((number - 1) % 20)
 
 
 def _plain(text: str) -> str:

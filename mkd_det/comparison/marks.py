@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.runner.utils import set_random_seed
 
-from ..cli import build_model
 from ..distiller import Distiller
-from ..runtime import DEFAULT_HOOKS, is_distill
-from ..stages.training import kind_of, leaves
+from ..registry import type_name
+from ..runtime import DEFAULT_HOOKS, build_model, is_distill
+from ..stages.training import leaves
 
 # What is looked at, by what is said of it; the first that fits counts.
 _KINDS = (
@@ -56,8 +57,6 @@ def start_of(cfg: Config, seed: int) -> Start:
         cfg: The training.
         seed: Its seed.
     """
-    from mmengine.runner.utils import set_random_seed
-
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()
@@ -140,7 +139,9 @@ def _settings(cfg: Config) -> dict[str, str]:
     for name in ('logger', 'checkpoint', 'timer', 'visualization', *DEFAULT_HOOKS):
         plain.get('default_hooks', {}).pop(name, None)
     hooks = plain.get('custom_hooks') or []
-    plain['custom_hooks'] = [h for h in hooks if kind_of(h) not in _WATCHING]
+    plain['custom_hooks'] = [
+        h for h in hooks if type_name(h.get('type')) not in _WATCHING
+    ]
     return dict(leaves(_indexed(plain)))
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..cli import load_config, read_config
+from ..configs import import_also, imported_by, load_config, read_config
 from ..errors import ConfigError, check_mapping, is_whole, nearest, speaking_of
+from ..registry import type_name
 from ..runtime import DEFAULT_HOOKS, is_distill
-from ..stages.training import count_in_iterations, evaluators_of, kind_of, steps_of
+from ..stages.training import count_in_iterations, evaluators_of, steps_of
 
 # Of what counts epochs or iterations, in schedulers of the rate and of terms.
 _PLACES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones', 'periods')
@@ -175,12 +176,7 @@ def combine(base: Config, recipe: Config, common: Common) -> Config:
         },
         **taught,
     )
-    imports = ['mkd_det']
-    for cfg in (recipe, base):
-        names = (cfg.get('custom_imports') or {}).get('imports') or []
-        imports += [names] if isinstance(names, str) else names
-    imports = list(dict.fromkeys(imports))
-    made.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    import_also(made, 'mkd_det', *imported_by(recipe))
     return made
 
 
@@ -191,7 +187,7 @@ def _complete(cfg: Config, common: Common) -> Config:
             cfg.model.teachers[name].checkpoint = checkpoint
     set_budget(cfg, common)
     for evaluator in evaluators_of(cfg):
-        if kind_of(evaluator) == 'CocoMetric':
+        if type_name(evaluator.get('type')) == 'CocoMetric':
             evaluator['classwise'] = True
     hooks = dict(cfg.get('default_hooks') or {})
     if not is_distill(cfg):

@@ -61,9 +61,13 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
     return Run(
         row=row,
         seed=seed,
-        # Without a single detection CocoMetric says nothing: that is zero.
         metrics={key: 0.0, **history.metrics[stage.epochs]},
-        curve={step: m[key] for step, m in history.metrics.items() if key in m},
+        curve={
+            step: metrics.get(key, 0.0)
+            for step, metrics in history.metrics.items()
+            # Without a single detection CocoMetric says nothing: that is zero.
+            if key in metrics or key.startswith('coco/')
+        },
         losses=history.losses,
         iteration=statistics.median(times) if times else None,
         memory=memory or None,

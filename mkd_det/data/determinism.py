@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..random_state import preserved_random_state
+
 # Random ones of mmdet's that do not declare what is random in them, as others do
 # (mmcv's `cache_randomness`).
 _UNDECLARED = ('Albu', 'CutOut', 'InstaBoost')
@@ -52,13 +54,8 @@ def _transforms(part: Any) -> Iterator[Any]:
 
 def _sample(dataset: Any, seed: int) -> torch.Tensor:
     """The first image, with all random states at `seed`; they are put back."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with preserved_random_state():
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        try:
-            return torch.as_tensor(dataset[0]['inputs'])
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+        return torch.as_tensor(dataset[0]['inputs'])

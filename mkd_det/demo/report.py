@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
@@ -69,18 +70,14 @@ def draw_curves(
         titles: By stage.
         path: Of the PNG.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), dpi=130)
+    canvas = Figure(figsize=(11, 4.2), dpi=130, layout='tight')
+    left, right = canvas.subplots(1, 2)
     for name, history in histories.items():
         style = {'color': COLOURS[name], 'label': titles[name], 'linewidth': 2}
         if name == 'teacher':
             style['linestyle'] = '--'
         epochs = sorted(history.metrics)
-        values = [history.metrics[epoch][MAP] for epoch in epochs]
+        values = [history.metrics[epoch].get(MAP, 0.0) for epoch in epochs]
         left.plot(epochs, values, marker='o', markersize=4, **style)
         steps = sorted(history.losses)
         right.plot(
@@ -96,9 +93,7 @@ def draw_curves(
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     left.legend(frameon=False, loc='lower right')
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    canvas.savefig(path)
 
 
 def draw_detections(

@@ -21,10 +21,10 @@ from torch.nn import functional
 from ..distiller import Distiller
 from ..errors import ConfigError, TapNotFoundError, nearest
 from ..functional import attention_map
+from ..random_state import preserved_random_state
 from ..runtime import distiller_of
 from ..structures import Levels
 from ..taps import Tap, capture, frozen_state, run_features
-from .random_state import preserved_random_state
 
 CAPTION = 18  # pixels above each tile
 

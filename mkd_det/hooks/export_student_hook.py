@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
@@ -17,9 +14,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 
+from ..atomic import write_atomically
 from ..errors import ConfigError
+from ..export import plain_weights, save_student
 from ..runtime import distiller_of, is_distill, student_config
-from .atomic import write_atomically
 
 
 @HOOKS.register_module()
@@ -118,26 +116,6 @@ class ExportStudentHook(Hook):
     def _write(
         self, runner: Runner, name: str, weights: Mapping[str, Any], meta: dict
     ) -> None:
-        kept = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
-        content = dict(
-            meta={key: meta[key] for key in kept if key in meta},
-            state_dict=plain_weights(weights),
-        )
-        if self._text is not None:
-            content['meta']['cfg'] = self._text
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
         path = Path(runner.work_dir, name)
-        write_atomically(path, buffer.getbuffer())
+        save_student(path, plain_weights(weights), meta, self._text)
         print_log(f'Plain student written to {path}', logger=runner.logger)
-
-
-def plain_weights(weights: Mapping[str, Any]) -> OrderedDict:
-    """A state dict of a distiller without the distillation state beside it."""
-    plain = OrderedDict(weights)
-    metadata = getattr(weights, '_metadata', None) or {}
-    plain._metadata = OrderedDict(  # type: ignore[attr-defined]
-        (path, {k: v for k, v in local.items() if k != 'distill'})
-        for path, local in metadata.items()
-    )
-    return plain

@@ -6,7 +6,7 @@ from bisect import bisect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os.path import commonprefix
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank
@@ -15,12 +15,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from ..distiller import Distiller
 from ..errors import ResumeError
+from ..random_state import preserved_random_state, random_state, set_random_state
 from ..runtime import distiller_of
-from .random_state import preserved_random_state, random_state, set_random_state
-
-if TYPE_CHECKING:
-    from ..distiller import Distiller
 
 KEY = 'distill_resume'
 # How many differences an error names, and how much of each, in characters.

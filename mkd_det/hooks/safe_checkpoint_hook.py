@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .atomic import write_atomically
+from ..atomic import write_atomically
 
 
 @HOOKS.register_module()

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 
 from ..data.determinism import random_transforms
 from ..errors import ConfigError
+from ..random_state import preserved_random_state
 from ..runtime import distiller_of
 from ..structures import tensors_in
-from .random_state import preserved_random_state
 
 
 @HOOKS.register_module()

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest
+from ..random_state import preserved_random_state
 from ..runtime import class_count, distiller_of
 from ..taps import frozen_state
 from ..teachers import Teacher
-from .random_state import preserved_random_state
 
 DONE = 'distill_teachers_checked'
 # A detector with random weights reaches an mAP of some thousandths, also on few

@@ -4,7 +4,7 @@ from .alone import alone
 from .files import read_json, write_json
 from .history import History, read_history
 from .progress import Display, Lines, Task, display
-from .stage import ROOT, Result, Stage, StageError, run_stage
+from .stage import ROOT, Result, Stage, StageError, digest, run_stage
 from .together import run_together
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'StageError',
     'Task',
     'alone',
+    'digest',
     'display',
     'read_history',
     'read_json',

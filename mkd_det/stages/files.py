@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from ..atomic import write_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write json to `path`; an interruption leaves what was there before."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(partial, path)
+    write_atomically(path, (json.dumps(content, indent=1) + '\n').encode())
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,8 @@ class History:
 
     Args:
         losses: By iteration, the detector's own loss.
-        metrics: By epoch, the validation metrics.
+        metrics: By epoch, the validation metrics, as they were logged: without a
+            single detection CocoMetric says nothing.
         latest: Iteration that was logged last; 0 before the first.
         iters_per_epoch: As far as is known; 0 before the first iteration.
         times: By iteration, seconds that one took around it, its data included.
@@ -71,8 +72,6 @@ def _add(history: History, entry: dict) -> None:
         history.memory = max(history.memory, entry.get('memory', 0))
     elif 'lr' not in entry and 'data_time' in entry:
         # -1 is COCO's word for a size of which there is nothing to be found.
-        found = {
+        history.metrics[step] = {
             k: math.nan if v == -1 else float(v) for k, v in entry.items() if '/' in k
         }
-        # Without a single detection CocoMetric says nothing: that is zero.
-        history.metrics[step] = found or {MAP: 0.0, MAP50: 0.0}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..hooks.atomic import write_atomically
+from ..atomic import write_atomically
 from .files import read_json
 
 # What a stage is made from, and its seconds so far.
@@ -43,8 +43,8 @@ def _whole(content: Any, **kinds: Any) -> dict[str, Any] | None:
 
 def is_a_stages(folder: Path) -> bool:
     """Whether a stage has written into a folder, whatever is left of that."""
-    names = (STATE, f'{STATE}.partial', DONE, LOG)
-    return any((folder / name).exists() for name in names)
+    names = (STATE, f'.{STATE}.*.partial', DONE, LOG)
+    return any(True for name in names for _ in folder.glob(name))
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -57,7 +57,7 @@ class Stage:
     Args:
         name: Of its folder and in the results.
         title: What people read.
-        config: Path of the config file, from the repository's root.
+        config: Path of the config file; from the repository's root, or absolute.
         folder: Its work dir.
         epochs: How many epochs it trains; iterations, if `by_epoch` is off.
         total: How many iterations that makes.
@@ -109,7 +109,7 @@ class Stage:
         settings = self.settings
         if settings is None:
             sources = [path.read_text() for path in _with_bases(ROOT / self.config)]
-            settings = {'its config': _digest(sources)}
+            settings = {'its config': digest(sources)}
         return {
             **settings,
             **{key: str(value) for key, value in self.options.items()},
@@ -120,7 +120,7 @@ class Stage:
     @property
     def fingerprint(self) -> str:
         """Changes when anything does that the stage is made from."""
-        return _digest(sorted(self.made_from.items()))
+        return digest(sorted(self.made_from.items()))
 
     def measured(self) -> dict[str, float] | None:
         """Its figures, once it is trained and its last checkpoint is there, whole.
@@ -132,7 +132,7 @@ class Stage:
         if metrics is None or not is_whole(self.checkpoint):
             return None
         if not any(key.startswith('coco/') for key in metrics):
-            # Without a single detection CocoMetric says nothing: that is zero.
+            # It says nothing where there is not a single detection: that is zero.
             coco = [k for k in self.figures.values() if k.startswith('coco/')]
             metrics = {**dict.fromkeys(coco, 0.0), **metrics}
         missing = [key for key in self.figures.values() if key not in metrics]
@@ -150,7 +150,8 @@ def _short(path: Path) -> str:
     return str(path) if here.startswith('..') else here
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A few letters that change when a value does, which json must know."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 

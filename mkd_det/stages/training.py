@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
+from ..atomic import write_atomically
 from ..errors import ConfigError, nearest
-from ..hooks.atomic import write_atomically
+from ..registry import type_name
 from .stage import Stage
 
 # Evaluators of which it is known what they measure; the first figure counts, where
@@ -37,11 +39,6 @@ def evaluators_of(cfg: Config) -> list[Any]:
     return [found] if isinstance(found, Mapping) else list(found)
 
 
-def kind_of(part: Mapping[str, Any]) -> str:
-    """The type of a config's part, without its scope."""
-    return str(part.get('type')).rpartition('.')[2]
-
-
 def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
     """What counts for a training: its name, and its key in the log.
 
@@ -55,7 +52,7 @@ def metric_of(cfg: Config, what: str, wanted: str = '') -> tuple[str, str]:
             does not measure what is to count.
     """
     evaluators = evaluators_of(cfg)
-    kinds = [kind_of(evaluator) for evaluator in evaluators]
+    kinds = [type_name(evaluator.get('type')) for evaluator in evaluators]
     measured = [key for kind, e in zip(kinds, evaluators) for key in keys_of(kind, e)]
     key = wanted or next(iter(measured), '')
     if not kinds or not key:
@@ -177,8 +174,6 @@ def stage_of(cfg: Config, config: Path, folder: Path, **more: Any) -> Stage:
         folder: Its work dir.
         **more: Other arguments of `Stage`; `name` among them.
     """
-    from mmengine.runner import Runner
-
     steps, by_epoch = steps_of(cfg, more['name'])
     length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
     return Stage(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from ..errors import CheckpointSaveError
+from .errors import CheckpointSaveError
 
 # A full disk, a used-up quota, a file that is larger than files may be.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
