@@ -24,7 +24,7 @@ import tiny_images
 from mkd_det.comparison import figures
 from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import Common, read_rows, set_budget, split_name
-from mkd_det.comparison.runs import read_run
+from mkd_det.comparison.runs import Run, outcome, read_run
 from mkd_det.comparison.statistics import judge, paired, spread, student
 from mkd_det.errors import ConfigError
 from mkd_det.stages import Lines, Result, Stage, StageError, read_history, run_stage
@@ -532,6 +532,9 @@ def test_arguments_that_cannot_be(
         (dict(val_evaluator__topk=[3]), 'odd: `metric` is not measured'),
         (dict(model__num_classes=4), 'odd: the student tells 4 classes apart'),
         (dict(optim_wrapper__type='AmpOptimWrapper'), 'odd: mixed precision'),
+        (dict(visualizer=dict(type='Visualizer')), 'odd: its visualizer writes no'),
+        (dict(default_hooks__checkpoint__save_last=False), 'odd: its last checkpoint'),
+        (dict(train_cfg__val_begin=99), 'odd: it is never validated'),
     ],
 )
 def test_what_would_stop_a_later_row_is_told_before_the_first(
@@ -797,3 +800,27 @@ def test_names_that_matplotlib_takes_for_its_own_are_shown() -> None:
         axes.plot([0, 1], [0, 1], label=figures._plain(name))
     labels = axes.get_legend_handles_labels()[1]
     assert [label.strip() for label in labels] == ['_soft', r'x\$y']
+
+
+def found(row: str, **metrics: float) -> Run:
+    whole = {'coco/bbox_mAP': 0.0, **{f'coco/{k}': v for k, v in metrics.items()}}
+    return Run(row, 0, whole, {}, {}, None, None, '', 1.0, '')
+
+
+def test_a_row_that_finds_nothing_has_zero_of_what_the_base_has() -> None:
+    sizes = dict(bbox_mAP_s=0.2, bbox_mAP_m=0.4, bbox_mAP_l=math.nan, cat_precision=0.3)
+    base, none = [found('alone', **sizes)], [found('odd')]
+    about: dict[str, Any] = dict(source='', config='', marks=[], params=1)
+    told = outcome(none, base, 'coco/bbox_mAP', 0.005, **about).parts
+    assert told['size']['small'].mean == told['size']['medium'].mean == 0.0
+    assert told['class']['cat'].mean == 0.0
+    assert math.isnan(told['size']['large'].mean)  # the data has none
+
+
+def test_a_file_where_a_run_should_be_is_told(files: Path, tool: Any) -> None:
+    (files / 'work').mkdir()
+    (files / 'work' / 'run').write_text('mine')
+    stage = Stage('run', 'run', 'x.py', files / 'work' / 'run', 1, 1, settings={})
+    with pytest.raises(StageError, match='something else than a stage'):
+        run_stage(stage, {}, Lines(1))
+    assert (files / 'work' / 'run').read_text() == 'mine'

@@ -231,6 +231,8 @@ def set_budget(cfg: Config, common: Common) -> None:
     if wanted is not None:
         factor = wanted / steps
         cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = wanted
+        if 'val_begin' in cfg.train_cfg:
+            _scale(cfg.train_cfg, ('val_begin',), factor)
         for part in schedulers_of(cfg):
             if part.get('by_epoch', True) == by_epoch:
                 whole = part.get('T_max') == part.get('end', 0) - part.get('begin', 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..stages import Result, Stage, read_history
+from ..stages.history import is_of_coco
 from .statistics import Difference, Spread, Verdict, judge, paired, spread
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
@@ -66,7 +68,7 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
             step: metrics.get(key, 0.0)
             for step, metrics in history.metrics.items()
             # Without a single detection CocoMetric says nothing: that is zero.
-            if key in metrics or key.startswith('coco/')
+            if key in metrics or is_of_coco(key)
         },
         losses=history.losses,
         iteration=statistics.median(times) if times else None,
@@ -169,11 +171,15 @@ def outcome(
         cost[name] = spread(list(own.values()))
         extra[name] = paired(other, own).spread
     parts: dict[str, dict[str, Spread]] = {}
-    each = [parts_of(run) for run in runs]
-    names = dict.fromkeys((k, n) for one in each for k in one for n in one[k])
+    each, others = ([parts_of(run) for run in of] for of in (runs, base))
+    names = dict.fromkeys(
+        (k, n) for one in (*each, *others) for k in one for n in one[k]
+    )
     for kind, name in names:
-        # A run that has found nothing at all has 0 of each.
-        values = [one.get(kind, {name: 0.0}).get(name, float('nan')) for one in each]
+        # A run that has found nothing at all has 0 of each, where there is any.
+        known = [one[kind].get(name, math.nan) for one in others if kind in one]
+        nothing = {name: math.nan if any(map(math.isnan, known)) else 0.0}
+        values = [one.get(kind, nothing).get(name, math.nan) for one in each]
         parts.setdefault(kind, {})[name] = spread(values)
     return Outcome(
         name=runs[0].row,

@@ -58,6 +58,11 @@ def read_history(folder: Path) -> History:
     return history
 
 
+def is_of_coco(key: str) -> bool:
+    """Whether a metric, as logged, is one of CocoMetric's; its prefix may be any."""
+    return key.rpartition('/')[2].startswith(('bbox_', 'segm_'))
+
+
 def _add(history: History, entry: dict) -> None:
     step = int(entry.get('step', 0))
     if 'loss' in entry:

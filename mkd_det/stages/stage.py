@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import MkdError
 from .files import write_json
-from .history import MAP, MAP50, read_history
+from .history import MAP, MAP50, is_of_coco, read_history
 from .mending import (
     DONE,
     LOG,
@@ -131,9 +131,9 @@ class Stage:
         metrics = read_history(self.folder).metrics.get(self.epochs)
         if metrics is None or not is_whole(self.checkpoint):
             return None
-        if not any(key.startswith('coco/') for key in metrics):
+        if not any(map(is_of_coco, metrics)):
             # It says nothing where there is not a single detection: that is zero.
-            coco = [k for k in self.figures.values() if k.startswith('coco/')]
+            coco = filter(is_of_coco, self.figures.values())
             metrics = {**dict.fromkeys(coco, 0.0), **metrics}
         missing = [key for key in self.figures.values() if key not in metrics]
         if missing:
@@ -266,10 +266,11 @@ def _settle_folder(stage: Stage, show: Display) -> None:
             f'{stage.title}: {folder / STATE} is damaged or gone, so nobody knows what'
             f' was trained there; begins anew; what was there is in {old}'
         )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.is_file() or folder.is_dir() and any(folder.iterdir()):
+        inside = folder.iterdir() if folder.is_dir() else ()
         raise StageError(
-            f'{folder} holds something else than a stage',
-            available=sorted(path.name for path in folder.iterdir())[:8],
+            f'{folder} is or holds something else than a stage',
+            available=sorted(path.name for path in inside)[:8],
             hint='--work-dir with another folder',
         )
     for old in sorted(folder.parent.glob(f'{folder.name}.old*')):

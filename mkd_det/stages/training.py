@@ -112,6 +112,41 @@ def steps_of(cfg: Config, what: str) -> tuple[int, bool]:
     )
 
 
+def check_is_kept(cfg: Config, what: str) -> None:
+    """Raise ConfigError where a training would not leave what a stage is read from."""
+    steps, by_epoch = steps_of(cfg, what)
+    visualizer = cfg.get('visualizer')
+    backends = [type_name(b.get('type')) for b in _backends(visualizer)]
+    if visualizer and 'LocalVisBackend' not in backends:
+        raise ConfigError(
+            f'{what}: its visualizer writes no scalars.json, which figures are read of',
+            actual=backends or None,
+            hint="vis_backends=[dict(type='LocalVisBackend'), ...]",
+        )
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    usual = dict(by_epoch=by_epoch, save_last=True, filename_tmpl=None, out_dir=None)
+    odd = [key for key, value in usual.items() if hook.get(key, value) != value]
+    if odd:
+        raise ConfigError(
+            f'{what}: its last checkpoint would not be where a stage looks for it',
+            expected={key: usual[key] for key in odd},
+            actual={key: hook[key] for key in odd},
+            hint='default_hooks.checkpoint without ' + ', '.join(odd),
+        )
+    begin = cfg.train_cfg.get('val_begin', 1)
+    if begin > steps:
+        raise ConfigError(
+            f'{what}: it is never validated',
+            actual=f'val_begin={begin}, of {steps}',
+            hint=f'train_cfg.val_begin={steps}',
+        )
+
+
+def _backends(visualizer: Any) -> list[Any]:
+    found = (visualizer or {}).get('vis_backends') or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
 def count_in_iterations(cfg: Config) -> None:
     """Tell the hooks of a training that is counted in iterations so, as mmengine wants
     it; others stay."""
@@ -175,6 +210,7 @@ def stage_of(cfg: Config, config: Path, folder: Path, **more: Any) -> Stage:
         **more: Other arguments of `Stage`; `name` among them.
     """
     steps, by_epoch = steps_of(cfg, more['name'])
+    check_is_kept(cfg, more['name'])
     length = len(Runner.build_dataloader(cfg.train_dataloader)) if by_epoch else 1
     return Stage(
         config=os.path.abspath(config),
