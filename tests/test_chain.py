@@ -446,7 +446,9 @@ def test_what_cannot_change_the_weights_makes_nothing_another(
     logger = {
         'log_level': 'ERROR',
         'default_hooks.logger.interval': 7,
-        'visualizer.name': 'other',
+        'visualizer': dict(
+            type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name='other'
+        ),
     }
     write_chain(
         files,

@@ -10,7 +10,7 @@ https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_f
 
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/mgd_dense.py']
 # As published, in sums.
-_base_.recipe.terms.loss_feature.update(reduction='sum', weight=2e-5)
+_base_.recipe.terms.loss_feature.update(form='l2_sum', weight=2e-5)
 model = dict(
     _delete_=True,
     type='Distiller',

@@ -1,4 +1,4 @@
-"""Features themselves, compared in three published ways."""
+"""Features themselves, compared in published ways."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from ..functional import (
 from ..registry import LOSSES
 from .base import PairLoss
 
-Form = Literal['pearson', 'l2', 'channel']
-Reduction = Literal['mean', 'sum']
+Form = Literal['pearson', 'l2', 'l2_sum', 'channel']
 
 
 @LOSSES.register_module()
@@ -38,8 +37,9 @@ class FeatureKD(PairLoss):
       the mean over the levels.
     - 'l2'. :math:`\mathrm{mean} (F^s - F^t)^2`. Romero et al.: "FitNets: Hints for
       Thin Deep Nets", ICLR 2015, arXiv 1412.6550. The paper has half the sum of
-      squares; the mean does not grow with the map. `reduction='sum'` is MGD's: squares
-      summed over channels and positions, mean over images, sum over levels.
+      squares; the mean does not grow with the map.
+    - 'l2_sum'. The same squares, summed over channels, positions and levels, mean over
+      images: as MGD's published code has them.
     - 'channel'. :math:`\frac{\tau^2}{C} \sum_c \mathrm{KL}(\mathrm{softmax}_p(F^t_c /
       \tau) \| \mathrm{softmax}_p(F^s_c / \tau))`, each channel a distribution over
       positions. Shu et al.: "Channel-wise Knowledge Distillation for Dense
@@ -49,9 +49,8 @@ class FeatureKD(PairLoss):
     the sides of an adapter where they are not.
 
     Args:
-        form: One of the three above.
+        form: One of the four above.
         tau: Temperature of 'channel'; the other forms have none.
-        reduction: 'mean', or 'sum' for 'l2'.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -64,13 +63,7 @@ class FeatureKD(PairLoss):
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
     weighs_samples: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        form: Form = 'pearson',
-        tau: float = 1.0,
-        reduction: Reduction = 'mean',
-        **base: Any,
-    ) -> None:
+    def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
         super().__init__(**base)
         if form not in get_args(Form):
             raise ConfigError(
@@ -78,14 +71,8 @@ class FeatureKD(PairLoss):
             )
         if not tau > 0:
             raise ConfigError('FeatureKD: tau must be above 0', actual=tau)
-        known = get_args(Reduction) if form == 'l2' else ('mean',)
-        if reduction not in known:
-            raise ConfigError(
-                f'FeatureKD: unknown reduction for {form!r}',
-                actual=reduction,
-                available=known,
-            )
-        self.form, self.tau, self.reduction = form, tau, reduction
+        self.form = form
+        self.tau = tau
 
     def over_levels(
         self,
@@ -96,7 +83,7 @@ class FeatureKD(PairLoss):
         """Mean over the levels, or their sum."""
         found = super().over_levels(student, teacher, mask)
         assert isinstance(found, Tensor)
-        return found * len(student) if self.reduction == 'sum' else found
+        return found * len(student) if self.form == 'l2_sum' else found
 
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
@@ -112,12 +99,11 @@ class FeatureKD(PairLoss):
             # A factor on a whole map is none for its softmax.
             count = mask.mean((1, 2, 3))
             return (kl * count).sum() / count.sum().clamp_min(1e-6)
+        squares = (student - teacher).square()
         if self.form == 'l2':
-            squares = (student - teacher).square()
-            if self.reduction == 'sum':
-                weighted = squares if mask is None else squares * mask
-                return weighted.sum() / len(squares)
             return weighted_mean(squares, mask)
+        if self.form == 'l2_sum':
+            return (squares if mask is None else squares * mask).sum() / len(squares)
         student = channel_standardise(student, mask)
         teacher = channel_standardise(teacher, mask)
         return weighted_mean((student - teacher).square(), mask) / 2
