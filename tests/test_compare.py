@@ -355,6 +355,7 @@ def done(tmp_path: Path) -> Stage:
         folder=tmp_path / 'run',
         epochs=2,
         total=6,
+        settings={},
     )
     for epoch in (1, 2):
         log_metrics(stage.folder, epoch)

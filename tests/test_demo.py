@@ -30,6 +30,7 @@ from mkd_det.stages import (
     run_stage,
 )
 from mkd_det.stages.history import MAP
+from mkd_det.stages.training import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -142,6 +143,7 @@ def stage(folder: Path, **more: object) -> Stage:
         'folder': folder,
         'epochs': 2,
         'total': 6,
+        'settings': {},
         **more,
     }
     return Stage(**values)  # type: ignore[arg-type]
@@ -154,9 +156,23 @@ def test_a_stage_knows_when_what_it_is_made_from_has_changed(tmp_path: Path) -> 
         stage(tmp_path, options={'randomness.seed': '1'}),
         stage(tmp_path, epochs=3),
         stage(tmp_path, after={'teacher': 'another'}),
-        stage(tmp_path, config='configs/demo/gfl_r18-w48_digits.py'),
+        stage(tmp_path, settings={'train_dataloader.batch_size': '3'}),
     ]
     assert len({same, *(other.fingerprint for other in others)}) == 5
+
+
+def test_what_a_config_inherits_counts_and_how_it_logs_does_not(tmp_path: Path) -> None:
+    base, config = tmp_path / 'base.py', tmp_path / 'own.py'
+    config.write_text("_base_ = 'base.py'\nmodel = dict(type='RetinaNet')\n")
+
+    def told(text: str) -> dict[str, str]:
+        base.write_text(text)
+        return settings_of(str(config), tmp_path)
+
+    one = told("optim = dict(lr=0.1)\nlog_level = 'INFO'\n")
+    assert one == {'optim.lr': '0.1', 'model.type': '"RetinaNet"'}
+    assert told("optim = dict(lr=0.1)\nlog_level = 'ERROR'\n") == one
+    assert told('optim = dict(lr=0.2)\n') == {**one, 'optim.lr': '0.2'}
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')

@@ -43,6 +43,7 @@ from mkd_det.stages import (
     run_stage,
     write_json,
 )
+from mkd_det.stages.training import settings_of
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',
@@ -132,6 +133,7 @@ def plan_stages(work_dir: Path, size: Size, seed: int) -> list[Stage]:
             folder=work_dir / name,
             epochs=epochs,
             total=total,
+            settings=settings_of(config, work_dir / name),
             options={key: str(value) for key, value in options.items()},
             after=after,
         )

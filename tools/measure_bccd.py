@@ -21,6 +21,7 @@ import measuring
 
 from mkd_det.cli import main_guard
 from mkd_det.stages import Stage
+from mkd_det.stages.training import settings_of
 
 TEACHER = 'configs/bccd/gfl_r18-w64_bccd.py'
 STUDENT = 'configs/bccd/gfl_r18-w16_bccd.py'
@@ -61,6 +62,7 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
             folder=args.work_dir / name,
             epochs=EPOCHS,
             total=ITERATIONS,
+            settings=settings_of(config, args.work_dir / name),
             options={'randomness.seed': str(seed)} | options,
         )
 

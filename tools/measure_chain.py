@@ -43,6 +43,7 @@ from mkd_det.stages import (
     run_stage,
     write_json,
 )
+from mkd_det.stages.training import settings_of
 
 TOOL = ROOT / 'tools' / 'train_chain.py'
 CHAINS = 'configs/chain'
@@ -193,13 +194,15 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 def run_alone(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train a student without a teacher; what it reaches."""
     config = EXPERIMENTS[args.experiment][name].chain
+    folder = folder_of(args, name, seed)
     stage = Stage(
         name=name,
         title=f'{args.experiment}: {name}, seed {seed}',
         config=config,
-        folder=folder_of(args, name, seed),
+        folder=folder,
         epochs=args.epochs,
         total=args.epochs * -(-args.images // BATCH),
+        settings=settings_of(config, folder),
         options={'randomness.seed': seed, **budget(args, seed)},
         figures={TOP1.name: 'accuracy/top1'},
     )

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from mkd_det.cli import main_guard
 from mkd_det.errors import CheckpointFileError
 from mkd_det.stages import Stage, read_history
+from mkd_det.stages.training import settings_of
 
 CONFIGS = 'configs/classification'
 NOISE = {'train_dataloader.dataset.label_noise': '0.2'}
@@ -114,6 +115,7 @@ def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
                 folder=args.work_dir / folder,
                 epochs=args.epochs,
                 total=args.epochs * -(-args.images // BATCH),
+                settings=settings_of(config_of(row), args.work_dir / folder),
                 options={**seeds, **budget, **options, **taught},
                 figures={'top1': 'accuracy/top1', 'top5': 'accuracy/top5'},
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -61,12 +60,12 @@ class Stage:
         folder: Its work dir.
         epochs: How many epochs it trains; iterations, if `by_epoch` is off.
         total: How many iterations that makes.
+        settings: What the config says, by name.
         options: For `--cfg-options`.
         after: What it builds on, by name (the data, an earlier stage), and its
             fingerprint.
         figures: What counts: name in the results, and in the log.
         by_epoch: Whether the config counts in epochs.
-        settings: What the config says, by name; None where its text is to count.
     """
 
     name: str
@@ -75,11 +74,11 @@ class Stage:
     folder: Path
     epochs: int
     total: int
+    settings: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=lambda: DETECTION)
     by_epoch: bool = True
-    settings: Mapping[str, str] | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -106,12 +105,8 @@ class Stage:
     @property
     def made_from(self) -> dict[str, str]:
         """All that would make it another stage if it changed, by name."""
-        settings = self.settings
-        if settings is None:
-            sources = [path.read_text() for path in _with_bases(ROOT / self.config)]
-            settings = {'its config': digest(sources)}
         return {
-            **settings,
+            **self.settings,
             **{key: str(value) for key, value in self.options.items()},
             **self.after,
             'epochs': str(self.epochs),
@@ -370,14 +365,3 @@ def _failed(stage: Stage, how: str) -> StageError:
         actual='\n    '.join(['its last words:', *lines]),
         hint=f'the whole log is {log}',
     )
-
-
-def _with_bases(config: Path) -> Sequence[Path]:
-    """A config file and all of the repository that it inherits from."""
-    found = [config]
-    for node in ast.parse(config.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
-            for base in ast.literal_eval(node.value):
-                if '::' not in base:
-                    found += _with_bases((config.parent / base).resolve())
-    return found

@@ -13,9 +13,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..atomic import write_atomically
+from ..configs import read_config
 from ..errors import ConfigError, nearest
 from ..registry import type_name
-from .stage import Stage
+from .stage import ROOT, Stage
 
 # Evaluators of which it is known what they measure; the first figure counts, where
 # nothing else is said.
@@ -166,6 +167,11 @@ def write_config(path: Path, cfg: Config) -> None:
     if not path.is_file() or path.read_text(errors='replace') != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
+
+
+def settings_of(config: str, folder: Path) -> dict[str, str]:
+    """`settings_in` a config file of the repository."""
+    return settings_in(read_config(str(ROOT / config)), folder)
 
 
 def settings_in(cfg: Config, folder: Path) -> dict[str, str]:
