@@ -571,6 +571,26 @@ def test_ctrl_c_says_how_to_go_on(
     assert 'goes on from here' in capsys.readouterr().out
 
 
+def test_ctrl_c_reports_what_is_there(
+    files: Path, tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def train(stage: Stage, *_: object) -> Result:
+        if stage.name == 'b-1':
+            raise KeyboardInterrupt
+        log_metrics(stage.folder, stage.epochs, **{'accuracy/top1': 90.0})
+        return Result(stage.name, {}, 9.0, 'python x', 100.0)
+
+    monkeypatch.setattr(tool, 'run_stage', train)
+    base, other = str(files / 'alone.py'), f'b={files / "alone.py"}'
+    work = str(files / 'work')
+    with pytest.raises(SystemExit) as caught:
+        tool.main([other, '--base', base, '--seeds', '0', '1', '--work-dir', work])
+    assert caught.value.code == 130
+    out = files / 'work' / 'report'
+    assert str(out / 'index.html') in capsys.readouterr().out
+    assert 'Stopped before its end: 1 of 4 runs' in (out / 'report.md').read_text()
+
+
 @pytest.fixture
 def detectors(tmp_path: Path, coco_root: Path) -> Path:
     """A tiny detector alone, its teacher, and a recipe with a name to be escaped."""

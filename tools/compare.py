@@ -90,6 +90,27 @@ class Plan:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Found:
+    """What came of the runs.
+
+    Args:
+        runs: That came to an end, by row and seed.
+        failed: What stopped the others, by their titles.
+        stopped: Whether some were not run to their end, by Ctrl-C.
+    """
+
+    runs: Mapping[tuple[str, int], Run]
+    failed: dict[str, StageError]
+    stopped: bool = False
+
+    def of(self, plan: Plan, row: str) -> list[Run]:
+        """Of one row, in the order of its seeds."""
+        return [
+            self.runs[key] for key in plan.stages if key[0] == row and key in self.runs
+        ]
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """What is compared, how often and how long."""
     parser = config_parser(__doc__, 'rows', nargs='+', help='configs, or recipes')
@@ -249,50 +270,43 @@ def teachers_in(model: nn.Module, cfg: Config) -> dict[str, str]:
     return found
 
 
-def run_all(
-    plan: Plan, devices: Sequence[str]
-) -> tuple[dict[str, list[Run]], dict[str, StageError]]:
-    """Run what is missing: all runs that came to an end, by row; and, by their titles,
-    what stopped the others."""
-    failed: dict[str, StageError] = {}
+def run_all(plan: Plan, devices: Sequence[str]) -> Found:
+    """Run what is missing."""
+    runs: dict[tuple[str, int], Run] = {}
+    found = Found(runs, {})
     with display(len(plan.stages), 'comparison') as show:
 
         def run(
             item: tuple[tuple[str, int], Stage],
             environment: Mapping[str, str],
             stop: Event,
-        ) -> Run | None:
+        ) -> None:
             (row, seed), stage = item
             try:
                 result = run_stage(stage, environment, show, stop)
-                return read_run(row, seed, stage, result, plan.metric[1])
+                runs[row, seed] = read_run(row, seed, stage, result, plan.metric[1])
             except StageError as error:  # the others can be compared all the same
                 show.say(f'{stage.title}: failed; goes on with the others')
-                failed[stage.title] = error
-                return None
+                found.failed[stage.title] = error
 
-        found = run_together(list(plan.stages.items()), devices, run)
-    runs = [one for one in found if one is not None]
-    return {
-        row.name: [r for r in runs if r.row == row.name] for row in plan.rows
-    }, failed
+        try:
+            run_together(list(plan.stages.items()), devices, run)
+        except KeyboardInterrupt:
+            return replace(found, stopped=True)
+    return found
 
 
-def sum_up(
-    plan: Plan,
-    runs: Mapping[str, Sequence[Run]],
-    args: argparse.Namespace,
-    failed: Sequence[str] = (),
-) -> report.Comparison:
-    """What came out of all rows; `failed` are titles of runs that did not end."""
+def sum_up(plan: Plan, found: Found, args: argparse.Namespace) -> report.Comparison:
+    """What came out of all rows."""
     base, key = plan.rows[0], plan.metric[1]
-    percent = any(run.metrics[key] > 1 for own in runs.values() for run in own)
+    percent = any(run.metrics[key] > 1 for run in found.runs.values())
     least = args.least
     if least is None:
         least = 0.5 if percent else 0.005
     outcomes = []
     for row in plan.rows:
-        if not runs[row.name]:
+        runs = found.of(plan, row.name)
+        if not runs:
             continue
         starts = {
             seed: (plan.starts[row.name, seed], plan.starts[base.name, seed])
@@ -300,8 +314,8 @@ def sum_up(
         }
         outcomes.append(
             outcome(
-                runs[row.name],
-                runs[base.name],
+                runs,
+                found.of(plan, base.name),
                 key,
                 least,
                 source=row.source,
@@ -323,9 +337,16 @@ def sum_up(
         command=shlex.join(['python', 'tools/compare.py', *args.given]),
         notes=[
             *notes_on(plan),
-            *(f'{title}: failed; not in here.' for title in failed),
+            *(f'{title}: failed; not in here.' for title in found.failed),
+            *([stopped_words(plan, found)] if found.stopped else []),
         ],
     )
+
+
+def stopped_words(plan: Plan, found: Found) -> str:
+    """What is missing from a comparison that was stopped."""
+    left = len(plan.stages) - len(found.runs) - len(found.failed)
+    return f'Stopped before its end: {left} of {len(plan.stages)} runs are not in here.'
 
 
 def notes_on(plan: Plan) -> list[str]:
@@ -357,19 +378,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_folder(out, '--out')
     with alone(folder, 'comparison'):
         plan = make_plan(args, rows, folder)
-        try:
-            runs, failed = run_all(plan, args.devices)
-        except KeyboardInterrupt:
-            print('\nStopped. The same command goes on from here.')
-            raise SystemExit(130) from None
-        if failed and not runs[rows[0].name]:
-            raise next(iter(failed.values()))
-        comparison = sum_up(plan, runs, args, list(failed))
-        report.write_report(comparison, out)
-    show(comparison)
-    print(f'All of it on one page: {(out / report.PAGE).resolve()}')
-    if failed:
-        raise next(iter(failed.values()))
+        found = run_all(plan, args.devices)
+        if found.of(plan, rows[0].name):  # whatever else is there has its base
+            comparison = sum_up(plan, found, args)
+            report.write_report(comparison, out)
+            show(comparison)
+            print(f'All of it on one page: {(out / report.PAGE).resolve()}')
+    if found.stopped:
+        print('\nStopped. The same command goes on from here.')
+        raise SystemExit(130)
+    if found.failed:
+        raise next(iter(found.failed.values()))
 
 
 def show(comparison: report.Comparison) -> None:

@@ -164,7 +164,8 @@ def outcome(
         return {seed: value for seed, value in found.items() if value is not None}
 
     ours, theirs = ({run.seed: run.metrics[key] for run in of} for of in (runs, base))
-    difference = None if runs is base else paired(theirs, ours)
+    same = runs[0].row == base[0].row
+    difference = None if same else paired(theirs, ours)
     cost, extra = {}, {}
     for name in ('iteration', 'memory'):
         own, other = by_seed(runs, name), by_seed(base, name)
