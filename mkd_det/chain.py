@@ -20,6 +20,7 @@ from .errors import (
     speaking_of,
 )
 from .registry import ADAPTERS, LOSSES, find_class, settings_of
+from .runtime import DEFAULT_HOOKS
 from .sampler import SourceSampler
 from .stages.training import count_in_iterations
 
@@ -37,7 +38,16 @@ _TEACHING = ('taps', 'speed', 'cache', 'compile')
 # What recipes call the teacher, what they hold, and what of it is each guide's.
 _TEACHER = 't'
 _DOUBLED = ('teachers', 'adapters', 'terms')
-_RECIPE = (*_DOUBLED, 'taps', 'branches', 'probe_size', 'teacher_weights', 'compile')
+_RECIPE = (
+    *_DOUBLED,
+    'taps',
+    'branches',
+    'probe_size',
+    'teacher_weights',
+    'compile',
+    'overlap',
+    'balance',
+)
 _WEIGHED = {'adapters': ADAPTERS, 'terms': LOSSES}
 DENSE, PREVIOUS = 'dense', 'previous'
 
@@ -139,6 +149,8 @@ def read_chain(cfg: Mapping[str, Any]) -> Chain:
         guides = {**given, **stage}.get('guides', DENSE)
         rest = [_dict(s).get('name') for s in stages[index:]]
         chosen = _guides(member, guides, members, rest)
+        if member.checkpoint is not None:
+            chosen = ()
         members.append(_taught(member, {**given, **stage}, chosen, root.name))
     chain = Chain(tuple(members), cfg.get('metric', ''), tuple(imported_by(cfg)))
     _check_groups(chain)
@@ -188,23 +200,29 @@ def _member(
         )
     for key in ('options', 'teacher', 'sampling', 'recipe'):
         check_mapping(own.get(key), f'{where}.{key}')
-    check_keys(own.get('teacher') or {}, (*LOADING, *_TEACHING), f'{where}.teacher')
+    teacher = own.get('teacher') or {}
+    check_keys(teacher, (*LOADING, *_TEACHING), f'{where}.teacher')
+    loading = [key for key in teacher if key in LOADING]
+    if loading and own.get('checkpoint') is None:
+        raise ConfigError(
+            f'{where}.teacher: {loading[0]} says how a given checkpoint is read, and'
+            ' none is given',
+            hint="checkpoint='file.pth' beside it",
+        )
     return Member(
         name=own['name'],
         cfg=own['cfg'],
         checkpoint=own.get('checkpoint'),
         options={**(given.get('options') or {}), **(own.get('options') or {})},
         parallel=own.get('parallel'),
-        teacher=own.get('teacher') or {},
+        teacher=teacher,
     )
 
 
 def _guides(
     member: Member, wanted: Any, before: Sequence[Member], after: Sequence[Any]
 ) -> tuple[str, ...]:
-    """Names of those who teach a member."""
-    if member.checkpoint is not None:
-        return ()
+    """Names of those who teach a member, in the order of the chain."""
     # Those of its own group are trained at the same time.
     ready = [
         m for m in before if member.parallel is None or m.parallel != member.parallel
@@ -235,7 +253,7 @@ def _guides(
             f'chain: {member.name} is guided by {name!r}, which is never trained',
             available=nearest(str(name), names),
         )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(name for name in names if name in wanted)
 
 
 def _side_by_side(one: Member, other: Member) -> bool:
@@ -289,6 +307,12 @@ def stage_config(
     cfg.pop('recipe', None)
     count_in_iterations(cfg)
     if not member.guides:
+        if cfg.get('default_hooks'):
+            cfg.default_hooks = {
+                name: hook
+                for name, hook in cfg.default_hooks.items()
+                if hook is not None or name not in DEFAULT_HOOKS
+            }
         return cfg
     count = len(member.guides)
     taught = for_guides(member.recipe, member.guides, member.lam)
@@ -335,19 +359,12 @@ def for_guides(
         Arguments of `Distiller`.
 
     Raises:
-        ConfigError: The recipe has nothing that reads a teacher `t`.
+        ConfigError: The recipe has nothing that reads a teacher `t`, or what cannot
+            be said to several.
     """
-    check_keys(recipe, _RECIPE, 'chain: recipe')
+    _check_recipe(recipe)
     made = deepcopy(dict(recipe))
     parts = {key: dict(made.pop(key, None) or {}) for key in _DOUBLED}
-    for name, cfg in parts['teachers'].items():
-        if not isinstance(cfg, Mapping) or cfg.get('prune_of') != _TEACHER:
-            raise ConfigError(
-                f'chain: recipe.teachers.{name} is no pruned copy of `t`',
-                expected="dict(prune_of='t', prune=0.5)",
-                actual=cfg,
-                hint='the chain itself says who teaches',
-            )
     owners = {_TEACHER, *parts['teachers']}
     each = {'teachers': set(parts['teachers'])}
     for kind in ('adapters', 'terms'):
@@ -365,10 +382,46 @@ def for_guides(
         for guide in guides:
             names = {name: f'{name}_{guide}' for name in owners} | {_TEACHER: guide}
             for name in (n for n in cfgs if n in each[kind]):
+                if names[name] in new:
+                    raise ConfigError(
+                        f'chain: recipe.{kind}: {names[name]} is what {name} is called'
+                        f' for the guide {guide}',
+                        hint='another name for one of them',
+                    )
                 new[names[name]] = _for_guide(kind, name, cfgs[name], names, lam)
         if new:
             made[kind] = new
     return made
+
+
+def _check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Raise for what cannot be said to several guides."""
+    check_keys(recipe, _RECIPE, 'chain: recipe')
+    for kind in _DOUBLED:
+        check_mapping(recipe.get(kind), f'chain: recipe.{kind}')
+        for name, cfg in (recipe.get(kind) or {}).items():
+            if not isinstance(cfg, Mapping):
+                raise ConfigError(
+                    f'chain: recipe.{kind}.{name} must be a dict',
+                    actual=repr(cfg),
+                    hint="dict(type='...')",
+                )
+    for name, cfg in (recipe.get('teachers') or {}).items():
+        if cfg.get('prune_of') != _TEACHER:
+            raise ConfigError(
+                f'chain: recipe.teachers.{name} is no pruned copy of `t`',
+                expected="dict(prune_of='t', prune=0.5)",
+                actual=cfg,
+                hint='the chain itself says who teaches',
+            )
+    shares = _dict(recipe.get('balance')).get('shares')
+    if isinstance(shares, Mapping):
+        raise ConfigError(
+            'chain: recipe.balance: each term is there once for each guide',
+            expected='one share for all',
+            actual=shares,
+            hint='shares=0.5',
+        )
 
 
 def _owners(cfg: Mapping[str, Any]) -> set[str]:
@@ -390,6 +443,11 @@ def _for_guide(
         cls = find_class(_WEIGHED[kind], made, name)
         told = settings_of(cls, made)
         if 'weight' in told:
+            if not is_number(told['weight']):
+                raise ConfigError(
+                    f'chain: recipe.{kind}.{name}: its weight must be a number',
+                    actual=repr(told['weight']),
+                )
             made['weight'] = lam * told['weight']
         elif kind == 'terms':  # adapters may have no loss
             raise ConfigError(

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from .errors import ConfigError, nearest
+from .registry import type_name
 
 # Keys of a config that are no arguments of a runner.
 _READ_BESIDE = (
@@ -92,6 +93,20 @@ def _read_packaged(name: str) -> Config:
             expected='mkd_det::folder/name.py, or mmdet::folder/name.py',
             actual=f'{name} ({type(error).__name__}: {error})',
         ) from error
+
+
+def plain_model(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The model of a config, of a distill config its student's; with the preprocessor
+    that stands beside it, which a runner hands to a model without one."""
+    holders = [cfg['model'], cfg]
+    if type_name(cfg['model'].get('type')) == 'Distiller':
+        holders.insert(0, cfg['model']['student'])
+    model, *others = holders
+    model = dict(model)
+    for holder in others:
+        if holder.get('data_preprocessor') is not None:
+            model.setdefault('data_preprocessor', holder['data_preprocessor'])
+    return model
 
 
 def imported_by(cfg: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, nearest, speaking_of
 
 # By exact type: a subclass (deformable, standardised) may be no plain convolution.
 _CONVS = (nn.Conv2d, Conv2d)
@@ -130,7 +130,8 @@ def to_rows(model: nn.Module, on: str | Sequence[str] = 'backbone') -> list[str]
         ConfigError: A path is not there, or holds nothing that can be converted.
     """
     converted: list[str] = []
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    rows: dict[nn.Module, nn.Module] = {}  # one that several share stays one
     for path in [on] if isinstance(on, str) else on:
         if path not in modules:
             raise ConfigError(
@@ -140,7 +141,9 @@ def to_rows(model: nn.Module, on: str | Sequence[str] = 'backbone') -> list[str]
             )
         below = [
             name
-            for name, module in modules[path].named_modules(prefix=path)
+            for name, module in modules[path].named_modules(
+                prefix=path, remove_duplicate=False
+            )
             if type(module) in _CONVS and max(module.kernel_size) > 1
         ]
         if not below:
@@ -150,8 +153,12 @@ def to_rows(model: nn.Module, on: str | Sequence[str] = 'backbone') -> list[str]
                 actual=type(modules[path]).__name__,
             )
         for name in below:
+            square = modules[name]
+            if square not in rows:
+                with speaking_of(f'rows: {name}'):
+                    rows[square] = _row_of(square)
             parent, _, leaf = name.rpartition('.')
-            setattr(model.get_submodule(parent), leaf, _row_of(modules[name]))
+            setattr(model.get_submodule(parent), leaf, rows[square])
         converted += below
     return converted
 

@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from mmengine.runner import Runner
 from torch import nn
 
-from .configs import imported_by
+from .configs import imported_by, plain_model
 from .distiller import Distiller
 from .errors import ConfigError
 from .registry import arguments_of, built, type_name
@@ -171,7 +171,7 @@ def student_config(cfg: Config) -> Config:
     """
     plain = ConfigDict(cfg.to_dict())
     if is_distill(cfg):
-        plain.model = _student_model(plain)
+        plain.model = plain_model(plain)
     for key in _OF_THE_RUN:
         plain.pop(key, None)
     plain = ConfigDict({k: v for k, v in plain.items() if not _mentions_us(v, k)})
@@ -179,18 +179,6 @@ def student_config(cfg: Config) -> Config:
     _plain_scopes(plain)
     _plain_imports(plain)
     return Config(plain)
-
-
-def _student_model(cfg: ConfigDict) -> Any:
-    """The student's own model config."""
-    distiller = cfg.model
-    student = distiller.student
-    if 'data_preprocessor' not in student:
-        for holder in (distiller, cfg):
-            if holder.get('data_preprocessor') is not None:
-                student.data_preprocessor = holder.data_preprocessor
-                break
-    return student
 
 
 def _mentions_us(value: Any, key: str) -> bool:

@@ -24,7 +24,7 @@ from .checkpoint import (
     without_counters,
 )
 from .compiling import Wanted, compile_parts
-from .configs import read_config
+from .configs import plain_model, read_config
 from .errors import (
     CheckpointFileError,
     ConfigError,
@@ -36,7 +36,7 @@ from .errors import (
     check_mapping,
     is_number,
 )
-from .registry import built, type_name
+from .registry import built
 from .speed import SPEEDS, Engine, Pairs, settle
 from .structures import Levels
 from .taps import Tap
@@ -72,11 +72,9 @@ def load_teacher_cfg(cfg: str | Mapping[str, Any]) -> tuple[dict, Config | None]
             hint="cfg='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'",
         )
     whole = _read_config(cfg)
-    model = whole.get('model')
-    if model is None:
+    if whole.get('model') is None:
         raise TeacherFileError(f'teacher config {cfg} has no `model`')
-    distilled = type_name(model.get('type')) == 'Distiller'
-    return dict(model.student if distilled else model), whole
+    return plain_model(whole), whole
 
 
 def _read_config(name: str) -> Config:

@@ -207,6 +207,17 @@ def test_the_task_counts_once_for_each_guide(
 # -- what is refused --------------------------------------------------------------
 
 
+def weighed(weight: Any) -> dict[str, Any]:
+    return {
+        **RECIPE,
+        'terms': dict(loss_soft=RECIPE['terms']['loss_soft'] | dict(weight=weight)),
+    }
+
+
+def balanced(shares: Any) -> dict[str, Any]:
+    return {**RECIPE, 'balance': dict(type='GradientShare', shares=shares)}
+
+
 def with_stage(**more: Any) -> dict[str, Any]:
     cfg = chain('t', 'a', 's')
     cfg['stages'][1].update(more)
@@ -236,6 +247,12 @@ def with_stage(**more: Any) -> dict[str, Any]:
         (with_stage(sampling=[0.5]), 'must be a dict'),
         (chain('t', 's', options=['lr']), 'must be a dict'),
         (with_stage(recipe={}), 'no term that reads a teacher'),
+        (with_stage(guides=['nobody'], checkpoint='a.pth'), 'never trained'),
+        (with_stage(teacher=dict(prefix='net.')), 'none is given'),
+        (with_stage(recipe={**RECIPE, 'terms': ['loss_soft']}), 'must be a dict'),
+        (with_stage(recipe={**RECIPE, 'terms': dict(a=None)}), 'must be a dict'),
+        (with_stage(recipe=weighed('2.0')), 'must be a number'),
+        (with_stage(recipe=balanced(dict(loss_soft=0.5))), 'one share for all'),
         (with_stage(recipe={**RECIPE, 'sampling': {}}), 'unknown key'),
         (with_stage(recipe={**RECIPE, 'teachers': dict(u=dict(cfg='u.py'))}), 'pruned'),
         (
@@ -256,6 +273,24 @@ def with_stage(**more: Any) -> dict[str, Any]:
 def test_a_chain_that_cannot_be_trained(cfg: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_chain(cfg)
+
+
+def test_the_order_of_guides_is_the_chains() -> None:
+    cfg = chain('t', 'a', 's')
+    cfg['stages'][1]['guides'] = ['a', 't']
+    assert read_chain(cfg)['s'].guides == ('t', 'a')
+
+
+def test_one_share_holds_for_the_terms_of_all_guides() -> None:
+    balance = balanced(0.5)['balance']
+    assert for_guides(balanced(0.5), ['t', 'a'], lam=0.5)['balance'] == balance
+
+
+def test_a_term_of_the_students_own_is_not_written_over() -> None:
+    own = dict(type='LossAggregation', student='logits', losses=dict(ce=1.0))
+    terms = {'loss_soft_a': own, **RECIPE['terms']}
+    with pytest.raises(ConfigError, match='loss_soft_a is what loss_soft is called'):
+        for_guides({**RECIPE, 'terms': terms}, ['t', 'a'], lam=0.5)
 
 
 def test_a_guide_that_comes_later_is_a_cycle_that_says_what_to_write() -> None:
@@ -332,9 +367,11 @@ def test_a_chain_from_nothing_to_its_figure_through_a_kill_and_a_change(
     process.kill()
     process.communicate()
     teacher = (work / 't' / 'epoch_2.pth').stat().st_mtime_ns
+    begun = (work / 'a' / 'epoch_1.pth').stat().st_mtime_ns
 
     output = run(files)
-    assert 't: done before' in output
+    assert 't: done before' in output and 'a, taught by t: goes on after' in output
+    assert (work / 'a' / 'epoch_1.pth').stat().st_mtime_ns == begun
     assert (work / 't' / 'epoch_2.pth').stat().st_mtime_ns == teacher
     rows = json.loads((work / 'chain.json').read_text())
     assert [row['name'] for row in rows] == ['t', 'a', 's']
@@ -360,7 +397,7 @@ def test_a_chain_from_nothing_to_its_figure_through_a_kill_and_a_change(
     assert 's, taught by t, a is another than it was (' in output
     assert 'model.task_weight' in output
     # What was made of the other s is gone before the new one is there.
-    assert f's: {work}/students/s.pth was made from something else; removed' in output
+    assert f's: {work}/students/s.pth is damaged or not known to be' in output
     after = {name: (work / name / 'epoch_2.pth').stat().st_mtime_ns for name in 'tas'}
     assert [name for name in 'tas' if after[name] != before[name]] == ['s']
     assert (work / 's.old1' / 'epoch_2.pth').is_file()
@@ -389,11 +426,11 @@ def test_a_wrong_option_is_told_as_what_it_is(files: Path, tool: Any) -> None:
         tool.make_configs(read_chain(cfg.to_dict()), files / 'work')
 
 
-def jobs_of(tool: Any, files: Path) -> dict[str, Any]:
+def jobs_of(tool: Any, files: Path, work: str = 'work') -> dict[str, Any]:
     chain = read_chain(Config.fromfile(files / 'chain.py').to_dict())
-    configs = tool.make_configs(chain, files / 'work')
+    configs = tool.make_configs(chain, files / work)
     sizes = dict.fromkeys(configs, 1)
-    jobs = tool.make_jobs(chain, configs, sizes, files / 'work')
+    jobs = tool.make_jobs(chain, configs, sizes, files / work)
     return {job.member.name: job for job in jobs}
 
 
@@ -446,23 +483,31 @@ def test_what_cannot_change_the_weights_makes_nothing_another(
     logger = {
         'log_level': 'ERROR',
         'default_hooks.logger.interval': 7,
+        'default_hooks.checkpoint.max_keep_ckpts': 1,
+        'val_dataloader.num_workers': 1,
+        'test_dataloader.batch_size': 5,
         'visualizer': dict(
             type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name='other'
         ),
     }
     write_chain(
         files,
-        root={**root, 'options': {'train_dataloader.batch_size': 3}},
+        root={
+            **root,
+            'options': {
+                'train_dataloader.batch_size': 3,
+                'val_dataloader.batch_size': 3,
+            },
+        },
         options=logger,
     )
     assert not any(changed(before, jobs_of(tool, files)).values())
 
 
 def test_where_the_files_lie_does_not_matter(tool: Any, files: Path) -> None:
-    before = jobs_of(tool, files)
-    settings_in = importlib.import_module('chain_jobs').settings_in
-    after = settings_in(before['s'].cfg, files / 'work')
-    assert 'WORK_DIR/students/t.pth' in after['model.teachers.t.checkpoint']
+    here, there = (jobs_of(tool, files, work) for work in ('work', 'elsewhere'))
+    assert here['s'].cfg.model.teachers != there['s'].cfg.model.teachers
+    assert here['s'].fingerprint == there['s'].fingerprint
 
 
 def test_the_error_of_a_stage_is_told_and_not_that_others_were_stopped(
@@ -546,7 +591,14 @@ def test_a_term_that_does_not_fit_a_later_stage(
     ('more', 'words'),
     [
         (dict(metric='accuracy/top9'), 'not measured by its evaluator'),
-        (dict(options={'optim_wrapper.type': 'AmpOptimWrapper'}), 'needs a GPU'),
+        pytest.param(
+            dict(options={'optim_wrapper.type': 'AmpOptimWrapper'}),
+            'needs a GPU',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason='there is one'),
+        ),
+        (dict(options={'default_hooks.checkpoint': None}), 'checkpoint hook'),
+        (dict(options={'default_hooks.logger': None}), 'logger hook'),
+        (dict(options={'val_evaluator.topk': (2,)}), 'different metrics'),
         (dict(options={'train_cfg.max_epochs': None}), 'how long it is trained'),
     ],
 )
@@ -574,9 +626,38 @@ def test_members_of_other_classes(checks: Any) -> None:
 def test_a_checkpoint_that_the_chain_would_write_over(
     tool: Any, files: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    root = member('t', checkpoint=str(files / 'work' / 'students' / 't.pth'))
-    write_chain(files, root=root)
-    assert 'where this chain writes' in fails(tool, files, capsys)
+    (files / 'work').mkdir()
+    (files / 'also').symlink_to(files / 'work')
+    for folder in ('work', 'also'):
+        root = member('t', checkpoint=str(files / folder / 'students' / 't.pth'))
+        write_chain(files, root=root)
+        assert 'where this chain writes' in fails(tool, files, capsys)
+
+
+def test_a_root_has_no_hooks_of_a_distillation(files: Path, tool: Any) -> None:
+    options = {'default_hooks.teacher_check': None, 'default_hooks.sampler_seed': None}
+    write_chain(files, options=options)
+    chain = read_chain(Config.fromfile(files / 'chain.py').to_dict())
+    hooks = tool.make_configs(chain, files / 'work')['t'].default_hooks
+    assert 'teacher_check' not in hooks  # mmengine does not know it
+    assert hooks['sampler_seed'] is None  # but this one
+
+
+def test_a_plain_model_that_is_damaged_is_written_again(tool: Any, files: Path) -> None:
+    job = jobs_of(tool, files)['a']
+    weights = job.student[1]
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'state_dict': {'a': torch.zeros(999)}}, weights)
+    tool.note_written(job)
+    assert tool.is_written(job)
+    weights.write_bytes(weights.read_bytes()[:3000])
+    assert not tool.is_written(job)
+
+
+def test_chains_of_one_name_have_lines_of_their_own(tool: Any, tmp_path: Path) -> None:
+    labels = importlib.import_module('chain_report').labels
+    found = labels([tmp_path / 'x' / 'chain', tmp_path / 'y' / 'chain', tmp_path / 'b'])
+    assert len(set(found)) == 3 and found[2] == 'b'
 
 
 def test_stages_out_of_order_of_size_are_named(

@@ -130,6 +130,22 @@ def test_it_starts_from_the_middle_rows_of_a_trained_model() -> None:
     torch.testing.assert_close(trained.eval()(images), model.eval()(images))
 
 
+def test_a_convolution_that_several_share_stays_one() -> None:
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Module()
+    model.levels = nn.ModuleList(nn.Sequential(shared, nn.ReLU()) for _ in range(3))
+    assert len(to_rows(model, 'levels')) == 3
+    assert {tuple(m[0].kernel_size) for m in model.levels} == {(1, 3)}
+    assert len({id(m[0]) for m in model.levels}) == 1
+
+
+def test_what_no_row_can_stand_for_is_named() -> None:
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
+    with pytest.raises(ConfigError, match=r'rows: backbone\.0: .* 4x4'):
+        to_rows(model)
+
+
 def test_models_of_mmcv_ask_for_it_by_conv_cfg() -> None:
     cfg = dict(type='mmdet.ResNet', depth=18, conv_cfg=dict(type='RowConv'))
     backbone = MODELS.build(cfg)

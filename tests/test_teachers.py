@@ -378,6 +378,23 @@ def test_a_teachers_config_may_be_a_name_a_file_or_a_dict(tmp_path: Path) -> Non
     assert load_teacher_cfg(MODEL) == (MODEL, None)
 
 
+def test_the_preprocessor_beside_a_model_is_the_teachers(tmp_path: Path) -> None:
+    bare = {k: v for k, v in MODEL.items() if k != 'data_preprocessor'}
+    own = dict(type='DetDataPreprocessor', mean=[1, 2, 3], std=[4, 5, 6])
+    other = {**own, 'mean': [7, 8, 9]}
+    taught = dict(type='Distiller', student=bare)
+    for cfg in (
+        dict(model=bare, data_preprocessor=own),
+        dict(model={**bare, 'data_preprocessor': own}, data_preprocessor=other),
+        dict(model=taught, data_preprocessor=own),
+        dict(model={**taught, 'data_preprocessor': own}, data_preprocessor=other),
+    ):
+        text = ''.join(f'{key} = {value!r}\n' for key, value in cfg.items())
+        (tmp_path / 'teacher.py').write_text(text)
+        model, _ = load_teacher_cfg(str(tmp_path / 'teacher.py'))
+        assert model == {**bare, 'data_preprocessor': own}
+
+
 @pytest.mark.parametrize('kind', ['Distiller', 'mkd_det.Distiller'])
 def test_a_distilled_model_teaches_as_the_student_that_it_was(
     kind: str, tmp_path: Path

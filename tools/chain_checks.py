@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mkd_det.chain import LOADING, Chain, Member
 from mkd_det.checks import check_amp, check_before_start, check_count
+from mkd_det.configs import plain_model
 from mkd_det.data.check import classes_of
 from mkd_det.errors import CheckpointFileError, ConfigError, speaking_of
 from mkd_det.runtime import prepare
@@ -25,11 +26,11 @@ def check_chain(
     Returns:
         Parameters of each plain model.
     """
-    sizes = {}
+    sizes, metrics = {}, {}
     classes: dict[str, Any] = {}
     for member in chain.members:
         cfg = configs[member.name]
-        metric_of(cfg, f'chain: {member.name}', chain.metric)
+        metrics[member.name], _ = metric_of(cfg, f'chain: {member.name}', chain.metric)
         with speaking_of(f'chain: {member.name}'):
             if member.checkpoint is None:
                 steps_of(cfg, f'chain: {member.name}')
@@ -43,6 +44,7 @@ def check_chain(
         # Without branches: the last check has taken them off.
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
+    check_metrics_agree(metrics)
     check_classes_agree(classes)
     warn_of_order(chain, sizes)
     return sizes
@@ -50,8 +52,8 @@ def check_chain(
 
 def check_place(checkpoint: str, folder: Path) -> None:
     """Raise where a given checkpoint is not there, or where the chain writes."""
-    file = Path(checkpoint).absolute()
-    if (folder / 'students') in file.parents:
+    file = Path(checkpoint).resolve()
+    if (folder / 'students').resolve() in file.parents:
         raise ConfigError(
             'its checkpoint is where this chain writes',
             actual=checkpoint,
@@ -62,6 +64,16 @@ def check_place(checkpoint: str, folder: Path) -> None:
             f'there is no file {checkpoint}',
             actual=f'looked for from {Path.cwd()}',
             hint='leave `checkpoint` out, and it is trained',
+        )
+
+
+def check_metrics_agree(metrics: Mapping[str, str]) -> None:
+    """Raise ConfigError where members are not measured by one and the same."""
+    if len(set(metrics.values())) > 1:
+        raise ConfigError(
+            'chain: its members are measured by different metrics',
+            actual=dict(metrics),
+            hint="metric='coco/bbox_mAP', and the same evaluators for all",
         )
 
 
@@ -86,7 +98,7 @@ def load_given(member: Member, cfg: Config) -> Teacher:
         MkdError: They do not fit, or are of other classes than the data.
     """
     loading = {k: v for k, v in member.teacher.items() if k in LOADING}
-    whole = {'cfg': cfg.model, 'checkpoint': member.checkpoint, **loading}
+    whole = {'cfg': plain_model(cfg), 'checkpoint': member.checkpoint, **loading}
     teacher = Teacher.build(member.name, whole)
     teacher.load()
     names = classes_of(cfg, 'val')

@@ -21,7 +21,7 @@ from mkd_det.stages.training import (
 )
 
 # Settings that make a given member what it is, and its result.
-_OF_GIVEN = ('model.', 'custom_imports', 'default_scope', 'val_', 'test_')
+_OF_GIVEN = ('model.', 'data_preprocessor', 'custom_imports', 'default_scope', 'val_')
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ class Job:
     def fingerprint(self) -> str:
         """Of what the plain model is made from."""
         return digest(sorted(self.made_from.items()))
+
+    @property
+    def as_guide(self) -> str:
+        """Of what it teaches: how a given member is tested does not matter."""
+        if self.stage is not None:
+            return self.fingerprint
+        told = self.made_from.items()
+        return digest(sorted(one for one in told if not one[0].startswith('val_')))
 
 
 def student_files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -101,8 +109,9 @@ def make_jobs(
                 'how it is loaded': json.dumps(member.teacher, default=str),
             }
         else:
-            guides = {f'guide {g}': jobs[g].fingerprint for g in member.guides}
-            taught = f', taught by {", ".join(member.guides)}' if guides else ''
+            guides = {f'guide {g}': jobs[g].as_guide for g in member.guides}
+            guides['order of its guides'] = ', '.join(member.guides)
+            taught = f', taught by {", ".join(member.guides)}' if member.guides else ''
             stage = stage_of(
                 cfg,
                 folder / 'configs' / f'{name}.py',

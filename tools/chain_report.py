@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,14 @@ def draw(
 
 def read_others(
     folders: Sequence[Path], metric: str
-) -> dict[str, list[dict[str, Any]]]:
-    """Results of other chains.
+) -> dict[Path, list[dict[str, Any]]]:
+    """Results of other chains, by their folders.
 
     Raises:
         ConfigError: There are none in a folder, or of another metric.
     """
     found = {}
-    for folder in folders:
+    for folder in map(Path.resolve, folders):
         rows = read_json(folder / 'chain.json')
         if not rows:
             raise ConfigError(
@@ -96,5 +97,14 @@ def read_others(
                 expected=metric,
                 actual=rows[0]['metric'],
             )
-        found[folder.name] = rows
+        found[folder] = rows
     return found
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The last names of folders; the whole path where two have the same."""
+    names = [folder.name for folder in folders]
+    return [
+        folder.name if names.count(folder.name) == 1 else os.path.relpath(folder)
+        for folder in folders
+    ]

@@ -23,7 +23,7 @@ from typing import Any
 import _environment  # noqa: F401
 from chain_checks import check_chain, load_given
 from chain_jobs import Job, make_configs, make_jobs
-from chain_report import draw, entries, read_others, table
+from chain_report import draw, entries, labels, read_others, table
 from mmengine.logging import MMLogger
 
 from mkd_det.chain import Chain, read_chain
@@ -49,6 +49,7 @@ from mkd_det.stages import (
     run_together,
     write_json,
 )
+from mkd_det.stages.mending import is_whole
 
 # Stages run side by side in processes of their own; models are built here one at a
 # time, since mmengine's scope of registries is one for all threads.
@@ -82,7 +83,10 @@ def forget_outdated(jobs: Sequence[Job], folder: Path) -> None:
     for job in old:
         weights = job.student[1]
         if weights.is_file():
-            print(f'{job.member.name}: {weights} was made from something else; removed')
+            print(
+                f'{job.member.name}: {weights} is damaged or not known to be what this'
+                ' chain makes; removed'
+            )
         for file in (weights, weights.with_suffix('.json')):
             file.unlink(missing_ok=True)
     if old:
@@ -125,7 +129,7 @@ def is_written(job: Job) -> bool:
     """Whether the plain model is there, made from what it is to be made from."""
     weights = job.student[1]
     known = read_json(weights.with_suffix('.json'))
-    return weights.is_file() and bool(known) and known['of'] == job.fingerprint
+    return bool(known) and known['of'] == job.fingerprint and is_whole(weights)
 
 
 def note_written(job: Job, **more: Any) -> None:
@@ -204,7 +208,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(130) from None
         rows = entries(jobs, results)
         write_json(folder / 'chain.json', rows)
-        draw({folder.name: rows, **others}, folder / 'chain.png', metric)
+        own = {folder.resolve(): rows}
+        chains = own | others | own  # its own first, and as it is now
+        named = dict(zip(labels(list(chains)), chains.values()))
+        draw(named, folder / 'chain.png', metric)
     console().print(table(rows))
     print(f'The student: {jobs[-1].student[1]}; the figure: {folder / "chain.png"}')
 

@@ -29,6 +29,13 @@ _SHOWN = (
     'vis_backends',
     'default_hooks.logger',
     'default_hooks.visualization',
+    'default_hooks.checkpoint.interval',
+    'default_hooks.checkpoint.max_keep_ckpts',
+    'val_dataloader.num_workers',
+    'val_dataloader.persistent_workers',
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
 )
 _ENDS = ('', '_50', '_75', '_s', '_m', '_l')
 _BY_CLASS = '_precision'
@@ -124,7 +131,15 @@ def check_is_kept(cfg: Config, what: str) -> None:
             actual=backends or None,
             hint="vis_backends=[dict(type='LocalVisBackend'), ...]",
         )
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hooks = cfg.get('default_hooks') or {}
+    for name in ('checkpoint', 'logger'):
+        if name in hooks and hooks[name] is None:
+            raise ConfigError(
+                f'{what}: without its {name} hook nothing is left to read it from',
+                actual=f'default_hooks.{name}=None',
+                hint=f'no default_hooks.{name}, or one that is rarely called',
+            )
+    hook = hooks.get('checkpoint') or {}
     usual = dict(by_epoch=by_epoch, save_last=True, filename_tmpl=None, out_dir=None)
     odd = [key for key, value in usual.items() if hook.get(key, value) != value]
     if odd:
