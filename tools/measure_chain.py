@@ -220,8 +220,9 @@ def write(args: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
         'Beside them, full M-KD without a chain: [bccd.md](bccd.md).'
         if bccd
         else f'{args.images} images (JPEG), {args.epochs} epochs, tested on 10,000.'
-        ' The student alone: [cifar10.md](cifar10.md).'
     ) + ' Seconds are of the last stage; runs shared the machine.'
+    if args.experiment == 'cifar10':
+        note += ' The student alone: [cifar10.md](cifar10.md).'
     where = 'the test split of BCCD' if bccd else 'the test images of CIFAR-10'
     report = measuring.Report(
         stem=f'chain_{args.experiment}',
