@@ -6,9 +6,6 @@ https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_f
 """
 
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/cwd_dense.py']
-# FPNs of one width need no guidance layer between them; the papers have none.
-_base_.recipe.pop('adapters')
-_base_.recipe.terms.loss_feature.update(student='fpn', teacher='t.fpn')
 model = dict(
     _delete_=True,
     type='Distiller',

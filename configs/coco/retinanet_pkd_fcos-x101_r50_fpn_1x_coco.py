@@ -7,11 +7,8 @@ https://download.openmmlab.com/mmdetection/v2.0/fcos/fcos_x101_64x4d_fpn_gn-head
 """
 
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/pkd_dense.py']
-# FPNs of one width need no guidance layer between them; the papers have none.
-_base_.recipe.pop('adapters')
 # The published weight is 6, of the sum over five levels.
-_base_.recipe.terms.loss_feature.update(
-    student='fpn', teacher='t.fpn', weight=30.0)
+_base_.recipe.terms.loss_feature.weight = 30.0
 model = dict(
     _delete_=True,
     type='Distiller',

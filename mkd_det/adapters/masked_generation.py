@@ -12,6 +12,7 @@ from ..errors import ConfigError, ShapeMismatchError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .base import Adapter, AdapterOutput, on_map
+from .linear_align import aligners
 
 
 @ADAPTERS.register_module()
@@ -64,9 +65,7 @@ class MaskedGeneration(Adapter):
             )
         self.hidden = hidden
         pairs = [(s.channels, t.channels) for s, t in zip(student, teacher)]
-        self.aligners = nn.ModuleList(
-            nn.Identity() if s == t else nn.Conv2d(s, t, 1) for s, t in pairs
-        )
+        self.aligners = aligners(pairs)
         self.generators = nn.ModuleList(generator(t) for _, t in pairs)
 
     def forward(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.base import Adapter, AdapterOutput
+from ..adapters.linear_align import aligners
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
 from ..outputs import is_dense_head
 from ..registry import ADAPTERS
@@ -79,13 +80,9 @@ class CrossHead(Adapter):
                 ' others',
             )
         self.standardise = standardise
-        self.aligners = nn.ModuleList(
-            nn.Identity()
-            if s.channels == t.channels
-            # The mean is taken away again.
-            else nn.Conv2d(s.channels, t.channels, 1, bias=not standardise)
-            for s, t in zip(student, teacher, strict=True)
-        )
+        widths = [(s.channels, t.channels) for s, t in zip(student, teacher)]
+        # A mean that is taken away again needs no bias.
+        self.aligners = aligners(widths, bias=not standardise)
         self._rest: RestOfHead | None = None
 
     @property

@@ -1,17 +1,13 @@
 """PKD: features of the FPN, each channel standardised (Cao et al., NeurIPS 2022, arXiv
-2207.02039). A config takes it as `**_base_.pop('recipe')`. The guidance layer leads the
-student into the teacher's width; with equal widths write student='fpn',
-teacher='t.fpn' in the term, and no adapter, as the paper does."""
+2207.02039). A config takes it as `**_base_.pop('recipe')`. Where widths differ, a 1x1
+convolution leads the student into the teacher's; where they do not, the FPNs are compared
+as they are, as in the paper."""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 recipe = dict(
     taps=dict(fpn='neck'),
-    adapters=dict(
-        align=dict(
-            type='GuidanceLayer', student='fpn', teacher='t.fpn', teacher_side=False
-        )
-    ),
+    adapters=dict(align=dict(type='LinearAlign', student='fpn', teacher='t.fpn')),
     terms=dict(
         loss_feature=dict(
             type='FeatureKD',
