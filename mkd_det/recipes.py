@@ -13,7 +13,12 @@ from .outputs import DenseReader, is_dense_head, reads_bins
 
 PYRAMID = ('cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense')
 DENSE, DISTRIBUTIONS, ROWS = 'soft_dense', 'ld_dense', 'crosskd_dense'
-WHOLE = ('mkd_dense', 'mkd_balanced_dense')
+WHOLE = (
+    'mkd_dense',
+    'mkd_balanced_dense',
+    'mkd_fgd_dense',
+    'mkd_fgd_balanced_dense',
+)
 TWO_STAGE = ('dist_two_stage', 'dkd_two_stage')
 CLASSIFIERS = 'kd_logits'
 

@@ -17,7 +17,8 @@ from mkd_det.recipes import recipes_for
 
 RECIPES = Path(__file__).resolve().parents[1] / 'configs/_base_/recipes'
 FEATURES = {'cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense'}
-DENSE = FEATURES | {'soft_dense', 'mkd_dense', 'mkd_balanced_dense'}
+MKD = {'mkd_dense', 'mkd_fgd_dense'}
+DENSE = FEATURES | MKD | {'soft_dense', 'mkd_balanced_dense', 'mkd_fgd_balanced_dense'}
 
 
 def four_layers(make: Callable[..., dict], *widths: int) -> dict:

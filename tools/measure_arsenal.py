@@ -32,6 +32,8 @@ METHODS = {
 WHOLE = {
     'full M-KD': f'{RECIPES}/mkd_dense.py',
     'full M-KD, balanced': f'{RECIPES}/mkd_balanced_dense.py',
+    'M-KD and FGD': f'{RECIPES}/mkd_fgd_dense.py',
+    'M-KD and FGD, balanced': f'{RECIPES}/mkd_fgd_balanced_dense.py',
 }
 # Base, rows and seeds of each pair.
 PAIRS: dict[str, tuple[Mapping[str, str], Sequence[int]]] = {

@@ -12,7 +12,7 @@ https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_f
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/fgd_dense.py']
 # As published, in sums.
 _base_.recipe.terms.loss_fgd.update(
-    reduction='sum', alpha=1e-3, beta=5e-4, gamma=5e-4, lam=5e-6)
+    reduction='sum', alpha=1e-3, beta=5e-4, gamma=5e-4, lam=5e-6, weight=1.0)
 model = dict(
     _delete_=True,
     type='Distiller',

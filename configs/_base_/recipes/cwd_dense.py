@@ -4,5 +4,5 @@ arXiv 2011.13256). The rest is as in PKD's recipe. A config takes it as
 
 _base_ = ['pkd_dense.py']
 recipe = dict(
-    terms=dict(loss_feature=dict(form='channel', tau=1.0, weight=50.0)),
+    terms=dict(loss_feature=dict(form='channel', tau=1.0, weight=200.0)),
 )

@@ -5,5 +5,5 @@ custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 recipe = dict(
     taps=dict(fpn='neck'),
-    terms=dict(loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=1.0)),
+    terms=dict(loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.1)),
 )

@@ -14,7 +14,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
-            weight=20.0,
+            weight=200.0,
         )
     ),
 )
