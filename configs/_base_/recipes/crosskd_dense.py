@@ -12,7 +12,7 @@ recipe = dict(
     adapters=dict(cross=dict(type='CrossHead', student='inner', teacher='t.inner')),
     terms=dict(
         loss_cross=dict(
-            type='SoftOutputKD', student='cross.student', teacher='t.head', weight=1.0
+            type='SoftOutputKD', student='cross.student', teacher='t.head', weight=3.0
         )
     ),
 )
