@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..adapters.linear_align import aligners
 from ..errors import ConfigError, ShapeMismatchError
 from ..functional import box_cells
 from ..registry import LOSSES
@@ -92,7 +91,9 @@ class FGD(PairLoss):
             )
         self.alpha, self.beta, self.gamma, self.lam = weights
         self.temperature, self.reduction = temperature, reduction
-        self.aligners = aligners(channels)
+        self.aligners = nn.ModuleList(
+            nn.Identity() if s == t else nn.Conv2d(s, t, 1) for s, t in channels
+        )
         self.contexts = nn.ModuleList(
             nn.ModuleList([Context(t), Context(t)]) for _, t in channels
         )
