@@ -1,4 +1,4 @@
-"""Whether files can be written where they are to go, asked before there are any."""
+"""Folders and paths: whether files can be written there, and how they are told."""
 
 from __future__ import annotations
 
@@ -94,3 +94,9 @@ def _made(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):  # somebody else has put a file there
                 path.rmdir()
+
+
+def from_here(path: str | Path) -> str:
+    """A path from the folder we are in, if it lies there."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith('..') else here

@@ -647,10 +647,13 @@ def test_the_report_says_what_the_logs_say(
         return Result(stage.name, {'bbox_mAP': 0.0}, 9.0, 'python x', memory)
 
     monkeypatch.setattr(tool, 'run_stage', train)
+    monkeypatch.chdir(detectors)
     other = changed_detector(detectors)
     assert tool.main(arguments(detectors, other)) == 0
     out = detectors / 'work' / 'report'
     data = json.loads((out / 'report.json').read_text())
+    # What is shared with others does not tell where it lay.
+    assert data['rows'][0]['config'] == 'work/configs/alone.py'
     check_json(data)
     check_texts(out)
     assert 'cannot be told' not in capsys.readouterr().out

@@ -51,7 +51,7 @@ from mkd_det.comparison.rows import (
 )
 from mkd_det.comparison.runs import Run, outcome, read_run
 from mkd_det.errors import ConfigError, is_whole, speaking_of
-from mkd_det.places import check_folder
+from mkd_det.places import check_folder, from_here
 from mkd_det.runtime import prepare
 from mkd_det.stages import (
     Stage,
@@ -319,7 +319,7 @@ def sum_up(plan: Plan, found: Found, args: argparse.Namespace) -> report.Compari
                 key,
                 least,
                 source=row.source,
-                config=str(plan.folder / 'configs' / f'{row.stem}.py'),
+                config=from_here(plan.folder / 'configs' / f'{row.stem}.py'),
                 marks=marks_of(row.cfg, base.cfg, starts),
                 params=plan.starts[row.name, args.seeds[0]].params,
             )

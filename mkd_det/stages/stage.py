@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any
 
 from ..errors import MkdError
+from ..places import from_here
 from .files import write_json
 from .history import MAP, MAP50, is_of_coco, read_history
 from .mending import (
@@ -97,7 +98,7 @@ class Stage:
             os.path.relpath(ROOT / 'tools' / 'train.py'),
             os.path.relpath(ROOT / self.config),
             '--work-dir',
-            _short(self.folder),
+            from_here(self.folder),
             *(['--cfg-options'] if self.options else []),
             *(f'{key}={value}' for key, value in self.options.items()),
         ]
@@ -137,12 +138,6 @@ class Stage:
                 available=sorted(metrics),
             )
         return {name: metrics[key] for name, key in self.figures.items()}
-
-
-def _short(path: Path) -> str:
-    """From the folder we are in, if it lies there."""
-    here = os.path.relpath(path)
-    return str(path) if here.startswith('..') else here
 
 
 def digest(value: Any) -> str:
