@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -571,11 +573,21 @@ def test_ctrl_c_says_how_to_go_on(
     assert 'goes on from here' in capsys.readouterr().out
 
 
-def test_ctrl_c_reports_what_is_there(
-    files: Path, tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+def test_what_is_there_is_reported_when_it_is_stopped(
+    sent: signal.Signals,
+    files: Path,
+    tool: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    def train(stage: Stage, *_: object) -> Result:
+    before = signal.getsignal(sent)
+
+    def train(stage: Stage, *more: Any) -> Result:
         if stage.name == 'b-1':
+            if sent is signal.SIGTERM:  # SIGINT may be off, behind an `&`
+                os.kill(os.getpid(), sent)
+                assert more[-1].wait(30), 'nobody told it to stop'
             raise KeyboardInterrupt
         log_metrics(stage.folder, stage.epochs, **{'accuracy/top1': 90.0})
         return Result(stage.name, {}, 9.0, 'python x', 100.0)
@@ -589,6 +601,7 @@ def test_ctrl_c_reports_what_is_there(
     out = files / 'work' / 'report'
     assert str(out / 'index.html') in capsys.readouterr().out
     assert 'Stopped before its end: 1 of 4 runs' in (out / 'report.md').read_text()
+    assert signal.getsignal(sent) is before
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import TypeVar
 
 Job = TypeVar('Job')
@@ -30,6 +32,7 @@ def run_together(
     Raises:
         BaseException: The first error; all others are stopped. What was stopped
             because another one failed is no news.
+        KeyboardInterrupt: All were stopped, by Ctrl-C or by SIGTERM.
     """
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
@@ -51,7 +54,8 @@ def run_together(
     with ThreadPoolExecutor(len(devices)) as pool:
         waiting = [pool.submit(one, job) for job in jobs]
         try:
-            wait(waiting)
+            with _ended_as_interrupted():
+                wait(waiting)
         except BaseException:
             stop.set()
             raise
@@ -60,6 +64,19 @@ def run_together(
     if errors:
         raise errors[0]
     return [future.result() for future in waiting]
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which clusters send when a job's time is over, act as Ctrl-C."""
+    if current_thread() is not main_thread():  # only there are signals handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def environment_of(device: str) -> dict[str, str]:
