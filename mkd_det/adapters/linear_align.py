@@ -44,6 +44,7 @@ class LinearAlign(Adapter):
                 'LinearAlign: student and teacher yield different numbers of levels',
                 expected=f'{len(teacher)} levels',
                 actual=f'{len(student)} levels',
+                hint="taps of as many levels on both sides, such as dict(fpn='neck')",
             )
         self.aligners = aligners(
             (s.channels, t.channels) for s, t in zip(student, teacher)
