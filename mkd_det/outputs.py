@@ -9,7 +9,7 @@ import torch
 from mmdet.structures.bbox import distance2bbox
 from torch import Tensor, nn
 
-from .errors import HeadKindError, ShapeMismatchError
+from .errors import HeadKindError, TeacherClassesError
 from .structures import DenseOutput, Level, full_precision
 
 # TOOD's "scores" are probabilities already: no logits to compare.
@@ -78,45 +78,6 @@ class DenseReader:
             tuple(self._grid(head, levels)),
         )
 
-    def check_places(
-        self, head: Any, other: Any, levels: Sequence[Level], where: str
-    ) -> None:
-        """Raise unless another head predicts at the places of this one.
-
-        Places with one prior may be half a cell apart (anchors stand at the corner of
-        a cell, points in its middle) and their anchors of any size, for boxes are
-        compared decoded. Of several priors at a place, the same must stand first.
-
-        Args:
-            head: This reader's head.
-            other: The other one.
-            levels: What one of them yields.
-            where: Who asks, for the message.
-
-        Raises:
-            ShapeMismatchError: They predict elsewhere, or with other anchors.
-        """
-        sizes = [level[0].shape[-2:] for level in levels]
-        ours, theirs = (
-            [grid.cpu() for grid in h.prior_generator.grid_priors(sizes, device='cpu')]
-            for h in (head, other)
-        )
-        for s, t, stride in zip(ours, theirs, _strides(head), strict=True):
-            several = len(s) > 1 and torch.equal(_centres(s)[0], _centres(s)[1])
-            if several and len(s) == len(t) and s.shape == t.shape:
-                apart, allowed = (s - t).abs().max(), 1.0
-            else:
-                apart, allowed = (_centres(s) - _centres(t)).abs().max(), stride / 2
-            if apart > allowed:
-                raise ShapeMismatchError(
-                    f'{where}: the heads have other anchors, or the same in another'
-                    ' order',
-                    expected=f'anchors no more than {allowed:g} px apart',
-                    actual=f'{apart:.0f} px, at stride {stride}',
-                    hint='anchor_generator=dict(...) of the student as the teacher has'
-                    ' it: scales, ratios, strides',
-                )
-
     def _boxes(
         self, head: Any, levels: Sequence[Level], sides: Sequence[Tensor]
     ) -> Tensor | None:
@@ -141,6 +102,82 @@ class DenseReader:
             grid = head.prior_generator.grid_priors(sizes, device=device)
             self._priors = ((sizes, device), grid)
         return self._priors[1]
+
+
+def check_comparable(
+    student: Any, teacher: Any, sizes: Sequence[Sequence[int]], where: str
+) -> None:
+    """Raise unless two dense heads say the same kind of thing of the same places.
+
+    Places with one prior may be half a cell apart (anchors stand at the corner of a
+    cell, points in its middle) and their anchors of any size, for boxes are compared
+    decoded. Of several priors at a place, the same must stand first.
+
+    Args:
+        student: The student's head.
+        teacher: The teacher's.
+        sizes: (H, W) of the levels.
+        where: Who asks, for the message.
+
+    Raises:
+        HeadKindError: Their logits mean other things, they predict elsewhere, or with
+            other anchors.
+        TeacherClassesError: They tell another number of classes apart.
+    """
+    kind, wanted = head_kind(student), head_kind(teacher)
+    if kind != wanted:
+        raise HeadKindError(
+            f'{where}: the heads mean their class logits differently',
+            expected=f'{wanted}, as the teacher',
+            actual=f'{kind} in the student',
+        )
+    ours, theirs = student.cls_out_channels, teacher.cls_out_channels
+    if ours != theirs:
+        raise TeacherClassesError(
+            f'{where}: student and teacher tell another number of classes apart',
+            expected=f'{theirs} class outputs, as the teacher',
+            actual=f'{ours} in the student',
+            hint='bbox_head=dict(num_classes=...) of both, as the data has them',
+        )
+    if _layout(student) != _layout(teacher):
+        raise HeadKindError(
+            f'{where}: the heads predict at different places',
+            expected=f'{_layout(teacher)}, as the teacher',
+            actual=f'{_layout(student)} in the student',
+            hint='equal strides and anchors in both heads; features can be'
+            ' distilled all the same (FeatureKD, AttentionKD on the neck)',
+        )
+    _check_anchors(student, teacher, sizes, where)
+
+
+def _layout(head: Any) -> str:
+    """Where a head predicts, in words."""
+    counts = list(map(str, head.prior_generator.num_base_priors))
+    priors = counts[0] if len(set(counts)) == 1 else ', '.join(counts)
+    return f'{priors} a cell, strides {", ".join(map(str, _strides(head)))}'
+
+
+def _check_anchors(
+    student: Any, teacher: Any, sizes: Sequence[Sequence[int]], where: str
+) -> None:
+    grids = (
+        [grid.cpu() for grid in head.prior_generator.grid_priors(sizes, device='cpu')]
+        for head in (student, teacher)
+    )
+    for s, t, stride in zip(*grids, _strides(student), strict=True):
+        several = len(s) > 1 and torch.equal(_centres(s)[0], _centres(s)[1])
+        if several and s.shape == t.shape:
+            apart, allowed = (s - t).abs().max(), 1.0
+        else:
+            apart, allowed = (_centres(s) - _centres(t)).abs().max(), stride / 2
+        if apart > allowed:
+            raise HeadKindError(
+                f'{where}: the heads have other anchors, or the same in another order',
+                expected=f'anchors no more than {allowed:g} px apart',
+                actual=f'{apart:.0f} px, at stride {stride}',
+                hint='anchor_generator=dict(...) of the student as the teacher has'
+                ' it: scales, ratios, strides',
+            )
 
 
 def _rows(tensor: Tensor, width: int) -> Tensor:

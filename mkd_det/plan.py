@@ -25,21 +25,18 @@ from .compiling import parts_to_compile
 from .confidence import check_logits
 from .errors import (
     ConfigError,
-    HeadKindError,
     PlanError,
     ShapeMismatchError,
-    TeacherClassesError,
     nearest,
     speaking_of,
 )
 from .ground_truth import check_truth, no_truth
 from .losses.base import PairLoss
-from .outputs import DenseReader, is_dense_head
+from .outputs import DenseReader, check_comparable, is_dense_head
 from .recipes import suggested
 from .registry import ADAPTERS, BRANCHES, LOSSES, arguments_of, build, find_class
 from .speed import PairWatcher
 from .structures import (
-    DenseOutput,
     GroundTruth,
     Level,
     Levels,
@@ -570,12 +567,12 @@ class Planner:
 
     def _read_heads(self, link: Link, sides: dict[str, Any], where: str) -> None:
         """Read what the heads of a term yield; they must speak of the same places."""
-        levels, ours = sides['student'], self._module(link.refs['student'])
+        ours = self._module(link.refs['student'])
+        sizes = [level[0].shape[-2:] for level in sides['student']]
         for side, reader in link.readers.items():
             head = self._module(link.refs[side])
+            check_comparable(ours, head, sizes, where)
             sides[side] = (reader(head, sides[side]),)
-            _check_dense(where, sides['student'][0], sides[side][0])
-            link.readers['student'].check_places(ours, head, levels, where)
         heads = sides['student'][0], sides['teacher'][0]
         for reader in link.readers.values():
             reader.decodes = link.module.needs_boxes(*heads)
@@ -662,7 +659,7 @@ def _check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:
 def _check_outputs(
     where: str, refs: Mapping[str, Ref], readers: Mapping[str, DenseReader | None]
 ) -> dict[str, str]:
-    """All sides must be heads of one kind, or all plain logits."""
+    """All sides must be dense heads, or all plain logits; the kind of the heads."""
     heads = [reader for reader in readers.values() if reader is not None]
     if not heads:
         return {}
@@ -672,32 +669,7 @@ def _check_outputs(
             expected=' and '.join(map(str, refs.values())) + ' all tapped at the head',
             hint="taps=dict(head='bbox_head')",
         )
-    kind, *kinds = (head.kind for head in heads)
-    if any(other != kind for other in kinds):
-        raise HeadKindError(
-            f'{where}: the heads mean their class logits differently',
-            expected=f'{kinds[0]}, as the teacher',
-            actual=f'{kind} in the student',
-        )
-    return {'kind': kind}
-
-
-def _check_dense(where: str, student: DenseOutput, teacher: DenseOutput) -> None:
-    if student.scores.shape[-1] != teacher.scores.shape[-1]:
-        raise TeacherClassesError(
-            f'{where}: student and teacher tell another number of classes apart',
-            expected=f'{teacher.scores.shape[-1]} class outputs, as the teacher',
-            actual=f'{student.scores.shape[-1]} in the student',
-            hint='bbox_head=dict(num_classes=...) of both, as the data has them',
-        )
-    if student.scores.shape[1] != teacher.scores.shape[1]:
-        raise ShapeMismatchError(
-            f'{where}: the heads predict at different places',
-            expected=f'{teacher.scores.shape[1]} places, as the teacher',
-            actual=f'{student.scores.shape[1]} in the student',
-            hint='equal strides and anchors in both heads; features can be'
-            ' distilled all the same (FeatureKD, AttentionKD on the neck)',
-        )
+    return {'kind': heads[0].kind}
 
 
 def _check_result(where: str, result: Any) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 from .box_heads import check_box_heads
-from .errors import HeadKindError, PlanError, ShapeMismatchError, TapNotFoundError
-from .outputs import DenseReader, is_dense_head, reads_bins
+from .errors import (
+    HeadKindError,
+    PlanError,
+    ShapeMismatchError,
+    TapNotFoundError,
+    TeacherClassesError,
+)
+from .outputs import DenseReader, check_comparable, is_dense_head, reads_bins
 
 PYRAMID = ('cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense')
 DENSE, DISTRIBUTIONS, ROWS = 'soft_dense', 'ld_dense', 'crosskd_dense'
@@ -45,7 +52,28 @@ def suggested(student: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
 
 def recipes_for(student: nn.Module, teacher: nn.Module) -> list[str]:
     """Names of the recipes that fit as they are."""
-    return sorted(_of(student) & _of(teacher))
+    found = _of(student) & _of(teacher)
+    if DENSE in found:
+        heads: list[Any] = [student.bbox_head, teacher.bbox_head]
+        if not _meet(*heads):
+            found -= {DENSE, DISTRIBUTIONS, *WHOLE}
+        if reads_bins(heads[0]) != reads_bins(heads[1]):
+            found -= {DISTRIBUTIONS}
+    if found & {*PYRAMID}:
+        necks: list[Any] = [student.neck, teacher.neck]
+        if len(necks[0].fpn_convs) != len(necks[1].fpn_convs):
+            found -= {*PYRAMID, *WHOLE}
+    return sorted(found)
+
+
+def _meet(student: Any, teacher: Any) -> bool:
+    """Whether what two dense heads yield can be compared."""
+    sizes = [(1, 1)] * student.prior_generator.num_levels
+    try:
+        check_comparable(student, teacher, sizes, '')
+    except (HeadKindError, TeacherClassesError):
+        return False
+    return True
 
 
 def _of(model: nn.Module) -> set[str]:

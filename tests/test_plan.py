@@ -291,7 +291,7 @@ def test_another_number_of_classes_is_told() -> None:
 
 
 def test_other_anchors_are_told() -> None:
-    error = refused(ShapeMismatchError, teacher=tiny.retinanet(8, 16), terms=SOFT)
+    error = refused(HeadKindError, teacher=tiny.retinanet(8, 16), terms=SOFT)
     assert 'predict at different places' in str(error)
 
 
@@ -310,7 +310,7 @@ def retina(**anchors: Any) -> dict[str, Any]:
 def test_heads_with_other_anchors_are_not_compared(anchors: dict) -> None:
     """As many places, but a tall anchor would teach a wide one."""
     error = refused(
-        ShapeMismatchError,
+        HeadKindError,
         student=retina(),
         teacher=retina(**anchors),
         terms=term('SoftOutputKD', 'head', 't.head'),

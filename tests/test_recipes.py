@@ -21,9 +21,8 @@ MKD = {'mkd_dense', 'mkd_fgd_dense'}
 DENSE = FEATURES | MKD | {'soft_dense', 'mkd_balanced_dense', 'mkd_fgd_balanced_dense'}
 
 
-def four_layers(make: Callable[..., dict], *widths: int) -> dict:
-    cfg = make(*widths)
-    cfg['bbox_head']['stacked_convs'] = 4
+def changed(cfg: dict, **head: Any) -> dict:
+    cfg['bbox_head'].update(head)
     return cfg
 
 
@@ -31,41 +30,74 @@ def classifier(*_: int) -> dict:
     return tiny_images.classifier(base_channels=4)
 
 
-MODELS: dict[str, tuple[Callable[..., dict], set[str]]] = {
-    'GFL': (tiny.gfl, DENSE | {'ld_dense'}),
-    'RetinaNet': (tiny.retinanet, DENSE),
-    'RetinaNet, four layers': (
-        lambda *widths: four_layers(tiny.retinanet, *widths),
-        DENSE | {'crosskd_dense'},
-    ),
+def gfl(*widths: int) -> dict:
+    return changed(tiny.gfl(*widths), stacked_convs=4)
+
+
+def retinanet(*widths: int) -> dict:
+    return changed(tiny.retinanet(*widths), stacked_convs=4)
+
+
+def faster_rcnn(*_: int) -> dict:
+    return tiny.faster_rcnn()
+
+
+def four_levels(*widths: int) -> dict:
+    cfg = tiny.gfl(*widths)
+    cfg['neck'].update(num_outs=4)
+    cfg['bbox_head']['anchor_generator'].update(strides=[8, 16, 32, 64])
+    return cfg
+
+
+Make = Callable[..., dict]
+# Student, teacher, and which recipes fit the two.
+PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
+    'GFL': (tiny.gfl, tiny.gfl, DENSE | {'ld_dense'}),
+    'RetinaNet': (tiny.retinanet, tiny.retinanet, DENSE),
+    'RetinaNet, four layers': (retinanet, retinanet, DENSE | {'crosskd_dense'}),
     'Faster R-CNN': (
-        lambda *_: tiny.faster_rcnn(),
+        faster_rcnn,
+        faster_rcnn,
         FEATURES | {'dkd_two_stage', 'dist_two_stage'},
     ),
-    'classifier': (classifier, {'kd_logits'}),
+    'classifier': (classifier, classifier, {'kd_logits'}),
+    # Heads of other anchors, of points; pyramids of other levels.
+    'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),
+    'GFL, of ATSS': (tiny.gfl, tiny.atss, DENSE),
+    'GFL, of other bins': (
+        tiny.gfl,
+        lambda *widths: changed(tiny.gfl(*widths), reg_max=8),
+        DENSE,
+    ),
+    'GFL, of Faster R-CNN': (tiny.gfl, faster_rcnn, FEATURES),
+    'GFL, of four levels': (tiny.gfl, four_levels, set()),
 }
 
 
-def taught(make: Callable[..., dict], recipe: str, folder: Path) -> dict[str, Any]:
-    student, teacher = make(4, 8), make(8, 16)
+def taught(pair: str, recipe: str, folder: Path) -> dict[str, Any]:
+    student, teacher, _ = PAIRS[pair]
     file = folder / 't.pth'
-    torch.save(tiny.build(teacher).state_dict(), file)
+    torch.save(tiny.build(teacher(8, 16)).state_dict(), file)
     told = Config.fromfile(RECIPES / f'{recipe}.py').recipe
-    teachers = dict(t=dict(cfg=teacher, checkpoint=str(file)))
+    teachers = dict(t=dict(cfg=teacher(8, 16), checkpoint=str(file)))
     return dict(
-        type='Distiller', student=student, teachers=teachers, probe_size=64, **told
+        type='Distiller',
+        student=student(4, 8),
+        teachers=teachers,
+        probe_size=64,
+        **told,
     )
 
 
-@pytest.mark.parametrize('model', MODELS)
-def test_those_that_fit_are_those_that_can_be_built(model: str, tmp_path: Path) -> None:
-    make, expected = MODELS[model]
-    pair = tiny.build(make(4, 8)), tiny.build(make(8, 16))
-    assert recipes_for(*pair) == sorted(expected)
+@pytest.mark.parametrize('pair', PAIRS)
+def test_those_that_fit_are_those_that_can_be_built(pair: str, tmp_path: Path) -> None:
+    student, teacher, expected = PAIRS[pair]
+    models = tiny.build(student(4, 8)), tiny.build(teacher(8, 16))
+    assert recipes_for(*models) == sorted(expected)
     built = set()
     for file in RECIPES.glob('*.py'):
         try:
-            tiny.build(taught(make, file.stem, tmp_path))
+            tiny.build(taught(pair, file.stem, tmp_path))
         except MkdError:
             continue
         built.add(file.stem)
@@ -73,20 +105,21 @@ def test_those_that_fit_are_those_that_can_be_built(model: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ('model', 'recipe', 'error', 'words'),
+    ('pair', 'recipe', 'error', 'words'),
     [
         ('RetinaNet', 'ld_dense', HeadKindError, 'LD: needs box distributions'),
         ('GFL', 'crosskd_dense', TapNotFoundError, "adapter 'cross': CrossHead: tap"),
         ('Faster R-CNN', 'ld_dense', TapNotFoundError, "term 'loss_ld': LD: tap"),
         ('classifier', 'fgd_dense', PlanError, 'FGD needs boxes of the ground truth'),
         ('GFL', 'dkd_two_stage', HeadKindError, 'ProposalHead: .* no box head'),
+        ('GFL, of RetinaNet', 'soft_dense', HeadKindError, 'at different places'),
     ],
 )
 def test_one_that_does_not_fit_names_those_that_would(
-    model: str, recipe: str, error: type[MkdError], words: str, tmp_path: Path
+    pair: str, recipe: str, error: type[MkdError], words: str, tmp_path: Path
 ) -> None:
-    make, expected = MODELS[model]
+    *_, expected = PAIRS[pair]
     with pytest.raises(error, match=words) as info:
-        tiny.build(taught(make, recipe, tmp_path))
+        tiny.build(taught(pair, recipe, tmp_path))
     line = info.value.hint.splitlines()[-1]
     assert line == f'recipes that fit the pair: {", ".join(sorted(expected))}'
