@@ -861,3 +861,7 @@ def test_a_file_where_a_run_should_be_is_told(files: Path, tool: Any) -> None:
     with pytest.raises(StageError, match='something else than a stage'):
         run_stage(stage, {}, Lines(1))
     assert (files / 'work' / 'run').read_text() == 'mine'
+
+
+def test_rows_have_colours_of_their_own() -> None:
+    assert len({figures._colour(number) for number in range(21)}) == 21

@@ -139,10 +139,11 @@ def _names(outcomes: Sequence[Outcome], kind: str) -> list[str]:
 
 
 def _colour(number: int) -> Any:
-    """Black for the base, then one for each."""
+    """Black for the base, then ten colours, then their light shades."""
     if number == 0:
         return '#222222'
-    return colormaps['tab10' if number < 11 else 'tab20']((number - 1) % 20)
+    shade, hue = divmod((number - 1) % 20, 10)
+    return colormaps['tab20'](2 * hue + shade)
 
 
 def _plain(text: str) -> str:
