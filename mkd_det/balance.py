@@ -120,6 +120,10 @@ class GradientShare(nn.Module):
     ) -> None:
         super().__init__()
         given = shares if isinstance(shares, Mapping) else dict.fromkeys(terms, shares)
+        if not given:
+            raise ConfigError(
+                'balance: no term has a share', hint='shares=dict(loss_soft=0.5)'
+            )
         for name, share in given.items():
             if name not in terms:
                 raise ConfigError(
@@ -130,7 +134,7 @@ class GradientShare(nn.Module):
             if not is_number(share) or share <= 0:
                 raise ConfigError(
                     f'balance: the share of {name} must be a number above 0',
-                    actual=share,
+                    actual=repr(share),
                     hint=f'shares=dict({name}=0.5)',
                 )
         if interval < 1 or not 0 <= momentum < 1:
@@ -144,6 +148,13 @@ class GradientShare(nn.Module):
             self.register_buffer(name, torch.tensor(_UNKNOWN))
         # Those whose buffer is known to be another, without asking the device.
         self._tried: set[str] = set()
+
+    def __str__(self) -> str:
+        shares = ', '.join(f'{name} {share:g}' for name, share in self.shares.items())
+        return (
+            f"balance: gradients on {self.on}, in shares of the task's: {shares};"
+            ' weights of these terms do not matter'
+        )
 
     def is_due(self, iteration: int, losses: Iterable[str]) -> bool:
         """Whether it is time to measure.

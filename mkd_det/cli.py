@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -150,9 +151,10 @@ def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
     """
 
     def device(text: str) -> str:
-        if text not in ('', 'cpu') and not text.isdigit():
+        if text not in ('', 'cpu', *(gpus := _gpus())):
             raise argparse.ArgumentTypeError(
-                f'takes numbers of GPUs, or cpu, not {text!r}'
+                f'takes numbers of GPUs, or cpu, not {text!r};'
+                f' GPUs here: {", ".join(gpus) or "none"}'
             )
         return text
 
@@ -164,6 +166,14 @@ def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
         help=f'GPUs, by number: {which} run side by side on them. On a CPU, cpu cpu'
         ' runs two at a time',
     )
+
+
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be set to here."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if given:
+        return given.split(',')
+    return list(map(str, range(torch.cuda.device_count())))
 
 
 def join_processes(cfg: Config) -> None:

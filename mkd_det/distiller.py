@@ -123,6 +123,12 @@ class Distiller(BaseModel):
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
         self.task_weight = _checked_weight(task_weight)
+        if teachers and not terms and not inherit:
+            raise ConfigError(
+                'there are teachers, but no terms: nothing would be distilled',
+                hint="**_base_.pop('recipe') at the end of model=dict(...), with a"
+                ' recipe in _base_; or terms=dict(...)',
+            )
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)

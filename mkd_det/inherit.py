@@ -61,6 +61,9 @@ class Inheritance:
         for path in self.modules:
             _check_fit(path, student, teachers[self.teacher].model)
 
+    def __str__(self) -> str:
+        return f'inherit: {", ".join(self.modules)} of teacher {self.teacher}'
+
     def copy(self, student: nn.Module, teachers: TeacherBank) -> None:
         """Copy, and say in the log what was copied.
 

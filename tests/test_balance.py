@@ -123,6 +123,13 @@ def test_factors_travel_with_the_training_and_not_with_the_student(
     distiller().load_state_dict(torch.load(tmp_path / 'a.pth'))
 
 
+@pytest.mark.parametrize('shares', [{}, dict(loss_soft='0.5'), dict(loss_soft=-1)])
+def test_shares_that_say_nothing_are_told(shares: dict) -> None:
+    with pytest.raises(ConfigError, match='share') as caught:
+        distiller(balance=dict(type='GradientShare', shares=shares))
+    assert 'shares=dict(loss_soft=0.5)' in caught.value.hint
+
+
 def test_a_validation_loss_measures_nothing() -> None:
     model = distiller(balance=dict(type='GradientShare', shares=1.0))
     with torch.no_grad():

@@ -26,7 +26,7 @@ import tiny_images
 from mkd_det.comparison import figures
 from mkd_det.comparison.marks import Start, marks_of, start_of
 from mkd_det.comparison.rows import Common, read_rows, set_budget, split_name
-from mkd_det.comparison.runs import Run, outcome, read_run
+from mkd_det.comparison.runs import Run, cut_off, outcome, read_run
 from mkd_det.comparison.statistics import judge, paired, spread, student
 from mkd_det.errors import ConfigError
 from mkd_det.stages import Lines, Result, Stage, StageError, read_history, run_stage
@@ -462,6 +462,22 @@ def test_a_damaged_run_is_mended_or_run_again_and_that_is_said(
     assert len(found) == 1 and 'done before' in capsys.readouterr().out
 
 
+def test_a_damaged_student_is_written_again(
+    done: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    student = done.folder / 'student_last.pth'
+    student.write_bytes(done.checkpoint.read_bytes()[:-9])
+
+    def train(stage: Stage, state: dict, *_: Any) -> dict:
+        torch.save({}, student)
+        return {**state, 'seconds': 12.0}
+
+    monkeypatch.setattr('mkd_det.stages.stage._train', train)
+    assert run_stage(done, {}, Lines(1)).seconds == 12.0
+    assert 'damaged or gone; goes on' in capsys.readouterr().out
+    assert is_whole(student)
+
+
 @pytest.mark.parametrize('note', [b'', b'\xff\x00', b'/elsewhere/epoch_2.pth'])
 def test_a_note_that_names_nothing_is_put_right(
     note: bytes, done: Stage, monkeypatch: pytest.MonkeyPatch
@@ -521,6 +537,7 @@ def fails(tool: Any, capsys: pytest.CaptureFixture, *arguments: str) -> str:
         (['--base', 'b', '--epochs', '1', '--iters', '1'], 'cannot both'),
         (['--base', 'b', '--least', '-1'], '--least must be'),
         (['--base', 'b', '--teacher', 'x', '--teacher', 't=y'], "are called 't'"),
+        (['--base', 'b', '--teacher', 'gone.pth'], '--teacher: there is no such file'),
     ],
 )
 def test_arguments_that_cannot_be(
@@ -861,6 +878,24 @@ def test_a_file_where_a_run_should_be_is_told(files: Path, tool: Any) -> None:
     with pytest.raises(StageError, match='something else than a stage'):
         run_stage(stage, {}, Lines(1))
     assert (files / 'work' / 'run').read_text() == 'mine'
+
+
+def test_a_run_whose_log_is_lost_is_left_out_of_the_curves() -> None:
+    whole = Run('a', 0, {}, {1: 0.1}, {1: 2.0}, None, None, '', 1.0, '')
+    short = replace(whole, seed=1, curve={})
+    assert cut_off([whole, short]) == [short]
+    none = replace(whole, losses={})  # alone: there is none to be shorter than
+    assert cut_off([none]) == [none] and cut_off([whole]) == []
+
+
+def test_devices_that_are_not_there_are_refused(
+    tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,3')
+    assert tool.parse_args(['a.py', '--devices', '3', '2', 'cpu']).devices[0] == '3'
+    with pytest.raises(SystemExit):
+        tool.parse_args(['a.py', '--devices', '0'])
+    assert 'GPUs here: 2, 3' in capsys.readouterr().err
 
 
 def test_rows_have_colours_of_their_own() -> None:

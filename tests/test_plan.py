@@ -376,6 +376,16 @@ def test_weight_zero_is_off_with_all_that_it_alone_reads() -> None:
     assert list(model.student.state_dict()) == list(tiny.build(SMALL).state_dict())
 
 
+def test_teachers_without_terms_are_no_distillation() -> None:
+    """A forgotten `**_base_.pop('recipe')` would train the plain student."""
+    cfg = tiny.distiller(SMALL, BIG)
+    for name in ('terms', 'adapters', 'branches', 'taps'):
+        cfg.pop(name, None)
+    with pytest.raises(ConfigError, match='nothing would be distilled') as caught:
+        tiny.build(cfg)
+    assert "_base_.pop('recipe')" in caught.value.hint
+
+
 def test_what_is_off_has_no_parameters() -> None:
     cfg = tiny.distiller(SMALL, BIG)
     for term_cfg in cfg['terms'].values():

@@ -705,6 +705,19 @@ def test_plan_needs_no_teacher_file_but_verifies_one(
     assert not (tmp_path / 'run').exists()
 
 
+def test_plan_tells_what_is_inherited_and_held(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tiny.write_checkpoint(tiny.gfl(8, 24), tmp_path / 'teacher.pth')
+    cfg = tiny.distiller(tiny.gfl(8, 16), tiny.gfl(8, 24), path)
+    cfg['inherit'] = dict(teacher='t', modules=['backbone'])
+    cfg['balance'] = dict(type='GradientShare', shares=dict(loss_soft=0.5))
+    assert tool('plan').main([write(cfg)]) == 0
+    shown = capsys.readouterr().out
+    assert 'inherit: backbone of teacher t' in shown
+    assert "in shares of the task's: loss_soft 0.5" in shown
+
+
 def test_inspect_lists_what_can_be_tapped_and_why_not() -> None:
     inspect = tool('inspect_model')
     cfg = tiny.gfl()
@@ -1118,7 +1131,9 @@ def test_every_row_of_the_arsenal_teaches_the_base(
     measure = tool('measure_arsenal')
     given: list[str] = []
     monkeypatch.setattr(measure.compare, 'main', lambda argv: given.extend(argv))
-    out = ['--out', str(tmp_path), '--weights', 'weights', '--pairs', pair]
+    weights = tmp_path / f'{pair}_r18-w64_bccd.pth'
+    weights.touch()
+    out = ['--out', str(tmp_path), '--weights', str(tmp_path), '--pairs', pair]
     monkeypatch.chdir(ROOT)
     assert measure.main(out) == 0
     args = measure.compare.parse_args(given)
@@ -1129,6 +1144,5 @@ def test_every_row_of_the_arsenal_teaches_the_base(
     for row in rows:
         taught = row.cfg.model
         assert taught.student == base.cfg.model, row.name
-        teacher = taught.teachers['t'].checkpoint
-        assert teacher == f'weights/{pair}_r18-w64_bccd.pth'
+        assert taught.teachers['t'].checkpoint == str(weights)
     assert json.loads((tmp_path / 'arsenal.json').read_text()) == {}

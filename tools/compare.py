@@ -170,8 +170,12 @@ def check_args(args: argparse.Namespace) -> Common:
             raise ConfigError(f'--{name} must be at least 1', actual=value)
     if args.least is not None and not 0 <= args.least < math.inf:
         raise ConfigError('--least must be 0 or above', actual=args.least)
+    teachers = _teachers('--teacher', args.teacher)
+    for path in teachers.values():
+        if '://' not in path and not Path(path).is_file():
+            raise ConfigError('--teacher: there is no such file', actual=path)
     return Common(
-        teachers=_teachers('--teacher', args.teacher),
+        teachers=teachers,
         teacher_cfgs=_teachers('--teacher-cfg', args.teacher_cfg),
         options=args.cfg_options or {},
         epochs=args.epochs,

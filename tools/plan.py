@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = console()
     out.print(distiller.plan.table(out.width), end='')
     out.print(models_table(distiller))
+    for part in (distiller.inherit, distiller.balance):
+        if part is not None:
+            out.print(str(part), markup=False)
 
 
 if __name__ == '__main__':

@@ -123,6 +123,7 @@ def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set_title(f'AP by {kind}')
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
+    panels[0][0].set_ylim(0, None)  # a deviation may reach below
     _legend(figure, panels[0][0])
     figure.savefig(path, dpi=130)
 

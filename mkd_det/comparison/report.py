@@ -89,7 +89,8 @@ def write_report(comparison: Comparison, out: Path) -> None:
     if all(outcome.parts for outcome in outcomes):
         draw_parts(outcomes, out / PARTS)
     made = sections(comparison)
-    title = f'Compared with {comparison.base.name}: {_listed(outcomes[1:])}'
+    others = _listed(outcomes[1:]) or 'nothing yet'
+    title = f'Compared with {comparison.base.name}: {others}'
     page.write_page(out / PAGE, title, _to_html(title, made))
     (out / MARKDOWN).write_text(_to_markdown(title, made), encoding='utf-8')
     write_json(out / JSON, _finite(entries(comparison)))
@@ -198,7 +199,7 @@ def _in_words(comparison: Comparison) -> Section:
             f'{outcome.name}: {outcome.verdict.word}. {mean:+.{comparison.digits}f}'
             f' {comparison.metric} on the mean; {outcome.verdict.reason}.{marked}'
         )
-    return Section('In words', points=points)
+    return Section('In words', points=points or ['Nothing can be compared yet.'])
 
 
 def _caveats(comparison: Comparison) -> Section:
@@ -277,7 +278,8 @@ def _costs(comparison: Comparison) -> Section:
     }
     text = [
         'Wall-clock seconds of this machine: the median over the logged iterations of a'
-        ' run, its data included; mean over the seeds.'
+        ' run, its data included; mean over the seeds. Of a training: over all its'
+        ' starts, its validations included.'
     ]
     if comparison.together > 1:
         text.append(

@@ -80,9 +80,14 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
 
 
 def cut_off(runs: Sequence[Run]) -> list[Run]:
-    """Runs that have lost a part of their log: they have fewer points than others."""
+    """Runs that have lost a part of their log, or all of it: they have fewer points
+    than others, or none."""
     longest = max(len(run.losses) for run in runs), max(len(run.curve) for run in runs)
-    return [run for run in runs if (len(run.losses), len(run.curve)) != longest]
+    return [
+        run
+        for run in runs
+        if not run.losses or (len(run.losses), len(run.curve)) != longest
+    ]
 
 
 def parts_of(run: Run) -> dict[str, dict[str, float]]:

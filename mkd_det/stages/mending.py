@@ -20,6 +20,7 @@ STATE = 'stage.json'
 DONE = 'done.json'
 LOG = 'train.log'
 NOTE = 'last_checkpoint'
+STUDENT = 'student_last.pth'  # as ExportStudentHook calls it
 
 Say = Callable[[str], None]
 

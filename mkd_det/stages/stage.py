@@ -23,6 +23,7 @@ from .mending import (
     DONE,
     LOG,
     STATE,
+    STUDENT,
     is_a_stages,
     is_whole,
     mend_checkpoints,
@@ -120,12 +121,15 @@ class Stage:
 
     def measured(self) -> dict[str, float] | None:
         """Its figures, once it is trained and its last checkpoint is there, whole.
+        The student that was exported has to be whole, too: if not, going on from the
+        checkpoint writes it again.
 
         Raises:
             StageError: It was measured, but not what counts.
         """
         metrics = read_history(self.folder).metrics.get(self.epochs)
-        if metrics is None or not is_whole(self.checkpoint):
+        files = [self.checkpoint, *self.folder.glob(STUDENT)]
+        if metrics is None or not all(map(is_whole, files)):
             return None
         if not any(map(is_of_coco, metrics)):
             # It says nothing where there is not a single detection: that is zero.
