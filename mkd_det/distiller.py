@@ -123,12 +123,6 @@ class Distiller(BaseModel):
         self.weigher = TeacherWeights(_weighing(teacher_weights, teachers or {}))
         _check_probe_size(probe_size)
         self.task_weight = _checked_weight(task_weight)
-        if teachers and not terms and not inherit:
-            raise ConfigError(
-                'there are teachers, but no terms: nothing would be distilled',
-                hint="**_base_.pop('recipe') at the end of model=dict(...), with a"
-                ' recipe in _base_; or terms=dict(...)',
-            )
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
@@ -165,7 +159,17 @@ class Distiller(BaseModel):
         self._register_load_state_dict_pre_hook(_from_plain, with_module=True)
 
     def _take_parts(self, terms: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make the parts of the plan children."""
+        """Make the parts of the plan children.
+
+        Raises:
+            ConfigError: Teachers would be loaded for nothing.
+        """
+        if self.teachers and not terms and not self.inherit:
+            raise ConfigError(
+                'there are teachers, but no terms: nothing would be distilled',
+                hint="**_base_.pop('recipe') at the end of model=dict(...), with a"
+                ' recipe in _base_; or terms=dict(...)',
+            )
         self.branches = self.plan.branches
         self.adapters = _modules(self.plan.adapters)
         self.losses = _modules(self.plan.terms)

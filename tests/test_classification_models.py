@@ -69,7 +69,8 @@ def test_published_weights_are_complete(depth: int) -> None:
     MODELS.build(cfg).load_state_dict(renamed, strict=True)
     # The same through a teacher, whose keys are revised in the config.
     teacher = dict(cfg=cfg, checkpoint=str(file), revise_keys=RENAME)
-    model = MODELS.build(distiller(teachers=dict(t=teacher), terms={}))
+    student = {**tiny_images.classifier(), 'num_classes': 10}
+    model = MODELS.build(distiller(student=student, teachers=dict(t=teacher)))
     model.teachers.load()
     loaded = model.teachers['t'].model.state_dict()
     assert torch.equal(loaded['head.weight'], renamed['head.weight'])
