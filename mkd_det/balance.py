@@ -153,7 +153,7 @@ class GradientShare(nn.Module):
         shares = ', '.join(f'{name} {share:g}' for name, share in self.shares.items())
         return (
             f"balance: gradients on {self.on}, in shares of the task's: {shares};"
-            ' weights of these terms do not matter'
+            ' their weights above 0 do not matter'
         )
 
     def is_due(self, iteration: int, losses: Iterable[str]) -> bool:

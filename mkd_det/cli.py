@@ -172,7 +172,8 @@ def _gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES may be set to here."""
     given = os.environ.get('CUDA_VISIBLE_DEVICES')
     if given:
-        return given.split(',')
+        named = [part.strip() for part in given.split(',')]
+        return [part for part in named if part and not part.startswith('-')]
     return list(map(str, range(torch.cuda.device_count())))
 
 

@@ -104,10 +104,13 @@ class DenseReader:
         return self._priors[1]
 
 
+Sizes = Sequence[Sequence[int]]  # (H, W) of each level
+
+
 def check_comparable(
-    student: Any, teacher: Any, sizes: Sequence[Sequence[int]], where: str
+    student: Any, teacher: Any, sizes: tuple[Sizes, Sizes], where: str
 ) -> None:
-    """Raise unless two dense heads say the same kind of thing of the same places.
+    """Raise unless two dense heads tell the same classes apart at the same places.
 
     Places with one prior may be half a cell apart (anchors stand at the corner of a
     cell, points in its middle) and their anchors of any size, for boxes are compared
@@ -116,21 +119,13 @@ def check_comparable(
     Args:
         student: The student's head.
         teacher: The teacher's.
-        sizes: (H, W) of the levels.
+        sizes: Of the maps of both.
         where: Who asks, for the message.
 
     Raises:
-        HeadKindError: Their logits mean other things, they predict elsewhere, or with
-            other anchors.
+        HeadKindError: They predict elsewhere, or with other anchors.
         TeacherClassesError: They tell another number of classes apart.
     """
-    kind, wanted = head_kind(student), head_kind(teacher)
-    if kind != wanted:
-        raise HeadKindError(
-            f'{where}: the heads mean their class logits differently',
-            expected=f'{wanted}, as the teacher',
-            actual=f'{kind} in the student',
-        )
     ours, theirs = student.cls_out_channels, teacher.cls_out_channels
     if ours != theirs:
         raise TeacherClassesError(
@@ -139,27 +134,28 @@ def check_comparable(
             actual=f'{ours} in the student',
             hint='bbox_head=dict(num_classes=...) of both, as the data has them',
         )
-    if _layout(student) != _layout(teacher):
+    here, there = (_layout(h, s) for h, s in zip((student, teacher), sizes))
+    if here != there:
         raise HeadKindError(
             f'{where}: the heads predict at different places',
-            expected=f'{_layout(teacher)}, as the teacher',
-            actual=f'{_layout(student)} in the student',
+            expected=f'{there}, as the teacher',
+            actual=f'{here} in the student',
             hint='equal strides and anchors in both heads; features can be'
             ' distilled all the same (FeatureKD, AttentionKD on the neck)',
         )
-    _check_anchors(student, teacher, sizes, where)
+    _check_anchors(student, teacher, sizes[0], where)
 
 
-def _layout(head: Any) -> str:
+def _layout(head: Any, sizes: Sizes) -> str:
     """Where a head predicts, in words."""
     counts = list(map(str, head.prior_generator.num_base_priors))
     priors = counts[0] if len(set(counts)) == 1 else ', '.join(counts)
-    return f'{priors} a cell, strides {", ".join(map(str, _strides(head)))}'
+    maps = ' '.join(f'{h}x{w}' for h, w in sizes)
+    strides = ', '.join(map(str, _strides(head)))
+    return f'{priors} priors a cell, strides {strides}, maps of {maps}'
 
 
-def _check_anchors(
-    student: Any, teacher: Any, sizes: Sequence[Sequence[int]], where: str
-) -> None:
+def _check_anchors(student: Any, teacher: Any, sizes: Sizes, where: str) -> None:
     grids = (
         [grid.cpu() for grid in head.prior_generator.grid_priors(sizes, device='cpu')]
         for head in (student, teacher)

@@ -25,6 +25,7 @@ from .compiling import parts_to_compile
 from .confidence import check_logits
 from .errors import (
     ConfigError,
+    HeadKindError,
     PlanError,
     ShapeMismatchError,
     nearest,
@@ -568,10 +569,13 @@ class Planner:
     def _read_heads(self, link: Link, sides: dict[str, Any], where: str) -> None:
         """Read what the heads of a term yield; they must speak of the same places."""
         ours = self._module(link.refs['student'])
-        sizes = [level[0].shape[-2:] for level in sides['student']]
+        sizes = {
+            side: [level[0].shape[-2:] for level in sides[side]]
+            for side in link.readers
+        }
         for side, reader in link.readers.items():
             head = self._module(link.refs[side])
-            check_comparable(ours, head, sizes, where)
+            check_comparable(ours, head, (sizes['student'], sizes[side]), where)
             sides[side] = (reader(head, sides[side]),)
         heads = sides['student'][0], sides['teacher'][0]
         for reader in link.readers.values():
@@ -659,7 +663,7 @@ def _check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:
 def _check_outputs(
     where: str, refs: Mapping[str, Ref], readers: Mapping[str, DenseReader | None]
 ) -> dict[str, str]:
-    """All sides must be dense heads, or all plain logits; the kind of the heads."""
+    """All sides must be heads of one kind, or all plain logits."""
     heads = [reader for reader in readers.values() if reader is not None]
     if not heads:
         return {}
@@ -669,7 +673,14 @@ def _check_outputs(
             expected=' and '.join(map(str, refs.values())) + ' all tapped at the head',
             hint="taps=dict(head='bbox_head')",
         )
-    return {'kind': heads[0].kind}
+    kind, *kinds = (head.kind for head in heads)
+    if any(other != kind for other in kinds):
+        raise HeadKindError(
+            f'{where}: the heads mean their class logits differently',
+            expected=f'{kinds[0]}, as the teacher',
+            actual=f'{kind} in the student',
+        )
+    return {'kind': kind}
 
 
 def _check_result(where: str, result: Any) -> None:

@@ -16,7 +16,13 @@ from .errors import (
     TapNotFoundError,
     TeacherClassesError,
 )
-from .outputs import DenseReader, check_comparable, is_dense_head, reads_bins
+from .outputs import (
+    DenseReader,
+    check_comparable,
+    head_kind,
+    is_dense_head,
+    reads_bins,
+)
 
 PYRAMID = ('cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense')
 DENSE, DISTRIBUTIONS, ROWS = 'soft_dense', 'ld_dense', 'crosskd_dense'
@@ -53,24 +59,29 @@ def suggested(student: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
 def recipes_for(student: nn.Module, teacher: nn.Module) -> list[str]:
     """Names of the recipes that fit as they are."""
     found = _of(student) & _of(teacher)
-    if DENSE in found:
-        heads: list[Any] = [student.bbox_head, teacher.bbox_head]
-        if not _meet(*heads):
-            found -= {DENSE, DISTRIBUTIONS, *WHOLE}
-        if reads_bins(heads[0]) != reads_bins(heads[1]):
-            found -= {DISTRIBUTIONS}
-    if found & {*PYRAMID}:
-        necks: list[Any] = [student.neck, teacher.neck]
-        if len(necks[0].fpn_convs) != len(necks[1].fpn_convs):
-            found -= {*PYRAMID, *WHOLE}
+    ours, theirs = _Parts(student), _Parts(teacher)
+    if ours.levels != theirs.levels:
+        found -= {*PYRAMID, *WHOLE, ROWS}
+    if DENSE in found and not _meet(ours.head, theirs.head):
+        found -= {DENSE, DISTRIBUTIONS, *WHOLE}
+    if DISTRIBUTIONS in found and reads_bins(ours.head) != reads_bins(theirs.head):
+        found -= {DISTRIBUTIONS}
     return sorted(found)
+
+
+class _Parts:
+    """Of a model, as far as it has them."""
+
+    def __init__(self, model: Any) -> None:
+        self.head = getattr(model, 'bbox_head', None)
+        self.levels = getattr(getattr(model, 'neck', None), 'num_outs', 0)
 
 
 def _meet(student: Any, teacher: Any) -> bool:
     """Whether what two dense heads yield can be compared."""
     sizes = [(1, 1)] * student.prior_generator.num_levels
     try:
-        check_comparable(student, teacher, sizes, '')
+        check_comparable(student, teacher, (sizes, sizes), '')
     except (HeadKindError, TeacherClassesError):
         return False
     return True
@@ -84,13 +95,14 @@ def _of(model: nn.Module) -> set[str]:
         found |= {*PYRAMID}
     head = names.get('bbox_head')
     if head is not None and is_dense_head(head) and _is_read(head):
-        found |= {DENSE}
-        if reads_bins(head):
-            found |= {DISTRIBUTIONS}
         if {'bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'} <= set(names):
             found |= {ROWS}
-        if {'backbone.layer2', 'backbone.layer4', 'neck.fpn_convs'} <= set(names):
-            found |= {*WHOLE}
+        if head_kind(head) == 'sigmoid':  # whose classes can be balanced
+            found |= {DENSE}
+            if reads_bins(head):
+                found |= {DISTRIBUTIONS}
+            if {'backbone.layer2', 'backbone.layer4', 'neck.fpn_convs'} <= set(names):
+                found |= {*WHOLE}
     if 'roi_head' in names and _is_read_by_regions(model):
         found |= {*TWO_STAGE}
     if isinstance(names.get('head'), nn.Linear):

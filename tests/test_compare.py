@@ -419,10 +419,10 @@ ANEW, EARLIER, THERE = '', 'epoch_1.pth', 'epoch_2.pth'
         (torn, 'stage.json is damaged or gone', ANEW),
         (cut('done.json'), 'its done.json is damaged', THERE),
         (put('done.json', b'{"seconds": 3}'), 'its done.json is damaged', THERE),
-        (cut(SCALARS), 'checkpoint or figures are damaged or gone', THERE),
-        (cut(SCALARS, 0), 'checkpoint or figures are damaged or gone', THERE),
+        (cut(SCALARS), 'checkpoint, student or figures are damaged or gone', THERE),
+        (cut(SCALARS, 0), 'checkpoint, student or figures are damaged or gone', THERE),
         (put(SCALARS, b'\xff\xfe\n3\n[]\n"'), 'figures are damaged or gone', THERE),
-        (lose(SCALARS), 'checkpoint or figures are damaged or gone', THERE),
+        (lose(SCALARS), 'checkpoint, student or figures are damaged or gone', THERE),
         (cut('epoch_2.pth'), 'epoch_2.pth is damaged', EARLIER),
         (cut('epoch_2.pth', 0), 'epoch_2.pth is damaged', EARLIER),
         (rot, 'epoch_2.pth is damaged', EARLIER),
@@ -883,9 +883,10 @@ def test_a_file_where_a_run_should_be_is_told(files: Path, tool: Any) -> None:
 def test_a_run_whose_log_is_lost_is_left_out_of_the_curves() -> None:
     whole = Run('a', 0, {}, {1: 0.1}, {1: 2.0}, None, None, '', 1.0, '')
     short = replace(whole, seed=1, curve={})
-    assert cut_off([whole, short]) == [short]
-    none = replace(whole, losses={})  # alone: there is none to be shorter than
-    assert cut_off([none]) == [none] and cut_off([whole]) == []
+    assert cut_off([whole, short], [whole, short]) == [short]
+    none = replace(whole, losses={})  # its row has none that it is shorter than
+    assert cut_off([none], [none, whole]) == [none]
+    assert cut_off([none], [none]) == []  # too short a training to log any
 
 
 def test_devices_that_are_not_there_are_refused(

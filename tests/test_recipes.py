@@ -43,10 +43,22 @@ def faster_rcnn(*_: int) -> dict:
 
 
 def four_levels(*widths: int) -> dict:
-    cfg = tiny.gfl(*widths)
+    cfg = gfl(*widths)
     cfg['neck'].update(num_outs=4)
     cfg['bbox_head']['anchor_generator'].update(strides=[8, 16, 32, 64])
     return cfg
+
+
+def pooled(*widths: int) -> dict:
+    """Its last levels are pooled, by no layers of their own."""
+    cfg = tiny.gfl(*widths)
+    cfg['neck'].update(add_extra_convs=False)
+    return cfg
+
+
+def softmax(*widths: int) -> dict:
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=False)
+    return changed(tiny.retinanet(*widths), loss_cls=loss)
 
 
 Make = Callable[..., dict]
@@ -70,7 +82,10 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
         DENSE,
     ),
     'GFL, of Faster R-CNN': (tiny.gfl, faster_rcnn, FEATURES),
-    'GFL, of four levels': (tiny.gfl, four_levels, set()),
+    'GFL, of four levels': (gfl, four_levels, set()),
+    'GFL, of pooled levels': (tiny.gfl, pooled, DENSE | {'ld_dense'}),
+    'softmax': (softmax, softmax, FEATURES),
+    'RetinaNet, of softmax': (tiny.retinanet, softmax, FEATURES),
 }
 
 

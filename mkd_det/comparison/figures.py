@@ -61,9 +61,11 @@ def draw_curves(
     """
     figure = Figure(figsize=(11, 4.4), layout='constrained')
     left, right = figure.subplots(1, 2)
+    every = [run for outcome in outcomes for run in outcome.runs]
     for number, outcome in enumerate(outcomes):
         style = {'color': _colour(number), 'label': _plain(outcome.name)}
-        whole = [run for run in outcome.runs if run not in cut_off(outcome.runs)]
+        lost = cut_off(outcome.runs, every)
+        whole = [run for run in outcome.runs if run not in lost]
         _band(left, [run.curve for run in whole], marker='o', ms=4, **style)
         _band(right, [run.losses for run in whole], **style)
     left.set(title=f'{metric} in validation', xlabel=unit)

@@ -249,7 +249,8 @@ def _curves(comparison: Comparison) -> Section:
         ' loss_cls, loss_bbox and loss_dfl of the student; without any of these names,'
         ' all of it, with what teachers add.'
     )
-    lost = [run for outcome in comparison.outcomes for run in cut_off(outcome.runs)]
+    every = [run for outcome in comparison.outcomes for run in outcome.runs]
+    lost = [run for o in comparison.outcomes for run in cut_off(o.runs, every)]
     told = ', '.join(f'{run.row} with seed {run.seed}' for run in lost)
     text = [f'Left out, since a part of the log was lost: {told}.'] if lost else []
     return Section('Learning curves', text=text, picture=(CURVES, caption))

@@ -79,14 +79,19 @@ def read_run(row: str, seed: int, stage: Stage, result: Result, key: str) -> Run
     )
 
 
-def cut_off(runs: Sequence[Run]) -> list[Run]:
-    """Runs that have lost a part of their log, or all of it: they have fewer points
-    than others, or none."""
+def cut_off(runs: Sequence[Run], every: Sequence[Run]) -> list[Run]:
+    """Runs that have lost a part of their log, or all of it.
+
+    Args:
+        runs: Of a row: those that have fewer points than others.
+        every: Of all rows: if any has logged losses, those of the row that have none.
+    """
     longest = max(len(run.losses) for run in runs), max(len(run.curve) for run in runs)
+    logged = any(run.losses for run in every)
     return [
         run
         for run in runs
-        if not run.losses or (len(run.losses), len(run.curve)) != longest
+        if (logged and not run.losses) or (len(run.losses), len(run.curve)) != longest
     ]
 
 

@@ -234,7 +234,7 @@ def _done_before(stage: Stage, show: Display) -> Result | None:
     if done and figures:
         memory = done.get('memory')
         return Result(stage.name, figures, done['seconds'], done['command'], memory)
-    lost = 'its checkpoint or figures are' if done else f'its {DONE} is'
+    lost = 'its checkpoint, student or figures are' if done else f'its {DONE} is'
     show.say(f'{stage.title}: was done, but {lost} damaged or gone; goes on')
     return None
 
