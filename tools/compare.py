@@ -173,7 +173,12 @@ def check_args(args: argparse.Namespace) -> Common:
     teachers = _teachers('--teacher', args.teacher)
     for path in teachers.values():
         if '://' not in path and not Path(path).is_file():
-            raise ConfigError('--teacher: there is no such file', actual=path)
+            raise ConfigError(
+                '--teacher: there is no such file',
+                expected='a checkpoint of the trained teacher, or its address',
+                actual=path,
+                hint='train it first: python tools/train.py TEACHER_CONFIG',
+            )
     return Common(
         teachers=teachers,
         teacher_cfgs=_teachers('--teacher-cfg', args.teacher_cfg),
