@@ -1,0 +1,1 @@
+"""From a distill config to a checked plan."""
