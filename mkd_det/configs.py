@@ -13,7 +13,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, nearest_names
 from .registry import type_name
 
 # Keys of a config that are no arguments of a runner.
@@ -76,7 +76,7 @@ def read_config(path: str) -> Config:
         raise ConfigError(
             f'config {path} cannot be read',
             actual=f'{type(error).__name__}: {shown}',
-            hint=_way_out(error, words, path),
+            fix=_way_out(error, words, path),
         ) from error
 
 
@@ -95,7 +95,7 @@ def _read_packaged(name: str) -> Config:
         ) from error
 
 
-def plain_model(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def plain_model_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The model of a config, of a distill config its student's; with the preprocessor
     that stands beside it, which a runner hands to a model without one."""
     holders = [cfg['model'], cfg]
@@ -109,15 +109,15 @@ def plain_model(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def imported_by(cfg: Mapping[str, Any]) -> list[str]:
+def custom_imports_of(cfg: Mapping[str, Any]) -> list[str]:
     """Names of the modules that a config imports."""
     names = (cfg.get('custom_imports') or {}).get('imports') or []
     return [names] if isinstance(names, str) else list(names)
 
 
-def import_also(cfg: Config, *names: str) -> None:
+def add_custom_imports(cfg: Config, *names: str) -> None:
     """Let a config import modules, before its own."""
-    imports = list(dict.fromkeys([*names, *imported_by(cfg)]))
+    imports = list(dict.fromkeys([*names, *custom_imports_of(cfg)]))
     cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
 
 
@@ -161,7 +161,7 @@ def _merge(cfg: Config, options: dict, source: str) -> None:
             raise ConfigError(
                 f'{source}: the config has no {first!r}',
                 actual=key,
-                available=nearest(first, cfg),
+                available=nearest_names(first, cfg),
             )
         try:
             cfg.merge_from_dict({key: options[key]})
@@ -178,4 +178,4 @@ def _siblings(path: Path) -> list[str]:
     while not folder.is_dir():
         folder = folder.parent
     names = [str(p) for p in sorted(folder.glob(f'*{path.suffix or ".py"}'))]
-    return nearest(str(path), names)
+    return nearest_names(str(path), names)

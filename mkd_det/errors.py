@@ -18,7 +18,7 @@ class MkdError(Exception):
         expected: What would have been right.
         actual: What was found instead.
         available: Names that could have been written, best first.
-        hint: The line to write instead.
+        fix: The line to write instead.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class MkdError(Exception):
         expected: Any = None,
         actual: Any = None,
         available: Iterable[str] = (),
-        hint: str = '',
+        fix: str = '',
     ) -> None:
         self.message = message
         self.expected = expected
         self.actual = actual
         self.available = tuple(available)
-        self.hint = hint
+        self.fix = fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class MkdError(Exception):
             lines.append(f'  actual:    {self.actual}')
         if self.available:
             lines.append('  available: ' + ', '.join(self.available))
-        if self.hint:
-            lines.append('  write:     ' + self.hint.replace('\n', '\n             '))
+        if self.fix:
+            lines.append('  fix:       ' + self.fix.replace('\n', '\n             '))
         return '\n'.join(lines)
 
     def __reduce__(self) -> tuple:
@@ -157,12 +157,16 @@ class ResumeError(MkdError):
     """A checkpoint cannot continue this run."""
 
 
+class ExperimentError(MkdError):
+    """A training of an experiment failed, or its folder is in use."""
+
+
 class EnvironmentVersionError(MkdError):
     """An installed package is too old, or does not work with another."""
 
 
 @contextmanager
-def building(what: str) -> Iterator[None]:
+def as_config_error(what: str) -> Iterator[None]:
     """Turn any error of what is built inside into ConfigError; typed ones stay.
 
     Args:
@@ -179,12 +183,12 @@ def building(what: str) -> Iterator[None]:
         raise ConfigError(
             f'{what} cannot be built from its config',
             actual=f'{type(error).__name__}: {lines[0]}',
-            hint='--debug shows where',
+            fix='--debug shows where',
         ) from error
 
 
 @contextmanager
-def speaking_of(whom: str) -> Iterator[None]:
+def prefix_errors(whom: str) -> Iterator[None]:
     """Let typed errors from inside begin with whom they are about."""
     try:
         yield
@@ -194,7 +198,7 @@ def speaking_of(whom: str) -> Iterator[None]:
         raise
 
 
-def nearest(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
+def nearest_names(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
     """`known`, the closest matches to `name` first, at most `limit` of them."""
     known = list(dict.fromkeys(known))
     close = get_close_matches(name, known, n=max(limit, 1), cutoff=0.5)
@@ -209,7 +213,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
             raise ConfigError(
                 f'{where}: unknown key {key!r}',
                 actual=key,
-                available=nearest(key, known, limit=len(known)),
+                available=nearest_names(key, known, limit=len(known)),
             )
 
 
@@ -219,18 +223,18 @@ def is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """A whole number, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_mapping(value: Any, where: str) -> None:
+def check_string_keys(value: Any, where: str) -> None:
     """Raise ConfigError unless `value` is a dict with names as keys, or None."""
     if value is None:
         return
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f'{where} must be a dict', actual=repr(value), hint='dict(name=...)'
+            f'{where} must be a dict', actual=repr(value), fix='dict(name=...)'
         )
     for key in value:
         if not isinstance(key, str):

@@ -18,14 +18,23 @@ from typing import Any
 
 from mmengine.registry import Registry
 
-from .errors import ConfigError, MkdError, building, is_number, is_whole, nearest
+from .errors import (
+    ConfigError,
+    MkdError,
+    as_config_error,
+    is_integer,
+    is_number,
+    nearest_names,
+)
 
 LOSSES = Registry('distill loss', scope='mkd_det', locations=['mkd_det.losses'])
 ADAPTERS = Registry(
     'adapter', scope='mkd_det', locations=['mkd_det.adapters', 'mkd_det.probes']
 )
 BRANCHES = Registry('branch', scope='mkd_det', locations=['mkd_det.branches'])
-BALANCES = Registry('balance', scope='mkd_det', locations=['mkd_det.balance'])
+BALANCES = Registry(
+    'balance', scope='mkd_det', locations=['mkd_det.weighting.gradient_share']
+)
 
 
 def type_name(kind: Any) -> str:
@@ -47,14 +56,14 @@ def find_class(registry: Registry, cfg: dict, where: str) -> type:
         raise ConfigError(
             f'{where}: {kind!r} is no registered {registry.name}',
             actual=kind,
-            available=nearest(str(kind), known, limit=len(known)),
-            hint="custom_imports=dict(imports=['mkd_det', 'your.module'])"
+            available=nearest_names(str(kind), known, limit=len(known)),
+            fix="custom_imports=dict(imports=['mkd_det', 'your.module'])"
             ' if it is your own',
         )
     return known[kind]
 
 
-def build(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
+def build_component(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
     """Build `cfg` (a dict with `type`), turning bad arguments into ConfigError."""
     cls = find_class(registry, cfg, where)
     # mmengine adds `_scope_` to what a config takes from a `package::` base.
@@ -74,7 +83,7 @@ def build(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
         ) from error
 
 
-def built(registry: Registry, cfg: dict, where: str) -> Any:
+def build_mmengine_model(registry: Registry, cfg: dict, where: str) -> Any:
     """Build a model of mmdet's, turning what is wrong with its config into ConfigError.
 
     Args:
@@ -82,17 +91,17 @@ def built(registry: Registry, cfg: dict, where: str) -> Any:
         cfg: The model's config.
         where: What it is, for the message.
     """
-    with building(f'{where}: the model'):
+    with as_config_error(f'{where}: the model'):
         return registry.build(cfg)
-    raise AssertionError  # mypy: `building` lets no exception vanish
+    raise AssertionError  # mypy: `as_config_error` lets no exception vanish
 
 
-def arguments_of(cls: type) -> list[str]:
+def argument_names(cls: type) -> list[str]:
     """Names that the constructors along the mro take, as far as they pass them on."""
     return [name for name, _ in _parameters(cls)]
 
 
-def settings_of(cls: type, cfg: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_with_defaults(cls: type, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Every argument of the constructors along the mro, as `cfg` gives it, or else
     its default."""
     return {name: cfg.get(name, p.default) for name, p in _parameters(cls)}
@@ -117,13 +126,13 @@ def _parameters(cls: type) -> Iterator[tuple[str, inspect.Parameter]]:
 
 def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
     """Every argument must be one that a constructor along the mro takes."""
-    known = arguments_of(cls)
+    known = argument_names(cls)
     for key in kwargs:
         if key not in known:
             raise ConfigError(
                 f'{where}: {cls.__name__} takes no argument {key!r}',
                 actual=key,
-                available=nearest(key, known, limit=len(known)),
+                available=nearest_names(key, known, limit=len(known)),
             )
     kinds = _kinds_of(cls)
     for key, value in kwargs.items():
@@ -140,14 +149,14 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
             raise ConfigError(
                 f'{where}: {cls.__name__} needs the argument {name!r}',
                 available=known,
-                hint=f'dict(type={cls.__name__!r}, {name}=...)',
+                fix=f'dict(type={cls.__name__!r}, {name}=...)',
             )
 
 
 # What an annotation promises, in words, and how to tell.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'float': ('a finite number', is_number),
-    'int': ('a whole number', is_whole),
+    'int': ('a whole number', is_integer),
     'bool': ('True or False', lambda value: isinstance(value, bool)),
     'str': ('a string', lambda value: isinstance(value, str)),
 }

@@ -12,7 +12,7 @@ from mmengine.registry import Registry
 SCOPE = 'mkd_det'
 
 
-def join_mmengine() -> None:
+def register_scope() -> None:
     """Make 'mkd_det::...' a config name and 'mkd_det' a scope. Idempotent.
 
     What a config takes from a `mkd_det::` base is built in our scope. Each registry

@@ -27,7 +27,7 @@ def check_versions() -> None:
                 f'{name} is too old',
                 expected=f'{lowest} or newer',
                 actual=found,
-                hint=f"pip install '{install}'",
+                fix=f"pip install '{install}'",
             )
     try:
         import_module('mmcv._ext')
@@ -36,7 +36,7 @@ def check_versions() -> None:
             'mmcv was built without its operators, or for another torch',
             expected='`import mmcv._ext` to work',
             actual=str(error).splitlines()[0],
-            hint='pip install --no-build-isolation --no-cache-dir --force-reinstall'
+            fix='pip install --no-build-isolation --no-cache-dir --force-reinstall'
             ' --no-deps onedl-mmcv   (after torch, setuptools<81, wheel, ninja)',
         ) from None
 

@@ -28,7 +28,7 @@ class AdapterOutput(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Frozen:
+class FrozenModule:
     """Keeps a module of a teacher out of the module tree, and out of copies: they
     share it, as they share the teachers.
 
@@ -42,7 +42,7 @@ class Frozen:
     def __call__(self, *args: Tensor) -> Tensor:
         return self.module(*args)
 
-    def __deepcopy__(self, memo: dict) -> Frozen:
+    def __deepcopy__(self, memo: dict) -> FrozenModule:
         return self
 
 
@@ -73,7 +73,7 @@ class Adapter(nn.Module):
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Called once, by the plan, before the first forward: for adapters that use a
         part of the frozen teacher. What they keep of it must not become a child module
-        (see `Frozen`).
+        (see `FrozenModule`).
 
         Args:
             teacher: The teacher's model.
@@ -88,7 +88,7 @@ class Adapter(nn.Module):
         raise TypeError(f'{type(self).__name__} must define forward()')
 
 
-def on_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
+def apply_to_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
     """Run a module for maps on a level of any kind, whose shape it gets back."""
     out = module(as_map(level))
     if level.dim() == 2:

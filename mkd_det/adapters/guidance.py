@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeMismatchError, is_whole
+from ..errors import ConfigError, ShapeMismatchError, is_integer
 from ..functional import as_map
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
-from .base import Adapter, AdapterOutput, group_norm, on_map
+from .base import Adapter, AdapterOutput, apply_to_map, group_norm
 
 
 @ADAPTERS.register_module()
@@ -76,7 +76,7 @@ class GuidanceLayer(Adapter):
                 'GuidanceLayer: student and teacher yield different numbers of levels',
                 expected=f'{len(teacher)} levels: {_list(teacher)}',
                 actual=f'{len(student)} levels: {_list(student)}',
-                hint="taps=dict(stages=['backbone.layer2', 'backbone.layer3'])"
+                fix="taps=dict(stages=['backbone.layer2', 'backbone.layer3'])"
                 '  # a path per level',
             )
         if width is not None and width < 2:
@@ -87,7 +87,7 @@ class GuidanceLayer(Adapter):
                 'GuidanceLayer: reconstruction must be a number >= 0',
                 actual=reconstruction,
             )
-        if not is_whole(stride) or stride < 1:
+        if not is_integer(stride) or stride < 1:
             raise ConfigError(
                 'GuidanceLayer: stride must be a whole number >= 1', actual=stride
             )
@@ -124,7 +124,7 @@ class GuidanceLayer(Adapter):
     ) -> AdapterOutput:
         """Lead both sides into the space."""
         ours = tuple(
-            on_map(side, level)
+            apply_to_map(side, level)
             for side, level in zip(self.student_side, student, strict=True)
         )
         teacher = tuple(level.detach() for level in teacher)
@@ -137,7 +137,7 @@ class GuidanceLayer(Adapter):
             losses['reconstruction'] = self.reconstruction * self._error(teacher)
         with torch.no_grad():
             codes = tuple(
-                on_map(encoder, level)
+                apply_to_map(encoder, level)
                 for encoder, level in zip(self.encoders, teacher, strict=True)
             )
         return AdapterOutput(ours, codes, losses)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import ShapeMismatchError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
-from .base import Adapter, AdapterOutput, on_map
+from .base import Adapter, AdapterOutput, apply_to_map
 
 
 @ADAPTERS.register_module()
@@ -44,7 +44,7 @@ class LinearAlign(Adapter):
                 'LinearAlign: student and teacher yield different numbers of levels',
                 expected=f'{len(teacher)} levels',
                 actual=f'{len(student)} levels',
-                hint="taps of as many levels on both sides, such as dict(fpn='neck')",
+                fix="taps of as many levels on both sides, such as dict(fpn='neck')",
             )
         self.aligners = aligners(
             (s.channels, t.channels) for s, t in zip(student, teacher)
@@ -55,7 +55,7 @@ class LinearAlign(Adapter):
     ) -> AdapterOutput:
         """Lead the student into the teacher's width."""
         ours = tuple(
-            on_map(aligner, level)
+            apply_to_map(aligner, level)
             for aligner, level in zip(self.aligners, student, strict=True)
         )
         return AdapterOutput(ours, tuple(level.detach() for level in teacher), {})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, ShapeMismatchError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
-from .base import Adapter, AdapterOutput, on_map
+from .base import Adapter, AdapterOutput, apply_to_map
 from .linear_align import aligners
 
 
@@ -73,7 +73,7 @@ class MaskedGeneration(Adapter):
     ) -> AdapterOutput:
         """Hide, and generate."""
         generated = tuple(
-            on_map(partial(self._generate, index), level)
+            apply_to_map(partial(self._generate, index), level)
             for index, level in enumerate(student)
         )
         levels = tuple(level.detach() for level in teacher)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeMismatchError, TapNotFoundError, nearest
+from ..errors import ConfigError, ShapeMismatchError, TapNotFoundError, nearest_names
 from ..functional import softmax_kl
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
-from .base import Adapter, AdapterOutput, Frozen, group_norm, on_map
+from .base import Adapter, AdapterOutput, FrozenModule, apply_to_map, group_norm
 
 
 @ADAPTERS.register_module()
@@ -72,7 +72,7 @@ class NonLinearAlign(Adapter):
                 'NonLinearAlign: student and teacher yield different numbers of levels',
                 expected=f'{len(teacher)} levels',
                 actual=f'{len(student)} levels',
-                hint="taps=dict(feature='head:in')",
+                fix="taps=dict(feature='head:in')",
             )
         if (hidden is not None and hidden < 2) or not tau > 0 or not weight >= 0:
             raise ConfigError(
@@ -84,7 +84,7 @@ class NonLinearAlign(Adapter):
             for s, t in zip(student, teacher, strict=True)
         )
         self.reuse_classifier, self.tau, self.weight = reuse_classifier, tau, weight
-        self.classifier: Frozen | None = None
+        self.classifier: FrozenModule | None = None
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the classifier to be reused."""
@@ -99,8 +99,8 @@ class NonLinearAlign(Adapter):
             raise TapNotFoundError(
                 f'{where}: reuse_classifier names no module of the teacher',
                 actual=path,
-                available=nearest(str(path), known, limit=8),
-                hint="reuse_classifier='head'",
+                available=nearest_names(str(path), known, limit=8),
+                fix="reuse_classifier='head'",
             )
         module = modules[path]
         width = getattr(module, 'in_features', None)
@@ -111,16 +111,16 @@ class NonLinearAlign(Adapter):
                 f'{where}: {path} of the teacher does not read what its tap yields',
                 expected=f'one level of {width} channels, no map',
                 actual=f'levels of {channels} channels' + (', maps' if maps else ''),
-                hint=f"taps=dict(feature='{path}:in')",
+                fix=f"taps=dict(feature='{path}:in')",
             )
-        self.classifier = Frozen(module)
+        self.classifier = FrozenModule(module)
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
         """Align the student's levels."""
         levels = tuple(
-            on_map(module, level)
+            apply_to_map(module, level)
             for module, level in zip(self.aligners, student, strict=True)
         )
         teacher = tuple(level.detach() for level in teacher)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..errors import ConfigError, TapNotFoundError, nearest
+from ..errors import ConfigError, TapNotFoundError, nearest_names
 from ..functional import decorrelation
 from ..registry import BRANCHES
 from ..structures import Levels, full_precision
@@ -87,7 +87,7 @@ class ExplorationBranch(Branch):
         self.on = (on,) if isinstance(on, str) else tuple(on)
         if not self.on:
             raise ConfigError(
-                'ExplorationBranch: `on` names no module', hint="on='neck.fpn_convs'"
+                'ExplorationBranch: `on` names no module', fix="on='neck.fpn_convs'"
             )
         if not decorrelation >= 0:
             raise ConfigError(
@@ -181,7 +181,7 @@ class ExplorationBranch(Branch):
         if self._student is None:
             raise ConfigError(
                 'ExplorationBranch: not attached to a student yet',
-                hint='branch.attach(student)',
+                fix='branch.attach(student)',
             )
         return [path for paths in self._paths for path in paths]
 
@@ -205,15 +205,15 @@ def _linear_layers(
             raise TapNotFoundError(
                 f'ExplorationBranch: the student has no module {path!r}',
                 actual=path,
-                available=nearest(path, modules),
-                hint="on='...', a module of convolutions of this student; or leave the"
+                available=nearest_names(path, modules),
+                fix="on='...', a module of convolutions of this student; or leave the"
                 ' branch out,\nand what terms read of it',
             )
         below = list(modules[path].modules())
         if any(isinstance(module, ParallelLinear) for module in below):
             raise ConfigError(
                 f'ExplorationBranch: {path!r} has an exploration already',
-                hint='one branch, on=[...all of the paths...]',
+                fix='one branch, on=[...all of the paths...]',
             )
         layers = {id(module): module for module in below if _is_linear(module)}
         if not layers:
@@ -222,7 +222,7 @@ def _linear_layers(
                 f'ExplorationBranch: no linear layer at or below {path!r}',
                 expected='nn.Conv2d or nn.Linear',
                 actual=type(modules[path]).__name__,
-                available=nearest(path, linear),
+                available=nearest_names(path, linear),
             )
         found |= layers
     return list(found.values())

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..errors import AnnotationError, ConfigError, is_whole
+from ..errors import AnnotationError, ConfigError, is_integer
 
 
 @MODELS.register_module()
@@ -47,7 +47,7 @@ class ImageClassifier(BaseModel):
         super().__init__(
             data_preprocessor or dict(type='ClassifierPreprocessor'), init_cfg
         )
-        if not is_whole(num_classes) or num_classes < 2:
+        if not is_integer(num_classes) or num_classes < 2:
             raise ConfigError(
                 'ImageClassifier: num_classes must be 2 or more', actual=num_classes
             )
@@ -58,7 +58,7 @@ class ImageClassifier(BaseModel):
                 f'ImageClassifier: {backbone.get("type")} does not say how many'
                 ' channels it yields',
                 expected='in_channels',
-                hint='in_channels=512, the channels of its last stage',
+                fix='in_channels=512, the channels of its last stage',
             )
         self.head = nn.Linear(channels, num_classes)
         self.criterion = None if loss is None else MODELS.build(loss)
@@ -126,7 +126,7 @@ class ImageClassifier(BaseModel):
                 f'ImageClassifier: {type(self.criterion).__name__} is no loss of logits'
                 ' and labels that yields one number',
                 actual=type(loss).__name__,
-                hint="loss=dict(type='LossAggregation', losses=[dict(type='CE')])",
+                fix="loss=dict(type='LossAggregation', losses=[dict(type='CE')])",
             )
         return loss
 
@@ -154,6 +154,6 @@ class ImageClassifier(BaseModel):
                 'ImageClassifier: a label is of no class',
                 expected=f'0 to {self.num_classes - 1}',
                 actual=f'{int(low)} to {int(high)} in this batch',
-                hint=f'num_classes={int(high) + 1}, or other data',
+                fix=f'num_classes={int(high) + 1}, or other data',
             )
         return labels

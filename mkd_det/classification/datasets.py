@@ -19,9 +19,9 @@ from ..errors import (
     AnnotationError,
     ConfigError,
     ImageError,
+    is_integer,
     is_number,
-    is_whole,
-    nearest,
+    nearest_names,
 )
 
 KNOWN = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'ImageFolder', 'ImageNet', 'SVHN')
@@ -74,7 +74,7 @@ class TorchvisionDataset(Dataset):
             raise ConfigError(
                 'TorchvisionDataset: unknown data set',
                 actual=name,
-                available=nearest(name, KNOWN, limit=len(KNOWN)),
+                available=nearest_names(name, KNOWN, limit=len(KNOWN)),
             )
         self.transform = v2.Compose([*map(_transform, transforms), v2.PILToTensor()])
         self.data = _open(name, root, options)
@@ -88,7 +88,7 @@ class TorchvisionDataset(Dataset):
                 f'{self.where} has other classes, or another order',
                 expected=tuple(classes),
                 actual=names,
-                hint=f'classes={names}',
+                fix=f'classes={names}',
             )
         self._check_labels(labels, names)
         self.metainfo = dict(classes=names)
@@ -159,7 +159,7 @@ class TorchvisionDataset(Dataset):
             raise ImageError(
                 f'{self._named(number)} cannot be read',
                 actual=str(error) or type(error).__name__,
-                hint='copy or unpack it again, or take it out of its folder',
+                fix='copy or unpack it again, or take it out of its folder',
             ) from error
         if self.kept is not None:
             self.kept[number] = np.asarray(image)
@@ -176,7 +176,7 @@ class TorchvisionDataset(Dataset):
                 f'{self.where}: {len(wrong)} of {len(labels)} labels are of no class',
                 expected=f'0 to {len(names) - 1}: {len(names)} classes',
                 actual=f'{labels[wrong[0]]}: {self._named(int(wrong[0]))}',
-                hint='copy or download the data set again',
+                fix='copy or download the data set again',
             )
 
 
@@ -199,7 +199,7 @@ def _open(name: str, root: str, options: dict[str, Any]) -> Any:
             available=sorted(p.name for p in folder.iterdir())[:8]
             if folder.is_dir()
             else (),
-            hint="root='...'"
+            fix="root='...'"
             + ('' if name in ('ImageFolder', 'ImageNet') else ', or download=True'),
         ) from error
 
@@ -212,7 +212,7 @@ def _transform(cfg: dict) -> Any:
         raise ConfigError(
             'TorchvisionDataset: torchvision.transforms.v2 has no such transform',
             actual=kind,
-            available=nearest(str(kind), known),
+            available=nearest_names(str(kind), known),
         )
     rest = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
     try:
@@ -236,7 +236,7 @@ def _some_of_each(
     """Indices of `count` images, classes in turn; of all where it is None."""
     if count is None:
         return np.arange(len(labels))
-    if not is_whole(count) or not 0 < count <= len(labels):
+    if not is_integer(count) or not 0 < count <= len(labels):
         raise ConfigError(
             'TorchvisionDataset: num_images must be from 1 to as many as there are',
             actual=count,

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from ..errors import ConfigError, is_whole
+from ..errors import ConfigError, is_integer
 
 
 @METRICS.register_module()
@@ -37,11 +37,11 @@ class ClassAccuracy(BaseMetric):
     ) -> None:
         super().__init__(**base)
         listed = isinstance(topk, (list, tuple)) and len(topk)
-        if not listed or not all(is_whole(k) and k > 0 for k in topk):
+        if not listed or not all(is_integer(k) and k > 0 for k in topk):
             raise ConfigError(
                 'ClassAccuracy: topk must be whole numbers above 0',
                 actual=topk,
-                hint='topk=(1, 5)',
+                fix='topk=(1, 5)',
             )
         self.topk, self.per_class, self.picture = tuple(topk), per_class, picture
 

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, nearest_names
 
 
 @MODELS.register_module()
@@ -44,7 +44,7 @@ class TorchvisionBackbone(BaseModule):
             raise ConfigError(
                 'TorchvisionBackbone: torchvision has no such classifier',
                 actual=name,
-                available=nearest(name, known),
+                available=nearest_names(name, known),
             )
         self.model = torchvision.models.get_model(
             name, weights=weights, **(options or {})
@@ -52,7 +52,7 @@ class TorchvisionBackbone(BaseModule):
         if getattr(self.model, 'aux_logits', False):
             raise ConfigError(
                 f'TorchvisionBackbone: {name} has auxiliary classifiers',
-                hint='options=dict(aux_logits=False)',
+                fix='options=dict(aux_logits=False)',
             )
         linear = [
             (path, module)

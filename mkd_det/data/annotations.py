@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import AnnotationError, is_number, nearest
-from .sample import evenly
+from ..errors import AnnotationError, is_number, nearest_names
+from .sample import evenly_spaced
 
 # So many XML files are parsed in about two seconds.
 XML_FILES = 10000
@@ -47,7 +47,7 @@ _OPTIONAL = ('iscrowd', 'ignore')
 
 
 @dataclass(frozen=True)
-class Listing:
+class AnnotationSummary:
     """What the annotations of one dataset hold.
 
     Args:
@@ -77,7 +77,7 @@ class Listing:
 
 def read_coco(
     ann_file: str, folder: str, classes: Sequence[str], test: bool
-) -> Listing:
+) -> AnnotationSummary:
     """The listing of a COCO json, which is read whole.
 
     Args:
@@ -117,7 +117,7 @@ def read_coco(
     by_id = {image['id']: shape for image, shape in zip(images, shapes, strict=True)}
     names = {entry['id']: entry['name'] for entry in categories}
     fates = [_fate(box, by_id.get(box['image_id']), names, classes) for box in boxes]
-    return Listing(
+    return AnnotationSummary(
         images=paths,
         boxes=fates.count(''),
         flat=_unique(
@@ -183,7 +183,7 @@ def _read_json(path: str) -> Any:
             f'{path} is {"empty" if empty else "no valid json"}',
             expected='a COCO json',
             actual=f'{osp.getsize(path)} bytes: {error}',
-            hint='save the file as UTF-8 without BOM'
+            fix='save the file as UTF-8 without BOM'
             if 'BOM' in str(error)
             else 'copy or unpack the file again: it may be cut off',
         ) from error
@@ -195,7 +195,7 @@ def _entries(content: dict, key: str, path: str, optional: bool = False) -> list
         raise AnnotationError(
             f'{path} has no list {key!r}',
             expected='an object with images, annotations, categories',
-            available=nearest(key, content),
+            available=nearest_names(key, content),
         )
     return entries
 
@@ -243,7 +243,7 @@ def read_voc(
     xml_folder: str = 'Annotations',
     smallest: float = 0,
     limit: int = XML_FILES,
-) -> Listing:
+) -> AnnotationSummary:
     """The listing of a Pascal VOC data set.
 
     Args:
@@ -265,7 +265,7 @@ def read_voc(
     flat: list[str] = []
     fates: list[str] = []
     empty = 0
-    looked_at = evenly(list(enumerate(ids, 1)), limit)
+    looked_at = evenly_spaced(list(enumerate(ids, 1)), limit)
     for line, id_ in looked_at:
         path = osp.join(root, xml_folder, f'{id_}.xml')
         _demand_file(path, f'line {line} of {ann_file}: ')
@@ -286,7 +286,7 @@ def read_voc(
         f'{empty} annotation files hold no object' if empty else '',
         f'{twice} images are listed twice' if twice else '',
     ]
-    return Listing(
+    return AnnotationSummary(
         images=tuple(osp.join(root, image_folder, f'{id_}.jpg') for id_ in ids),
         boxes=fates.count(''),
         flat=_unique(flat),
@@ -320,7 +320,7 @@ def _read_ids(path: str) -> list[str]:
                 f'{path}: line {number} is no id of an image',
                 expected='the name of its annotation file, without .xml',
                 actual=_cut(id_),
-                hint='no empty lines, spaces around ids, or byte order mark (BOM)',
+                fix='no empty lines, spaces around ids, or byte order mark (BOM)',
             )
     return ids
 
@@ -387,7 +387,7 @@ def _demand_file(path: str, where: str = '') -> None:
         there, gone = there.parent, there.name
     names = sorted(entry.name for entry in there.iterdir()) if there.is_dir() else []
     if there == Path(path).parent and there not in (Path(), Path('/')):
-        shown = nearest(Path(path).name, names)
+        shown = nearest_names(Path(path).name, names)
     else:
         # Much may lie there that has nothing to do with it.
         close = [get_close_matches(n, names, 3) for n in (gone, Path(path).name)]
@@ -397,7 +397,7 @@ def _demand_file(path: str, where: str = '') -> None:
         expected=f'a file, seen from the folder {osp.abspath("")}',
         actual=f'the folder {there} is there' + (', and holds:' if shown else ''),
         available=_unique(shown),
-        hint='data_root=... and ann_file=... of the dataset, as they are here',
+        fix='data_root=... and ann_file=... of the dataset, as they are here',
     )
 
 

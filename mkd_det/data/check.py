@@ -15,8 +15,14 @@ from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from ..errors import AnnotationError, ConfigError, building, is_number, nearest
-from .annotations import Listing, read_coco, read_voc
+from ..errors import (
+    AnnotationError,
+    ConfigError,
+    as_config_error,
+    is_number,
+    nearest_names,
+)
+from .annotations import AnnotationSummary, read_coco, read_voc
 from .evaluators import check_evaluators
 from .images import check_images
 
@@ -56,9 +62,9 @@ def check_data(
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     lines = []
     for split in splits:
-        listings: dict[str, Listing] | None = {}
+        listings: dict[str, AnnotationSummary] | None = {}
         names: tuple[str, ...] = ()
-        for leaf in leaves_of(cfg, split):
+        for leaf in leaf_datasets(cfg, split):
             line, dataset, listing = _check_dataset(leaf, images, split)
             lines.append(f'data check, {split}: {line}')
             level = logging.WARNING if 'Beware' in line else logging.INFO
@@ -72,16 +78,18 @@ def check_data(
     return lines
 
 
-def classes_of(cfg: Mapping[str, Any], split: str = 'train') -> tuple[str, ...] | None:
+def dataset_classes(
+    cfg: Mapping[str, Any], split: str = 'train'
+) -> tuple[str, ...] | None:
     """Names of the classes of the data; None where they are not known without reading
     it, or are not the same in all its parts."""
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     found = set()
-    for leaf in leaves_of(cfg, split):
-        kind = kind_of(leaf, split)
+    for leaf in leaf_datasets(cfg, split):
+        kind = dataset_class(leaf, split)
         if _checks_itself(kind):
             dataset = DATASETS.build(dict(leaf))
-        elif is_ours_to_judge(kind):
+        elif reads_standard_format(kind):
             dataset = _opened(leaf, split)
         else:
             continue
@@ -89,7 +97,7 @@ def classes_of(cfg: Mapping[str, Any], split: str = 'train') -> tuple[str, ...] 
     return (found.pop() or None) if len(found) == 1 else None
 
 
-def leaves_of(cfg: Mapping[str, Any], split: str) -> list[Mapping]:
+def leaf_datasets(cfg: Mapping[str, Any], split: str) -> list[Mapping]:
     """The configs of the datasets of a split, taken out of their wrappers.
 
     Raises:
@@ -104,7 +112,7 @@ def leaves_of(cfg: Mapping[str, Any], split: str) -> list[Mapping]:
         raise ConfigError(
             f'{split}_dataloader and its dataset must be dicts',
             actual=repr(loader),
-            hint=f"{split}_dataloader=dict(dataset=dict(type='CocoDataset', ...))",
+            fix=f"{split}_dataloader=dict(dataset=dict(type='CocoDataset', ...))",
         )
     return list(_leaves(loader['dataset']))
 
@@ -124,15 +132,15 @@ def _leaves(dataset: Any) -> Iterator[Mapping]:
 
 def _check_dataset(
     cfg: Mapping, images: int, split: str
-) -> tuple[str, Any, Listing | None]:
+) -> tuple[str, Any, AnnotationSummary | None]:
     """Check one dataset: what was found, in one line; the dataset, not yet read, and
     its listing, if there is one."""
-    kind = kind_of(cfg, split)
+    kind = dataset_class(cfg, split)
     if _checks_itself(kind):
-        with building(f'{split}_dataloader: {kind.__name__}'):
+        with as_config_error(f'{split}_dataloader: {kind.__name__}'):
             dataset = DATASETS.build(dict(cfg))
         return f'{kind.__name__} {dataset.check(images)}', dataset, None
-    if not is_ours_to_judge(kind):
+    if not reads_standard_format(kind):
         return f'{cfg["type"]} skipped (reads its files in its own way)', None, None
     if cfg.get('backend_args'):
         return f'{cfg["type"]} skipped (not on this disk)', None, None
@@ -169,7 +177,7 @@ def _opened(cfg: Mapping, split: str) -> CocoDataset | XMLDataset:
     Raises:
         ConfigError: Its config is not valid.
     """
-    with building(f'{split}_dataloader: {kind_of(cfg, split).__name__}'):
+    with as_config_error(f'{split}_dataloader: {dataset_class(cfg, split).__name__}'):
         dataset = DATASETS.build({**cfg, 'pipeline': [], 'lazy_init': True})
     where = f'{split}_dataloader.dataset'
     for name in ('ann_file', *(['data_root'] if cfg.get('data_root') else [])):
@@ -183,14 +191,14 @@ def _opened(cfg: Mapping, split: str) -> CocoDataset | XMLDataset:
         raise ConfigError(
             f'{where}: classes must be a list of names',
             actual=repr(names),
-            hint="metainfo=dict(classes=('red', 'green'))",
+            fix="metainfo=dict(classes=('red', 'green'))",
         )
     if listed != len(names):
         raise ConfigError(f'{where}: a class is named twice', actual=repr(names))
     return dataset
 
 
-def kind_of(cfg: Mapping, split: str) -> Any:
+def dataset_class(cfg: Mapping, split: str) -> Any:
     """Class of a dataset config."""
     kind = known = cfg.get('type')
     if kind is not None and not isinstance(kind, type):
@@ -201,8 +209,8 @@ def kind_of(cfg: Mapping, split: str) -> Any:
         raise ConfigError(
             f'{split}_dataloader: there is no dataset of type {kind!r}',
             actual=f'dict({", ".join(map(str, cfg))})' if kind is None else None,
-            available=nearest(str(kind), DATASETS.module_dict),
-            hint="custom_imports=dict(imports=['your.module']) if it is your own",
+            available=nearest_names(str(kind), DATASETS.module_dict),
+            fix="custom_imports=dict(imports=['your.module']) if it is your own",
         )
     return known
 
@@ -211,7 +219,7 @@ def _checks_itself(kind: Any) -> bool:
     return callable(getattr(kind, 'check', None))
 
 
-def is_ours_to_judge(kind: Any) -> bool:
+def reads_standard_format(kind: Any) -> bool:
     """Whether a class reads its files as CocoDataset or XMLDataset does."""
     return isinstance(kind, type) and any(
         issubclass(kind, family)
@@ -220,7 +228,7 @@ def is_ours_to_judge(kind: Any) -> bool:
     )
 
 
-def _read(dataset: CocoDataset | XMLDataset) -> Listing:
+def _read(dataset: CocoDataset | XMLDataset) -> AnnotationSummary:
     classes = _classes(dataset)
     if isinstance(dataset, CocoDataset):
         folder = dataset.data_prefix.get('img', '')
@@ -247,7 +255,9 @@ def _smallest(dataset: CocoDataset | XMLDataset) -> float:
     return float(value or 0) if is_number(value) and not in_test else 0.0
 
 
-def _check_classes(dataset: CocoDataset | XMLDataset, listing: Listing) -> None:
+def _check_classes(
+    dataset: CocoDataset | XMLDataset, listing: AnnotationSummary
+) -> None:
     classes = _classes(dataset)
     absent = [name for name in classes if name not in listing.names]
     foreign = [name for name in listing.names if name not in classes]
@@ -262,8 +272,8 @@ def _check_classes(dataset: CocoDataset | XMLDataset, listing: Listing) -> None:
             + (f' (and {len(absent) - 5} more)' if len(absent) > 5 else ''),
             expected=f'classes={_short(classes)}',
             actual=f'{len(listing.names)} categories, {len(foreign)} of no class',
-            available=nearest(absent[0], foreign or listing.names, limit=20),
-            hint=f'metainfo=dict(classes={_short(listing.names)}) in the dataset',
+            available=nearest_names(absent[0], foreign or listing.names, limit=20),
+            fix=f'metainfo=dict(classes={_short(listing.names)}) in the dataset',
         )
     if not listing.boxes and not dataset.test_mode:
         raise AnnotationError(
@@ -274,7 +284,7 @@ def _check_classes(dataset: CocoDataset | XMLDataset, listing: Listing) -> None:
         )
 
 
-def _order_note(dataset: CocoDataset | XMLDataset, listing: Listing) -> str:
+def _order_note(dataset: CocoDataset | XMLDataset, listing: AnnotationSummary) -> str:
     classes = list(_classes(dataset))
     in_order = [name for name in listing.names if name in classes]
     if not isinstance(dataset, CocoDataset) or in_order == classes:
@@ -287,7 +297,7 @@ def _order_note(dataset: CocoDataset | XMLDataset, listing: Listing) -> str:
 
 def _size_note(
     dataset: CocoDataset | XMLDataset,
-    listing: Listing,
+    listing: AnnotationSummary,
     decoded: Mapping[str, tuple[int, int]],
 ) -> str:
     """On images that have another size than the annotations say."""
@@ -301,29 +311,29 @@ def _size_note(
             f'{dataset.ann_file} is of images of other sizes',
             expected='width and height of the images, as OpenCV turns them (EXIF)',
             actual=f'{len(wrong)} of {len(decoded)} differ: {wrong[0]}',
-            hint='the images that the boxes were drawn on, or their width and height',
+            fix='the images that the boxes were drawn on, or their width and height',
         )
     return f'{len(wrong)} images of another size: {wrong[0]}' if wrong else ''
 
 
-def _check_boxes(dataset: CocoDataset | XMLDataset, listing: Listing) -> None:
+def _check_boxes(dataset: CocoDataset | XMLDataset, listing: AnnotationSummary) -> None:
     voc = isinstance(dataset, XMLDataset)
     if not listing.flat or _smallest(dataset) > 0:
         return
     where = 'annotation files' if voc else 'images with the ids'
-    hint = 'filter_cfg=dict(bbox_min_size=1) in the dataset'
+    fix = 'filter_cfg=dict(bbox_min_size=1) in the dataset'
     if voc and dataset.test_mode:
-        hint = '<difficult>1</difficult> in the object: an ignored region'
+        fix = '<difficult>1</difficult> in the object: an ignored region'
     elif voc:
-        hint += ': they become ignored regions'
+        fix += ': they become ignored regions'
     else:
-        hint += ': mmdet leaves them out in any case, and you know of it;\n'
-        hint += 'or "iscrowd": 1 in the annotation'
+        fix += ': mmdet leaves them out in any case, and you know of it;\n'
+        fix += 'or "iscrowd": 1 in the annotation'
     raise AnnotationError(
         f'{dataset.ann_file}: boxes without width or height, in '
         f'{len(listing.flat)} {where} {_short(listing.flat)}',
         expected='width and height above 0',
-        hint=hint,
+        fix=fix,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..random_state import preserved_random_state
+from ..io.random_state import preserved_random_state
 
 # Random ones of mmdet's that do not declare what is random in them, as others do
 # (mmcv's `cache_randomness`).

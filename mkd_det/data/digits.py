@@ -115,7 +115,7 @@ def make_digits(
             f'{root} holds something else than generated digits',
             expected='a folder that is not there yet, or an earlier set',
             available=sorted(path.name for path in root.iterdir())[:8],
-            hint='another folder',
+            fix='another folder',
         )
     partial = root.with_name(root.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
@@ -220,7 +220,7 @@ def _photographs() -> list[np.ndarray]:
 def _absent(package: str) -> EnvironmentVersionError:
     return EnvironmentVersionError(
         f'{package} is not installed; the digits of the demo come from it',
-        hint="pip install -e '.[demo]'",
+        fix="pip install -e '.[demo]'",
     )
 
 

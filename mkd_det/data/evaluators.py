@@ -9,12 +9,12 @@ from typing import Any
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 
-from ..errors import AnnotationError, nearest
-from .annotations import Listing, read_coco
+from ..errors import AnnotationError, nearest_names
+from .annotations import AnnotationSummary, read_coco
 
 
 def check_evaluators(
-    evaluators: Any, listings: Mapping[str, Listing], classes: Sequence[str]
+    evaluators: Any, listings: Mapping[str, AnnotationSummary], classes: Sequence[str]
 ) -> None:
     """Check the annotation files of metrics.
 
@@ -38,7 +38,7 @@ def check_evaluators(
             raise AnnotationError(
                 f'there is no annotation file {path}',
                 expected=f'ann_file of {metric.get("type")}',
-                hint='the same file as in the dataset, with its data_root',
+                fix='the same file as in the dataset, with its data_root',
             )
         if _measures_as_coco(metric) and listings:
             _compare(path, listings, classes, bool(metric.get('sort_categories')))
@@ -53,20 +53,23 @@ def _measures_as_coco(metric: Mapping) -> bool:
 
 
 def _compare(
-    path: str, listings: Mapping[str, Listing], classes: Sequence[str], sorts: bool
+    path: str,
+    listings: Mapping[str, AnnotationSummary],
+    classes: Sequence[str],
+    sorts: bool,
 ) -> None:
     """Raise AnnotationError unless the metric's file is of the datasets' images."""
     own = {osp.realpath(file): listing for file, listing in listings.items()}
     found = own.get(osp.realpath(path)) or read_coco(path, '', classes, test=True)
     images = frozenset().union(*(listing.ids for listing in listings.values()))
-    hint = f"ann_file='{next(iter(listings))}' in the evaluator"
+    fix = f"ann_file='{next(iter(listings))}' in the evaluator"
     if found.ids != images:
         both = len(found.ids & images)
         raise AnnotationError(
             f"the evaluator's {path} is of other images than the dataset",
             expected=f'the ids of {len(images)} images, as the dataset has them',
             actual=f'{len(found.ids)} images, of which the dataset has {both}',
-            hint=hint,
+            fix=fix,
         )
     # Results hold numbers of classes; each file counts them in its own order.
     orders = [
@@ -79,8 +82,8 @@ def _compare(
             f"the evaluator's {path} has other classes, or another order",
             expected=', '.join(orders[-1]),
             actual=', '.join(found.names),
-            available=nearest(classes[0], found.names),
-            hint=hint,
+            available=nearest_names(classes[0], found.names),
+            fix=fix,
         )
     boxes = sum(listing.boxes for listing in listings.values())
     if boxes and not found.boxes:
@@ -88,12 +91,12 @@ def _compare(
             f"the evaluator's {path} holds no box to measure by",
             expected=f"boxes, as the dataset's {boxes}",
             actual='; '.join(found.remarks) or None,
-            hint=hint,
+            fix=fix,
         )
     if found.unmarked:
         raise AnnotationError(
             f'{path}: annotation {found.unmarked} has no "iscrowd", and cannot be'
             ' measured',
             expected='"iscrowd": 0 in each annotation, for pycocotools',
-            hint='"iscrowd": 0',
+            fix='"iscrowd": 0',
         )

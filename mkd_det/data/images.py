@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .sample import evenly
+from .sample import evenly_spaced
 
 # Tag of EXIF, and its values that exchange width and height.
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)
@@ -37,10 +37,10 @@ def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]
             f'{len(missing)} of {len(paths)} images are missing',
             expected=missing[0],
             actual=f'no such file, seen from the folder {osp.abspath("")}',
-            hint="data_root=... and data_prefix=dict(img='...') of the dataset, "
+            fix="data_root=... and data_prefix=dict(img='...') of the dataset, "
             'as they are here',
         )
-    sample = evenly(paths, limit)
+    sample = evenly_spaced(paths, limit)
     sizes = {}
     # Decoders release the GIL.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -49,7 +49,7 @@ def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]
                 raise ImageError(
                     f'the image {path} cannot be read',
                     actual=f'{_size(path)}: {found}',
-                    hint='copy or unpack the file again, or take it out of the '
+                    fix='copy or unpack the file again, or take it out of the '
                     'annotation file',
                 )
             sizes[path] = found

@@ -19,8 +19,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, building, is_whole
-from .check import is_ours_to_judge, kind_of, leaves_of
+from ..errors import ConfigError, as_config_error, is_integer
+from .check import dataset_class, leaf_datasets, reads_standard_format
 
 
 def check_loaders(
@@ -62,7 +62,7 @@ def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
         raise ConfigError(
             f'the config has no {missing[0]}',
             expected=', '.join(parts) + ('' if split == 'train' else ', or none'),
-            hint=f'{missing[0]}=dict(...)',
+            fix=f'{missing[0]}=dict(...)',
         )
     return not missing
 
@@ -70,25 +70,25 @@ def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
 def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
     where = f'{split}_dataloader'
     size = cfg.get('batch_size', 1)
-    if not is_whole(size) or size < 1:
+    if not is_integer(size) or size < 1:
         raise ConfigError(
             f'{where}: batch_size must be a whole number from 1', actual=repr(size)
         )
     cfg = deepcopy(cfg)
-    for leaf in leaves_of({where: cfg}, split):
-        if is_ours_to_judge(kind_of(leaf, split)):
+    for leaf in leaf_datasets({where: cfg}, split):
+        if reads_standard_format(dataset_class(leaf, split)):
             # Takes time for much data, and mmengine fails at it where there is none.
             leaf['serialize_data'] = False  # type: ignore[index]
-    with building(where):
+    with as_config_error(where):
         loader = Runner.build_dataloader(cfg, seed=0)
     for dataset in (loader.dataset, *_parts(loader.dataset)):
         if not len(dataset):
             raise ConfigError(
                 f'{where}: {type(dataset).__name__} holds no image',
                 expected='at least one, after its filter_cfg, indices and wrappers',
-                hint=f'filter_cfg, indices, times in {where}.dataset',
+                fix=f'filter_cfg, indices, times in {where}.dataset',
             )
-    with building(f'{where}: a batch'):
+    with as_config_error(f'{where}: a batch'):
         batch = next(iter(loader.batch_sampler), None)
     if batch is None:
         raise ConfigError(
@@ -96,7 +96,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
             expected='at least one batch',
             actual=f'{len(loader.dataset)} images, batch_size={size},'
             f' drop_last={cfg.get("drop_last", False)}',
-            hint='a smaller batch_size, or drop_last=False',
+            fix='a smaller batch_size, or drop_last=False',
         )
     _check_sample(loader, split)
 
@@ -113,14 +113,14 @@ def _parts(dataset: Any) -> Iterator[Any]:
 def _check_sample(loader: DataLoader, split: str) -> None:
     """Raise ConfigError unless the pipeline yields what a model takes."""
     what = f'{split}_dataloader: a sample of the pipeline'
-    with building(what):
+    with as_config_error(what):
         item = loader.dataset[0]
     if not isinstance(item, Mapping) or 'inputs' not in item:
         raise ConfigError(
             f'{what} has no inputs',
             expected='a dict with inputs and data_samples',
             actual=sorted(item) if isinstance(item, Mapping) else type(item).__name__,
-            hint="dict(type='PackDetInputs') at the end of the pipeline",
+            fix="dict(type='PackDetInputs') at the end of the pipeline",
         )
     boxes = getattr(item.get('data_samples'), 'gt_instances', None)
     if split != 'train' or boxes is None:
@@ -131,7 +131,7 @@ def _check_sample(loader: DataLoader, split: str) -> None:
             f'{what} has no {missing[0]} to learn from',
             expected='gt_instances with bboxes and labels',
             actual=boxes.keys(),
-            hint="dict(type='LoadAnnotations', with_bbox=True) in the pipeline",
+            fix="dict(type='LoadAnnotations', with_bbox=True) in the pipeline",
         )
 
 
@@ -142,7 +142,7 @@ def _check_evaluator(cfg: Any, split: str) -> None:
         raise ConfigError(
             f'{split}_evaluator must be a dict, or a list of them', actual=repr(cfg)
         )
-    with building(f'{split}_evaluator'):
+    with as_config_error(f'{split}_evaluator'):
         if isinstance(cfg, Mapping) and 'metrics' in cfg:
             EVALUATOR.build({'type': 'Evaluator', **deepcopy(cfg)})
         else:

@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar('Item')
 
 
-def evenly(items: Sequence[Item], limit: int) -> Sequence[Item]:
+def evenly_spaced(items: Sequence[Item], limit: int) -> Sequence[Item]:
     """`items`, or `limit` of them, evenly spaced from the first to the last."""
     if len(items) <= limit:
         return items

@@ -18,13 +18,14 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..distiller import Distiller
-from ..errors import ConfigError, TapNotFoundError, nearest
+from ..distiller.model import Distiller
+from ..errors import ConfigError, TapNotFoundError, nearest_names
 from ..functional import attention_map
-from ..random_state import preserved_random_state
-from ..runtime import distiller_of
+from ..heads.running import run_features
+from ..io.random_state import preserved_random_state
 from ..structures import Levels
-from ..taps import Tap, capture, frozen_state, run_features
+from ..taps import Tap, capture, frozen_state
+from ..training.runtime import get_distiller
 
 CAPTION = 18  # pixels above each tile
 
@@ -73,7 +74,7 @@ class AttentionMapHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Draw what both look like at the start."""
-        distiller = distiller_of(runner, 'AttentionMapHook')
+        distiller = get_distiller(runner, 'AttentionMapHook')
         distiller.teachers.load()
         self._draw(runner, distiller, runner.epoch)
 
@@ -81,7 +82,7 @@ class AttentionMapHook(Hook):
         """Draw, in epoch-based training."""
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.every_n_epochs(runner, self.interval):
-            distiller = distiller_of(runner, 'AttentionMapHook')
+            distiller = get_distiller(runner, 'AttentionMapHook')
             self._draw(runner, distiller, runner.epoch + 1)
 
     def after_val_epoch(
@@ -91,7 +92,7 @@ class AttentionMapHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._validations += 1
             if self._validations % self.interval == 0:
-                distiller = distiller_of(runner, 'AttentionMapHook')
+                distiller = get_distiller(runner, 'AttentionMapHook')
                 self._draw(runner, distiller, runner.iter)
 
     # -- reading -----------------------------------------------------------------
@@ -163,7 +164,9 @@ def _taps(
                 raise ConfigError(
                     'AttentionMapHook: no tap or module of the student has that name',
                     actual=name,
-                    available=nearest(name, [*known.get('student', {}), *modules[1:]]),
+                    available=nearest_names(
+                        name, [*known.get('student', {}), *modules[1:]]
+                    ),
                 ) from None
             found[owner][name] = tap
     return found

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..runtime import distiller_of
+from ..training.runtime import get_distiller
 from .distill_hook import DistillHook
 
 
@@ -42,7 +42,7 @@ class DifficultyHook(DistillHook):
 
     def after_terms(self, runner: Runner, losses: dict[str, Tensor]) -> None:
         """Count this step's samples."""
-        for name, module in distiller_of(runner, 'DifficultyHook').losses.items():
+        for name, module in get_distiller(runner, 'DifficultyHook').losses.items():
             values = getattr(module, 'difficulties', None)
             if values is not None and any(key.startswith(name) for key in losses):
                 # On the CPU: on GPUs it is not deterministic.

@@ -9,8 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..runtime import distiller_of
 from ..structures import Knowledge
+from ..training.runtime import get_distiller
 
 
 @HOOKS.register_module()
@@ -61,14 +61,14 @@ class DistillHook(Hook):
         """Start watching the distiller."""
         self._stop_watching(runner)
         observer = _Observer(self, runner)
-        distiller_of(runner, type(self).__name__).observers.append(observer)
+        get_distiller(runner, type(self).__name__).observers.append(observer)
 
     def after_train(self, runner: Runner) -> None:
         """Stop watching it."""
         self._stop_watching(runner)
 
     def _stop_watching(self, runner: Runner) -> None:
-        observers = distiller_of(runner, type(self).__name__).observers
+        observers = get_distiller(runner, type(self).__name__).observers
         # Those of hooks that are gone (a training that raised) go with it.
         observers[:] = [
             o

@@ -14,10 +14,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 
-from ..atomic import write_atomically
 from ..errors import ConfigError
-from ..export import plain_weights, save_student
-from ..runtime import distiller_of, is_distill, student_config
+from ..io.atomic import write_atomically
+from ..training.export import plain_weights, save_student
+from ..training.runtime import get_distiller, is_distill, student_config
 
 
 @HOOKS.register_module()
@@ -63,7 +63,7 @@ class ExportStudentHook(Hook):
     @master_only
     def before_train(self, runner: Runner) -> None:
         """Write the config: it is known from the start."""
-        distiller_of(runner, 'ExportStudentHook')
+        get_distiller(runner, 'ExportStudentHook')
         if not is_distill(runner.cfg):
             runner.logger.warning(
                 'The runner was built without a config: weights of the student will'

@@ -6,9 +6,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..balance import TASK, gradient_norms, shared_parameters
 from ..errors import ConfigError
-from ..runtime import distiller_of
+from ..training.runtime import get_distiller
+from ..weighting.gradient_share import TASK, gradient_norms, shared_parameters
 from .distill_hook import DistillHook
 
 
@@ -47,13 +47,13 @@ class GradientShareHook(DistillHook):
     def before_train(self, runner: Runner) -> None:
         """See that there is what is to be measured."""
         super().before_train(runner)
-        shared_parameters(distiller_of(runner, type(self).__name__).student, self.on)
+        shared_parameters(get_distiller(runner, type(self).__name__).student, self.on)
 
     def after_terms(self, runner: Runner, losses: dict[str, Tensor]) -> None:
         """Measure, log and warn."""
         if runner.iter % self.interval:
             return
-        distiller = distiller_of(runner, type(self).__name__)
+        distiller = get_distiller(runner, type(self).__name__)
         parameters = shared_parameters(distiller.student, self.on)
         norms = gradient_norms(distiller.totals(losses), parameters)
         task = norms.pop(TASK)
@@ -61,15 +61,15 @@ class GradientShareHook(DistillHook):
             share = norm / task.clamp_min(1e-12)
             # Of names with 'loss' mmengine logs the mean over many measurements.
             losses[f'stat_share_{name.removeprefix("loss_")}'] = share
-            hint = 'change its weight'
+            fix = 'change its weight'
             if name in distiller.plan.terms:
-                hint += (
+                fix += (
                     ", or let balance=dict(type='GradientShare',"
                     f' shares=dict({name}=0.5)) do it'
                 )
-            self._warn(runner, name, float(share), hint)
+            self._warn(runner, name, float(share), fix)
 
-    def _warn(self, runner: Runner, name: str, share: float, hint: str) -> None:
+    def _warn(self, runner: Runner, name: str, share: float, fix: str) -> None:
         # What does not reach these parameters at all is not drowned in them.
         if share == 0 or self.low <= share <= self.high:
             self.warned.discard(name)
@@ -78,5 +78,5 @@ class GradientShareHook(DistillHook):
             how = 'is drowned by the task' if share < self.low else 'drowns the task'
             runner.logger.warning(
                 f'{name} {how}: its gradient on {self.on} is {share:.3g} times the'
-                f" task's, at iteration {runner.iter + 1}; {hint}"
+                f" task's, at iteration {runner.iter + 1}; {fix}"
             )

@@ -15,10 +15,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ..distiller import Distiller
+from ..distiller.model import Distiller
 from ..errors import ResumeError
-from ..random_state import preserved_random_state, random_state, set_random_state
-from ..runtime import distiller_of
+from ..io.random_state import preserved_random_state, random_state, set_random_state
+from ..training.runtime import get_distiller
 
 KEY = 'distill_resume'
 # How many differences an error names, and how much of each, in characters.
@@ -93,7 +93,7 @@ class ResumeStateHook(Hook):
         """Refuse a checkpoint that cannot continue this run."""
         if not runner._resume:
             return
-        distiller = distiller_of(runner, 'ResumeStateHook')
+        distiller = get_distiller(runner, 'ResumeStateHook')
         saved = check_resumable(checkpoint, distiller)
         distiller.teachers.keep_speeds(saved.get('speeds', {}))
         self._resumed = checkpoint[KEY]
@@ -152,7 +152,7 @@ def check_resumable(
             'the checkpoint holds no distillation state: it is a plain student, or'
             ' was trained without ResumeStateHook',
             expected='a checkpoint that this training wrote (epoch_*.pth)',
-            hint="load_from='...' without resume: start from its weights",
+            fix="load_from='...' without resume: start from its weights",
         )
     _check_whole(saved, checkpoint[KEY])
     # Checkpoints of former versions hold no settings.
@@ -164,14 +164,14 @@ def check_resumable(
         raise ResumeError(
             'the checkpoint is of another distillation plan:\n'
             + '\n'.join(_differences(theirs, ours, distiller.plan.off)),
-            hint='the config it was trained with; or load_from without resume, to'
+            fix='the config it was trained with; or load_from without resume, to'
             ' start from its weights',
         )
     if 'optimizer' not in checkpoint:
         raise ResumeError(
             'the checkpoint holds no optimizer: best_*.pth are for use, not to go on',
             expected='epoch_*.pth (work_dir/last_checkpoint names the last)',
-            hint="load_from='...' without resume: start from its weights",
+            fix="load_from='...' without resume: start from its weights",
         )
     return saved
 
@@ -189,7 +189,7 @@ def _check_whole(saved: Any, state: Any) -> None:
         raise ResumeError(
             'the distillation state in the checkpoint is not what ResumeStateHook'
             ' writes',
-            hint='another checkpoint of that training',
+            fix='another checkpoint of that training',
         )
 
 

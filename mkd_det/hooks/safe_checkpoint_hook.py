@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..atomic import write_atomically
+from ..io.atomic import write_atomically
 
 
 @HOOKS.register_module()
@@ -107,7 +107,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend = backend
 
 
-def save_safely(runner: Runner) -> None:
+def use_safe_checkpoint_hook(runner: Runner) -> None:
     """Let a runner of a plain config save as a distillation does. Its hook becomes
     one of ours; its config, which lies in the work dir, stays stock mmdet's."""
     for hook in runner.hooks:

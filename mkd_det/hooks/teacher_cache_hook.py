@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 
 from ..data.determinism import random_transforms
 from ..errors import ConfigError
-from ..random_state import preserved_random_state
-from ..runtime import distiller_of
+from ..io.random_state import preserved_random_state
 from ..structures import tensors_in
+from ..training.runtime import get_distiller
 
 
 @HOOKS.register_module()
@@ -35,7 +35,7 @@ class TeacherCacheHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the pipeline; estimate."""
-        distiller = distiller_of(runner, 'TeacherCacheHook')
+        distiller = get_distiller(runner, 'TeacherCacheHook')
         cached = {n: t for n, t in distiller.teachers.items() if t.cache is not None}
         used = {n: t for n, t in cached.items() if n in distiller.plan.taps}
         if not used:
@@ -48,14 +48,14 @@ class TeacherCacheHook(Hook):
                     f'teachers.{next(iter(used))}: a cache needs images that are the'
                     ' same in every epoch',
                     actual='random: ' + ', '.join(found),
-                    hint='a train pipeline without them, or no `cache`',
+                    fix='a train pipeline without them, or no `cache`',
                 )
             for name in used:
                 self._estimate(runner, distiller, name, dataset)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Log how many images were found."""
-        distiller = distiller_of(runner, 'TeacherCacheHook')
+        distiller = get_distiller(runner, 'TeacherCacheHook')
         for name, teacher in distiller.teachers.items():
             store = teacher.store
             if store is not None:

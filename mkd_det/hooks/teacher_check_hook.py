@@ -21,11 +21,11 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest
-from ..random_state import preserved_random_state
-from ..runtime import class_count, distiller_of
+from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
+from ..io.random_state import preserved_random_state
 from ..taps import frozen_state
-from ..teachers import Teacher
+from ..teachers.bank import Teacher
+from ..training.runtime import class_count, get_distiller
 
 DONE = 'distill_teachers_checked'
 # A detector with random weights reaches an mAP of some thousandths, also on few
@@ -84,7 +84,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check every teacher."""
-        distiller = distiller_of(runner, 'TeacherCheckHook')
+        distiller = get_distiller(runner, 'TeacherCheckHook')
         sources = {name: str(t.checkpoint) for name, t in distiller.teachers.items()}
         if runner.message_hub.get_info(DONE, None) == sources:
             return
@@ -172,7 +172,7 @@ class TeacherCheckHook(Hook):
             raise ConfigError(
                 'TeacherCheckHook: the evaluator yields no such metric',
                 actual=key,
-                available=nearest(key, metrics, limit=12),
+                available=nearest_names(key, metrics, limit=12),
             )
         return key, float(metrics[key])
 
@@ -200,7 +200,7 @@ class TeacherCheckHook(Hook):
                 ' validation images',
                 expected=f'{key or "a metric"} of at least {threshold:g}',
                 actual=f'{figure:.4f}' if key else 'no detection at all',
-                hint=f'look at teachers.{teacher.name}: checkpoint'
+                fix=f'look at teachers.{teacher.name}: checkpoint'
                 f' ({teacher.checkpoint}), order of the classes,\n'
                 'data_preprocessor, test_cfg. To train all the same:\n'
                 'default_hooks=dict(teacher_check=dict('
@@ -217,7 +217,7 @@ class TeacherCheckHook(Hook):
         if size < total:
             _limit_to(evaluator, dataset, indices)
         model: Any = teacher.model
-        student = distiller_of(runner, 'TeacherCheckHook').student
+        student = get_distiller(runner, 'TeacherCheckHook').student
         # Also tells its data preprocessor where to put the images.
         model.to(next(student.parameters()).device)
         with frozen_state(model):
@@ -290,7 +290,7 @@ def _check_count(teacher: Teacher, count: int) -> None:
             f'teacher {teacher.name!r} tells {own} classes apart, the data has {count}',
             expected=count,
             actual=own,
-            hint='a teacher that was trained on the classes of this data',
+            fix='a teacher that was trained on the classes of this data',
         )
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ..functional import (
     effective_number_weights,
-    rows,
+    logit_rows,
     sigmoid_focal,
     softmax_focal,
-    weighted_rows,
+    weighted_average,
 )
-from ..registry import LOSSES, build
+from ..registry import LOSSES, build_component
 from ..structures import DenseOutput, Level, full_precision
 from .base import PairLoss
 
@@ -72,7 +72,7 @@ class BalancedCE(Member):
                 'BalancedCE: every class must have samples',
                 expected='counts above 0, one for each class, in a list',
                 actual=counts,
-                hint='leave classes without samples out of the data.'
+                fix='leave classes without samples out of the data.'
                 ' `TorchvisionDataset(...).counts` are those of a data set',
             )
         if not 0 <= beta < 1:
@@ -220,7 +220,7 @@ class LossAggregation(PairLoss):
                     f'LossAggregation: {type(member).__name__} is a {member.kind} loss',
                     expected=' and '.join(sorted(wanted)),
                     actual=member.kind,
-                    hint="dict(type='BinaryCE'), dict(type='Focal', use_sigmoid=True)"
+                    fix="dict(type='BinaryCE'), dict(type='Focal', use_sigmoid=True)"
                     " for independent classes;\ndict(type='CE'), dict(type='Focal')"
                     ' for a softmax',
                 )
@@ -259,7 +259,7 @@ class LossAggregation(PairLoss):
             raise ConfigError(
                 'LossAggregation: the head takes its classes for those of a softmax,'
                 ' the losses for independent',
-                hint='loss_cls=dict(use_sigmoid=True, ...)',
+                fix='loss_cls=dict(use_sigmoid=True, ...)',
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
@@ -323,7 +323,9 @@ class LossAggregation(PairLoss):
         """The term on logits (N, K), (N, L, K) or (N, K, H, W)."""
         _same(student, teacher)
         weights = None if mask is None else mask.reshape(-1)
-        return weighted_rows(self._soft(rows(student), rows(teacher)), weights)
+        return weighted_average(
+            self._soft(logit_rows(student), logit_rows(teacher)), weights
+        )
 
     def _soft(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of each row against the teacher's probabilities."""
@@ -337,7 +339,7 @@ def _members(losses: Any) -> nn.ModuleList:
         raise ConfigError(
             'LossAggregation: losses must be a list of at least one',
             actual=losses,
-            hint="losses=[dict(type='CE'), dict(type='Focal', gamma=2.0)]",
+            fix="losses=[dict(type='CE'), dict(type='Focal', gamma=2.0)]",
         )
     built = []
     for cfg in losses:
@@ -345,9 +347,9 @@ def _members(losses: Any) -> nn.ModuleList:
             raise ConfigError(
                 'LossAggregation: a loss is a dict with `type`',
                 actual=cfg,
-                hint="dict(type='CE')",
+                fix="dict(type='CE')",
             )
-        built.append(build(MEMBERS, cfg, 'LossAggregation'))
+        built.append(build_component(MEMBERS, cfg, 'LossAggregation'))
     return nn.ModuleList(built)
 
 
@@ -388,7 +390,7 @@ def _check_distribution(target: Tensor) -> None:
             ' must be of a class',
             actual=f'{int((~right).sum())} of {len(target)} samples; the first sums to'
             f' {first.sum().item():.4g}, its least is {first.min().item():.4g}',
-            hint="dict(type='BinaryCE') or dict(type='Focal', use_sigmoid=True) takes"
+            fix="dict(type='BinaryCE') or dict(type='Focal', use_sigmoid=True) takes"
             ' targets of independent classes',
         )
 

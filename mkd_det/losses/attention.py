@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..errors import ShapeMismatchError
-from ..functional import as_map, attention_map, pool_to, pool_to_smaller, unit
+from ..functional import as_map, attention_map, l2_normalize, pool_to, pool_to_smaller
 from ..registry import LOSSES
 from .base import PairLoss
 
@@ -45,12 +45,12 @@ class AttentionKD(PairLoss):
                 'AttentionKD: a vector has no positions to attend to',
                 expected='(N, C, H, W)',
                 actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
-                hint="dict(type='FeatureKD', ...)",
+                fix="dict(type='FeatureKD', ...)",
             )
         maps = [attention_map(as_map(level)) for level in (student, teacher)]
         maps = list(pool_to_smaller(*maps))
         if mask is not None:
             weights = pool_to(mask, (maps[0].shape[-2], maps[0].shape[-1]))
             maps = [m * weights for m in maps]
-        at_s, at_t = (unit(m.flatten(1), dim=1) for m in maps)
+        at_s, at_t = (l2_normalize(m.flatten(1), dim=1) for m in maps)
         return (at_s - at_t).square().sum(1).mean()

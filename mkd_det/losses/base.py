@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, check_keys, check_mapping
-from ..schedules import Progress, WeightSchedule
+from ..errors import ConfigError, check_keys, check_string_keys
 from ..structures import GroundTruth, Level, first_tensor, full_precision
+from ..weighting.schedules import Progress, WeightSchedule
 
 
 class PairLoss(nn.Module):
@@ -54,7 +54,7 @@ class PairLoss(nn.Module):
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
         self.weight = float(weight)
-        check_mapping(schedule, f'{type(self).__name__}: schedule')
+        check_string_keys(schedule, f'{type(self).__name__}: schedule')
         known = [field.name for field in fields(WeightSchedule)]
         check_keys(schedule or {}, known, f'{type(self).__name__}: schedule')
         self.schedule = WeightSchedule(**(schedule or {}))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import pearson_distance, rows
+from ..functional import logit_rows, pearson_distance
 from ..registry import LOSSES
 from .base import PairLoss
 
@@ -50,7 +50,7 @@ class DIST(PairLoss):
             raise ConfigError(
                 'DIST: beta and gamma must be >= 0, one of them and tau above 0',
                 actual=(beta, gamma, tau),
-                hint='beta=1.0, gamma=1.0, tau=1.0',
+                fix='beta=1.0, gamma=1.0, tau=1.0',
             )
         self.beta, self.gamma, self.tau = beta, gamma, tau
 
@@ -61,9 +61,9 @@ class DIST(PairLoss):
         if mask is not None:
             raise ShapeMismatchError(
                 'DIST: samples are related to each other, and cannot be weighed',
-                hint='no `teacher_weights` for this teacher',
+                fix='no `teacher_weights` for this teacher',
             )
-        p, q = ((rows(z) / self.tau).softmax(-1) for z in (student, teacher))
+        p, q = ((logit_rows(z) / self.tau).softmax(-1) for z in (student, teacher))
         if not len(p):
             return p.sum()
         between_classes = pearson_distance(p, q).mean()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeMismatchError
-from ..functional import decoupled_kl, rows, weighted_rows
+from ..functional import decoupled_kl, logit_rows, weighted_average
 from ..registry import LOSSES
 from ..structures import GroundTruth
 from .base import PairLoss
@@ -54,7 +54,7 @@ class DKD(PairLoss):
             raise ConfigError(
                 'DKD: alpha and beta must be >= 0, one of them and tau above 0',
                 actual=(alpha, beta, tau),
-                hint='alpha=1.0, beta=2.0, tau=4.0',
+                fix='alpha=1.0, beta=2.0, tau=4.0',
             )
         self.alpha, self.beta, self.tau = alpha, beta, tau
 
@@ -93,11 +93,11 @@ class DKD(PairLoss):
     def _parts(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
-        s, t = (rows(level) for level in (student, teacher))
+        s, t = (logit_rows(level) for level in (student, teacher))
         labels = labels.repeat_interleave(len(s) // max(len(labels), 1))
         weights = None if mask is None else mask.reshape(-1)
         parts = decoupled_kl(s, t, labels, self.tau)
-        return tuple(weighted_rows(part, weights) for part in parts)
+        return tuple(weighted_average(part, weights) for part in parts)
 
 
 @LOSSES.register_module()
@@ -145,7 +145,7 @@ class ProposalDKD(DKD):
                 'ProposalDKD: needs one level of logits from each side, and labels',
                 expected='(R, K + 1) twice, (R,)',
                 actual=shapes,
-                hint="student='classes', teacher='proposals.teacher', labels='labels',"
+                fix="student='classes', teacher='proposals.teacher', labels='labels',"
                 " with taps=dict(classes='roi_head.bbox_head.fc_cls',"
                 " labels='roi_head.bbox_head.loss_cls:in1')",
             )

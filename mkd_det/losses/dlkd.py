@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..functional import binary_kl, difficulty, ranks, softmax_kl, weighted_rows
+from ..functional import (
+    binary_kl,
+    difficulty,
+    normalized_ranks,
+    softmax_kl,
+    weighted_average,
+)
 from ..registry import LOSSES
 from ..structures import DenseOutput, Level
 from .base import PairLoss
@@ -82,7 +88,7 @@ class DLKD(PairLoss):
             raise ConfigError(
                 'DLKD: temperatures must be above 0, tau_max not below tau_min',
                 actual=(tau_min, tau_max),
-                hint='tau_min=2.0, tau_max=6.0',
+                fix='tau_min=2.0, tau_max=6.0',
             )
         if map not in get_args(Map):
             raise ConfigError('DLKD: unknown map', actual=map, available=get_args(Map))
@@ -110,7 +116,7 @@ class DLKD(PairLoss):
             raise ConfigError(
                 'DLKD reads a third model, the pruned teacher',
                 expected='pruned',
-                hint="pruned='pruned.logits' beside `teacher`, and"
+                fix="pruned='pruned.logits' beside `teacher`, and"
                 " teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))",
             )
         s, t, p = student[0], teacher[0], pruned[0]
@@ -123,7 +129,7 @@ class DLKD(PairLoss):
         self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
     ) -> Tensor:
         d = difficulty(teacher.softmax(-1), pruned.softmax(-1))
-        return weighted_rows(softmax_kl(student, teacher, self._taus(d)), weights)
+        return weighted_average(softmax_kl(student, teacher, self._taus(d)), weights)
 
     def _dense(
         self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
@@ -150,5 +156,5 @@ class DLKD(PairLoss):
         if self.map == 'linear':
             share = difficulties / math.sqrt(2)
         else:
-            share = ranks(difficulties)
+            share = normalized_ranks(difficulties)
         return self.tau_min + (self.tau_max - self.tau_min) * share

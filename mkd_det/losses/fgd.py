@@ -111,7 +111,7 @@ class FGD(PairLoss):
                 'FGD: needs maps of as many levels as it was told of, and boxes',
                 expected=f'{len(self.aligners)} levels (N, C, H, W)',
                 actual=f'{len(student)} levels, the first {tuple(student[0].shape)}',
-                hint="taps=dict(fpn='neck')",
+                fix="taps=dict(fpn='neck')",
             )
         found = [
             self._level(index, s, t, truth)

@@ -60,7 +60,7 @@ class LD(PairLoss):
             raise ConfigError(
                 'LD: main and valuable must be >= 0, one of them and tau above 0',
                 actual=(main, valuable, tau),
-                hint='main=1.0, valuable=1.0, tau=10.0',
+                fix='main=1.0, valuable=1.0, tau=10.0',
             )
         if not 0 <= gamma <= 1:
             raise ConfigError('LD: gamma must be from 0 to 1', actual=gamma)
@@ -84,7 +84,7 @@ class LD(PairLoss):
                 'LD: needs box distributions of as many bins in both heads',
                 expected='two heads such as GFLHead, of one reg_max',
                 actual=f'student {_bins(s)}, teacher {_bins(t)}',
-                hint='SoftOutputKD, CrossHead (boxes by GIoU); FGD, FeatureKD on'
+                fix='SoftOutputKD, CrossHead (boxes by GIoU); FGD, FeatureKD on'
                 ' features',
             )
         if truth is None or s.priors is None or s.priors[0].shape[-1] != 4:
@@ -92,7 +92,7 @@ class LD(PairLoss):
                 'LD: needs anchors with a size, to know its regions, and boxes',
                 expected='a head with an AnchorGenerator, as GFLHead',
                 actual='points' if s.priors else 'no priors',
-                hint='SoftOutputKD',
+                fix='SoftOutputKD',
             )
         distance = box_distribution_kl(s.bins, t.bins, self.tau)
         found = [

@@ -12,9 +12,9 @@ from ..errors import ConfigError, ShapeMismatchError
 from ..functional import (
     as_map,
     fsp_matrix,
+    l2_normalize,
     pool_to_smaller,
     spatial_distance,
-    unit,
 )
 from ..registry import LOSSES
 from ..structures import Level
@@ -94,7 +94,7 @@ class RelationKD(PairLoss):
                 "RelationKD(relation='channel') relates consecutive levels",
                 expected='two levels or more, as many on both sides',
                 actual=f'student {len(student)}, teacher {len(teacher)}',
-                hint="relation='spatial'  # relates the positions of one level",
+                fix="relation='spatial'  # relates the positions of one level",
             )
         losses = [
             self._flow_distance(
@@ -112,7 +112,7 @@ class RelationKD(PairLoss):
             for levels in (student, teacher)
         ]
         if self.normalize:
-            flows = [unit(flow, dim=(1, 2)) for flow in flows]
+            flows = [l2_normalize(flow, dim=(1, 2)) for flow in flows]
         return (flows[0] - flows[1]).square().sum((1, 2)).mean()
 
     def pair(
@@ -124,7 +124,7 @@ class RelationKD(PairLoss):
                 "RelationKD(relation='spatial'): a vector has no positions",
                 expected='(N, C, H, W)',
                 actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
-                hint="dict(type='FeatureKD', ...)",
+                fix="dict(type='FeatureKD', ...)",
             )
         student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
         return spatial_distance(student, teacher, mask).mean()

@@ -12,10 +12,10 @@ from ..functional import (
     box_distribution_kl,
     class_factors,
     giou_distance,
+    logit_rows,
     quality_bce,
-    rows,
     softmax_kl,
-    weighted_rows,
+    weighted_average,
 )
 from ..registry import LOSSES
 from ..structures import DenseOutput, Level
@@ -113,7 +113,7 @@ class SoftOutputKD(PairLoss):
             raise ConfigError(
                 'SoftOutputKD: balance must be from 0 to 1, and 0 for softmax heads',
                 actual=balance,
-                hint='balance=0' if softmax else 'balance=1.0',
+                fix='balance=0' if softmax else 'balance=1.0',
             )
         self.classes = kind if classes == 'auto' else classes
         self.tau = tau
@@ -153,7 +153,7 @@ class SoftOutputKD(PairLoss):
             )
         if beta != 0 and not beta >= 1:
             raise ConfigError(
-                'SoftOutputKD: beta must be 0 or at least 1', actual=beta, hint='beta=1'
+                'SoftOutputKD: beta must be 0 or at least 1', actual=beta, fix='beta=1'
             )
         if not (class_weight >= 0 and box_weight >= 0):
             raise ConfigError(
@@ -165,7 +165,7 @@ class SoftOutputKD(PairLoss):
                 f'SoftOutputKD: a {classes} loss on a {kind} head',
                 expected=f'classes={kind!r}',
                 actual=f'classes={classes!r}',
-                hint="classes='auto'",
+                fix="classes='auto'",
             )
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
@@ -193,14 +193,14 @@ class SoftOutputKD(PairLoss):
         _same(student, teacher, 'logits')
         if self.balance:
             raise ConfigError(
-                'SoftOutputKD: balance is for dense heads', hint='balance=0'
+                'SoftOutputKD: balance is for dense heads', fix='balance=0'
             )
         images = len(teacher)
-        student, teacher = rows(student), rows(teacher)
+        student, teacher = logit_rows(student), logit_rows(teacher)
         weights = None if mask is None else mask.reshape(-1)
         if self.classes != 'sigmoid':
             loss = softmax_kl(student, teacher, self.tau)
-            return self.class_weight * weighted_rows(loss, weights)
+            return self.class_weight * weighted_average(loss, weights)
         places = teacher.sigmoid().amax(-1) ** self.focus
         loss = quality_bce(student, teacher, self.beta, self.tau).sum(-1)
         if weights is not None:
@@ -261,7 +261,7 @@ class SoftOutputKD(PairLoss):
             f'SoftOutputKD: boxes={self.boxes!r}, but not both heads yield them',
             expected='box distributions' if self.boxes == 'distribution' else 'boxes',
             actual=f'student {_offer(student)}; teacher {_offer(teacher)}',
-            hint="boxes='auto'",
+            fix="boxes='auto'",
         )
 
 

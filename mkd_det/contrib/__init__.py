@@ -1,0 +1,1 @@
+"""Parts of single papers that the core does not need: filters along rows."""

@@ -1,0 +1,67 @@
+"""Pure tensor functions: one formula of a paper each, no modules, no state.
+
+Nothing here detaches, weights or averages over levels: that is the business of
+`losses/`. Arguments called `student` and `teacher` may be swapped only where the
+formula is symmetric.
+"""
+
+from .boxes import box_cells, box_distribution_kl, giou_distance, localisation_regions
+from .features import (
+    as_map,
+    attention_map,
+    channel_kl,
+    channel_standardise,
+    decorrelation,
+    fsp_matrix,
+    l2_normalize,
+    pool_to,
+    pool_to_smaller,
+    spatial_distance,
+    weighted_average,
+    weighted_mean,
+)
+from .logits import (
+    binary_kl,
+    class_factors,
+    decoupled_kl,
+    difficulty,
+    effective_number_weights,
+    logit_rows,
+    normalized_ranks,
+    pearson_distance,
+    quality_bce,
+    sigmoid_focal,
+    softmax_focal,
+    softmax_kl,
+)
+
+__all__ = [
+    'as_map',
+    'attention_map',
+    'binary_kl',
+    'box_cells',
+    'box_distribution_kl',
+    'channel_kl',
+    'channel_standardise',
+    'class_factors',
+    'decorrelation',
+    'decoupled_kl',
+    'difficulty',
+    'effective_number_weights',
+    'fsp_matrix',
+    'giou_distance',
+    'localisation_regions',
+    'pearson_distance',
+    'pool_to',
+    'pool_to_smaller',
+    'quality_bce',
+    'normalized_ranks',
+    'logit_rows',
+    'sigmoid_focal',
+    'softmax_focal',
+    'softmax_kl',
+    'spatial_distance',
+    'l2_normalize',
+    'weighted_mean',
+    'weighted_average',
+]

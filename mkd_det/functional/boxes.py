@@ -1,0 +1,124 @@
+"""Formulas for boxes: distributions of sides, overlaps, regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.structures.bbox import bbox_overlaps
+from torch import Tensor
+from torchvision.ops import distance_box_iou
+
+from .logits import softmax_kl
+
+
+def box_distribution_kl(student: Tensor, teacher: Tensor, tau: float = 10.0) -> Tensor:
+    r"""Divergence between box distributions, mean of the four sides.
+
+    .. math:: \frac{\tau^2}{4} \sum_{e} \mathrm{KL}\left(
+        \mathrm{softmax}(b^t_e / \tau) \,\|\, \mathrm{softmax}(b^s_e / \tau)\right)
+
+    Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR 2022,
+    arXiv 2102.12252. The published code also divides by the number of bins.
+
+    Args:
+        student: Logits of the bins of each side.
+        teacher: Logits of the bins of each side.
+        tau: Temperature.
+
+    Shape:
+        - student, teacher: (N, P, 4, reg_max + 1)
+        - output: (N, P)
+    """
+    return softmax_kl(student, teacher, tau).mean(-1)
+
+
+def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""1 - GIoU of boxes in pairs, in [0, 2].
+
+    Rezatofighi et al.: "Generalized Intersection over Union", CVPR 2019, arXiv
+    1902.09630. Two boxes without area count as 1, even when they are equal.
+
+    Args:
+        student: Boxes as x1, y1, x2, y2.
+        teacher: Boxes as x1, y1, x2, y2.
+
+    Shape:
+        - student, teacher: (\*, 4)
+        - output: (\*)
+    """
+    # Heads with signed distances may turn a box inside out.
+    boxes = [
+        torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
+        for low, high in (box.split(2, -1) for box in (student, teacher))
+    ]
+    return 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
+
+
+def box_cells(
+    boxes: Tensor, image: tuple[int, int], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Cells of a map that a box reaches into: by row, and by column.
+
+    Shape:
+        - boxes: (M, 4), as x1, y1, x2, y2 in pixels
+        - image: (H, W) in pixels
+        - size: (h, w) of the map
+        - output: bool (M, h) and (M, w)
+    """
+    reached = []
+    for axis in (1, 0):
+        count = size[1 - axis]
+        low, high = (boxes[:, [axis, axis + 2]] * (count / image[1 - axis])).unbind(1)
+        cells = torch.arange(count, device=boxes.device)
+        first = low.floor()
+        last = torch.maximum(high.ceil(), first + 1)  # a flat box has a cell, too
+        reached.append((cells >= first[:, None]) & (cells < last[:, None]))
+    return reached[0], reached[1]
+
+
+def localisation_regions(
+    priors: Sequence[Tensor], boxes: Tensor, gamma: float = 0.25, topk: int = 9
+) -> tuple[Tensor, Tensor]:
+    r"""Places where boxes are learned, and those around them that are worth it.
+
+    The main region is that of ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424): of the
+    `topk` anchors of each level nearest to a box, those with an IoU of at least
+    :math:`\alpha`, mean plus standard deviation of theirs, and their centre inside. The
+    valuable region has :math:`\gamma \alpha \le \mathrm{DIoU} \le \alpha` with some
+    box (Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR
+    2022, arXiv 2102.12252; DIoU is that of Zheng et al., AAAI 2020, arXiv 1911.08287),
+    and is no part of the main one.
+
+    Args:
+        priors: Anchors of each level.
+        boxes: Of one image.
+        gamma: How far the valuable region reaches, from 0 (all) to 1.
+        topk: Anchors of each level that are candidates.
+
+    Shape:
+        - priors: (P_l, 4) each, P in all
+        - boxes: (M, 4)
+        - output: bool (P,) twice
+    """
+    anchors = torch.cat(list(priors))
+    if not len(boxes):
+        nowhere = anchors.new_zeros(len(anchors), dtype=torch.bool)
+        return nowhere, nowhere
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    distances = torch.cdist(centres, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    nearest, start = [], 0
+    for level in priors:
+        own = distances[start : start + len(level)]
+        nearest.append(own.topk(min(topk, len(own)), 0, largest=False).indices + start)
+        start += len(level)
+    candidates = torch.cat(nearest)
+    ious = bbox_overlaps(anchors, boxes).gather(0, candidates)
+    alpha = ious.mean(0) + ious.std(0, correction=int(len(ious) > 1))
+    at = centres[candidates]
+    inside = ((at > boxes[:, :2]) & (at < boxes[:, 2:])).all(-1)
+    main = torch.zeros_like(distances, dtype=torch.bool)
+    main.scatter_(0, candidates, (ious >= alpha) & inside)
+    diou = distance_box_iou(anchors, boxes)
+    valuable = (diou >= gamma * alpha) & (diou <= alpha)
+    return main.any(1), valuable.any(1) & ~main.any(1)

@@ -1,0 +1,263 @@
+"""Formulas for class scores: divergences, focal and balanced losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    r"""Divergence between softened distributions, one figure a distribution.
+
+    .. math:: \tau^2 \sum_k p^t_k (\log p^t_k - \log p^s_k),
+        \quad p = \mathrm{softmax}(z / \tau)
+
+    Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", NIPS
+    workshop 2014, arXiv 1503.02531. Its mean is PyTorch's 'batchmean'; PyTorch's
+    'mean' divides by the number of classes too.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        tau: Temperature, or one for each distribution; tau^2 keeps the gradient's
+            size over temperatures.
+
+    Shape:
+        - student, teacher: (\*, K)
+        - tau: () or (\*)
+        - output: (\*)
+    """
+    by = tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau
+    log_s = F.log_softmax(student / by, -1)
+    log_t = F.log_softmax(teacher / by, -1)
+    return F.kl_div(log_s, log_t, reduction='none', log_target=True).sum(-1) * tau**2
+
+
+def decoupled_kl(
+    student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""Divergence in the label against all else, and among all else: (TCKD, NCKD).
+
+    .. math:: \tau^2 \mathrm{KL}((p^t_y, 1 - p^t_y) \| (p^s_y, 1 - p^s_y)), \qquad
+        \tau^2 \mathrm{KL}(\hat p^t \| \hat p^s), \quad
+        \hat p = \mathrm{softmax}(z_{k \neq y} / \tau)
+
+    Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge Distillation", CVPR 2022, arXiv
+    2203.08679. What they replace is the first plus :math:`1 - p^t_y` times the second.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        labels: The right class of each sample.
+        tau: Temperature.
+
+    Shape:
+        - student, teacher: (M, K), K at least 2
+        - labels: (M,)
+        - output: (M,) twice
+    """
+    right = F.one_hot(labels, student.shape[-1]).bool()
+    sides = []
+    for logits in (student / tau, teacher / tau):
+        rest = logits[~right].view(len(logits), logits.shape[-1] - 1)
+        sides.append((torch.stack([logits[right], rest.logsumexp(-1)], -1), rest))
+    (s_two, s_rest), (t_two, t_rest) = sides
+    return softmax_kl(s_two, t_two) * tau**2, softmax_kl(s_rest, t_rest) * tau**2
+
+
+def quality_bce(
+    student: Tensor, teacher: Tensor, beta: float = 1.0, tau: float = 1.0
+) -> Tensor:
+    r"""Binary cross entropy against soft targets, weighted by the disagreement.
+
+    .. math:: \tau^2 |\sigma_t - \sigma_s|^\beta \,
+        \mathrm{BCE}(\sigma_s, \sigma_t), \quad \sigma = \sigma(z / \tau)
+
+    Wang et al.: "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
+    CVPR 2024, arXiv 2306.11369; the weight is that of the quality focal loss (Li et
+    al. 2020, arXiv 2006.04388). The gradient flows through the weight too, as in
+    the published code. With `beta` 0 the least value is the teacher's entropy, else
+    it is 0.
+
+    Args:
+        student: Logits of independent classes.
+        teacher: Logits of independent classes.
+        beta: Exponent of the weight: 0, or at least 1 (between, the gradient at
+            agreement is infinite).
+        tau: Temperature of both sides.
+
+    Shape:
+        - student, teacher, output: (\*)
+    """
+    return sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None) * tau**2
+
+
+def class_factors(
+    confidence: Tensor, exponent: float, mask: Tensor | None = None
+) -> Tensor:
+    r"""How much each class counts, so that rare ones catch up with frequent ones.
+
+    .. math:: w_c = n_c^{-b} \frac{\sum_k n_k}{\sum_k n_k^{1 - b}},
+        \quad n_c = \max(N, \sum_p \sigma_{pc})
+
+    The sum of :math:`w_c n_c` is that of :math:`n_c`. Inverse frequency (`exponent`
+    1) and its tempered forms, with counts that are soft and the batch's own.
+
+    Args:
+        confidence: How sure the teacher is of each class at each place.
+        exponent: b, from 0 (all factors 1) to 1.
+        mask: How much each place counts.
+
+    Shape:
+        - confidence: (N, P, C)
+        - mask: (N, P)
+        - output: (C)
+    """
+    if mask is not None:
+        confidence = confidence * mask.unsqueeze(-1)
+    counts = confidence.sum((0, 1)).clamp_min(len(confidence))
+    factors = counts**-exponent
+    return factors * counts.sum() / (factors * counts).sum()
+
+
+def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    r"""Divergence between softened probabilities of independent classes, summed.
+
+    .. math:: \tau^2 \sum_k \left( \mathrm{BCE}(\sigma_s, \sigma_t)
+        - \mathrm{BCE}(\sigma_t, \sigma_t) \right), \quad \sigma = \sigma(z_k / \tau)
+
+    Hinton's divergence (arXiv 1503.02531) of each class against all else.
+
+    Shape:
+        - student, teacher: logits (\*, K)
+        - tau: () or (\*)
+        - output: (\*)
+    """
+    by = tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau
+    student, teacher = student / by, teacher / by
+    target = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, target, reduction='none')
+    own = F.binary_cross_entropy_with_logits(teacher, target, reduction='none')
+    return (cross - own).sum(-1) * tau**2
+
+
+def difficulty(teacher: Tensor, pruned: Tensor) -> Tensor:
+    r"""How far apart a teacher and its pruned self are: :math:`\| p_t - p_p \|_2`.
+
+    "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
+    10.1016/j.neucom.2024.128375.
+
+    Shape:
+        - teacher, pruned: probabilities (\*, K)
+        - output: (\*), in :math:`[0, \sqrt 2]`
+    """
+    return (teacher - pruned).square().sum(-1).sqrt()
+
+
+def normalized_ranks(values: Tensor) -> Tensor:
+    """Place of each value among all: 0 for the least, 1 for the greatest, equal
+    for equal values; 0 where all are equal.
+
+    Shape:
+        - values, output: (M,)
+    """
+    if not len(values):
+        return values
+    order = values.sort().values
+    first = torch.searchsorted(order, values)
+    last = torch.searchsorted(order, values, right=True)
+    place = (first + last).to(values.dtype)
+    place = place - place.min()
+    return place / place.max().clamp_min(1)
+
+
+def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    r"""Focal loss of a softmax: :math:`-\sum_k t_k (1 - p_k)^\gamma \log p_k`.
+
+    Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
+    which has the sigmoid form and hard targets.
+
+    Args:
+        logits: Of classes that exclude each other.
+        target: Their probabilities.
+        gamma: How much less easy classes count; 0 is cross entropy.
+
+    Shape:
+        - logits, target: (\*, K)
+        - output: (\*)
+    """
+    log_p = logits.log_softmax(-1)
+    return -(target * (1 - log_p.exp()) ** gamma * log_p).sum(-1)
+
+
+def sigmoid_focal(
+    logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = 0.25
+) -> Tensor:
+    r"""Focal loss of independent classes, for hard and soft targets.
+
+    .. math:: (\alpha t + (1 - \alpha)(1 - t)) \, |t - \sigma|^\gamma \,
+        \mathrm{BCE}(\sigma, t)
+
+    Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
+    where t is 0 or 1 and :math:`|t - \sigma|` is :math:`1 - p_t`; between, it is the
+    quality focal loss of Li et al., NeurIPS 2020, arXiv 2006.04388, with alpha.
+
+    Args:
+        logits: Of independent classes.
+        target: Their probabilities.
+        gamma: How much less what is easy counts; 0 is binary cross entropy.
+        alpha: Weight of positives; None for 1 on both sides.
+
+    Shape:
+        - logits, target, output: (\*)
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+    if gamma:
+        loss = loss * (target - logits.sigmoid()).abs() ** gamma
+    if alpha is not None:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss
+
+
+def effective_number_weights(counts: Tensor, beta: float = 0.999) -> Tensor:
+    r"""Weights of classes by their effective number of samples, mean 1.
+
+    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
+
+    Cui et al.: "Class-Balanced Loss Based on Effective Number of Samples", CVPR
+    2019, arXiv 1901.05555, whose weights sum to the number of classes, as here.
+
+    Args:
+        counts: Samples of each class, all above 0.
+        beta: From 0 (all 1) towards 1 (inverse frequency).
+
+    Shape:
+        - counts, output: (C,)
+    """
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return (weights / weights.mean()).float()
+
+
+def logit_rows(logits: Tensor) -> Tensor:
+    """Logits (N, K), (N, L, K) or (N, K, H, W) as (M, K): a row a sample or place."""
+    if logits.dim() == 4:
+        logits = logits.movedim(1, -1)
+    return logits.flatten(0, -2)
+
+
+def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
+    r"""One minus Pearson's correlation of rows; 0 where one of them does not vary (the
+    product of the norms below is under `eps`).
+
+    .. math:: 1 - \frac{\langle u - \bar u, v - \bar v \rangle}
+        {\| u - \bar u \| \, \| v - \bar v \|}
+
+    Shape:
+        - one, other: (M, K)
+        - output: (M,)
+    """
+    one, other = (x - x.mean(-1, keepdim=True) for x in (one, other))
+    norms = one.norm(dim=-1) * other.norm(dim=-1)
+    distance = 1 - (one * other).sum(-1) / norms.clamp_min(eps)
+    return torch.where(norms <= eps, torch.zeros_like(distance), distance)

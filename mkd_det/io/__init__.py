@@ -1,0 +1,1 @@
+"""Files and the process: reading and writing safely, quiet libraries, random states."""

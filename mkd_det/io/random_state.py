@@ -1,0 +1,64 @@
+"""The random states of this process, as plain tensors and numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """States of python's, numpy's and torch's global generators.
+
+    Tensors, numbers and None only, so that a checkpoint that holds them can be
+    read with `weights_only=True`. Of the GPUs, the one this process works on.
+    """
+    version, keys, gauss = random.getstate()
+    _, numpy_keys, position, has_gauss, cached = np.random.get_state()
+    state = dict(
+        python=dict(version=version, keys=torch.tensor(keys), gauss=gauss),
+        numpy=dict(
+            keys=torch.from_numpy(np.asarray(numpy_keys).astype(np.int64)),
+            position=int(position),
+            has_gauss=int(has_gauss),
+            cached=float(cached),
+        ),
+        torch=torch.get_rng_state(),
+    )
+    # Asking would start CUDA in a process that has not used it.
+    if torch.cuda.is_initialized():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set what `random_state` returned. Its tensors may be on any device."""
+    python, legacy = state['python'], state['numpy']
+    keys = tuple(python['keys'].cpu().tolist())
+    random.setstate((python['version'], keys, python['gauss']))
+    np.random.set_state(
+        (
+            'MT19937',
+            legacy['keys'].cpu().numpy().astype(np.uint32),
+            legacy['position'],
+            legacy['has_gauss'],
+            legacy['cached'],
+        )
+    )
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Whatever is drawn inside, the draws after it are as if it had not been."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

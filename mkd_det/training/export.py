@@ -1,0 +1,125 @@
+"""The plain student as it is shipped: weights and config, without a trace of us."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from ..contrib.row_conv import to_square
+from ..errors import ConfigError
+from ..io.atomic import write_atomically
+from ..io.checkpoint import load_checkpoint_strict, read_checkpoint
+from ..io.paths import check_output_file
+from ..registry import type_name
+from .runtime import student_config
+
+# What is kept of what a checkpoint says of itself; `init_detector` reads the classes
+# from `dataset_meta`.
+_META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
+
+
+def save_student(
+    path: Path,
+    weights: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    config: str | None = None,
+) -> None:
+    """Write the weights of a plain student, wholly or not at all.
+
+    Args:
+        path: The .pth file.
+        weights: Its state dict.
+        meta: What is known of it; some of that is kept.
+        config: The text of its config.
+
+    Raises:
+        CheckpointSaveError: The file could not be written.
+    """
+    kept = {key: meta[key] for key in _META if key in meta}
+    if config is not None:
+        kept['cfg'] = config
+    buffer = io.BytesIO()
+    torch.save(dict(meta=kept, state_dict=weights), buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def plain_weights(weights: Mapping[str, Any]) -> OrderedDict:
+    """A state dict of a distiller without the distillation state beside it."""
+    plain = OrderedDict(weights)
+    metadata = getattr(weights, '_metadata', None) or {}
+    plain._metadata = OrderedDict(  # type: ignore[attr-defined]
+        (path, {k: v for k, v in local.items() if k != 'distill'})
+        for path, local in metadata.items()
+    )
+    return plain
+
+
+def export(
+    cfg: Config, checkpoint: str, weights: Path, config: Path, square: bool = False
+) -> None:
+    """Write the plain student's weights and config, and check them.
+
+    Args:
+        cfg: The distill config (or any other: its model is taken as it is).
+        checkpoint: A checkpoint that was trained with it.
+        weights: The .pth file to write.
+        config: The .py file to write.
+        square: Whether 1xK filters of a `RowModel` become KxK ones.
+
+    Raises:
+        MkdError: The checkpoint does not fit the student completely (nothing is
+            written then), or a file could not be written.
+    """
+    sources = (checkpoint, *([cfg.filename] if cfg.filename else []))
+    for path in (weights, config):
+        check_output_file(path, 'OUT', *sources)
+    plain = student_config(cfg)
+    model = MODELS.build(plain.model)
+    content = load_checkpoint_strict(model, checkpoint, 'the student of the config')
+    state = model.state_dict()
+    if square:
+        plain = unconverted(plain)
+        state = to_square(state, MODELS.build(plain.model))
+    text = plain.pretty_text
+    # The large one first: a config without weights would be of no use.
+    save_student(weights, state, content.get('meta') or {}, text)
+    write_atomically(config, text.encode())
+    verify(config, weights)
+
+
+def unconverted(cfg: Config) -> Config:
+    """The config of the model that a `RowModel` is made from.
+
+    Raises:
+        ConfigError: The model is none.
+    """
+    if type_name(cfg.model.type) != 'RowModel':
+        raise ConfigError(
+            '--square is for models of 1xK filters',
+            expected="model=dict(type='RowModel', model=...)",
+            actual=cfg.model.type,
+        )
+    cfg = Config(cfg.to_dict())
+    preprocessor = cfg.model.get('data_preprocessor')
+    cfg.model = cfg.model.model
+    if preprocessor is not None:
+        cfg.model.setdefault('data_preprocessor', preprocessor)
+    return student_config(cfg)  # its import of mkd_det may be of no use any more
+
+
+def verify(config: Path, weights: Path) -> None:
+    """Load the written weights strictly with the written config alone.
+
+    Raises:
+        MkdError: They do not fit together.
+    """
+    model = MODELS.build(Config.fromfile(config).model)
+    content = read_checkpoint(str(weights))
+    model.load_state_dict(content['state_dict'], strict=True)

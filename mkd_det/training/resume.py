@@ -1,0 +1,191 @@
+"""The checkpoint that a training goes on from: which one, and whether it can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+
+from ..distiller.model import Distiller
+from ..errors import CheckpointFileError, ResumeError
+from ..hooks.resume_state_hook import check_resumable
+from ..io.checkpoint import check_weight_values, read_checkpoint
+from ..io.quiet import suppress_info_logs
+
+# What schedulers and newer versions of torch add to an optimizer's groups.
+_ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
+
+
+def settle_resume(cfg: Config) -> str | None:
+    """Find the checkpoint to go on from; None for a fresh start.
+
+    What was not to be expected is printed. Where the work dir does not say, the newest
+    one is written into `cfg`.
+
+    Raises:
+        ResumeError: The work dir names one that is gone.
+    """
+    if cfg.get('load_from'):
+        return cfg.load_from
+    folder = Path(cfg.work_dir)
+    note = folder / 'last_checkpoint'
+    if note.exists():
+        return _noted(note)
+    left = _newest_first([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
+    if left:
+        # Killed between the first checkpoint and the note of its name.
+        print(f'There is no {note}: going on from {left[0]}, the newest')
+        cfg.load_from = left[0]
+        return left[0]
+    print(f'Nothing to resume in {folder}: the training starts from the beginning')
+    return None
+
+
+def has_begun(work_dir: str) -> bool:
+    """Whether a training has left a checkpoint in its work dir."""
+    patterns = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
+    return any(True for p in patterns for _ in Path(work_dir).glob(p))
+
+
+def _noted(note: Path) -> str:
+    others = _newest_first(note.parent.glob('*.pth'))
+    try:
+        path = note.read_text(encoding='utf-8').strip()
+    except (OSError, ValueError) as error:
+        raise ResumeError(
+            f'{note} cannot be read',
+            expected='the path of a checkpoint',
+            actual=getattr(error, 'strerror', None) or 'no text',
+            available=others,
+            fix='--resume with a checkpoint',
+        ) from None
+    if '://' not in path and not Path(path).is_file():
+        raise ResumeError(
+            f'{note} names a checkpoint that is gone',
+            actual=path,
+            available=others,
+            fix='--resume with one of these',
+        )
+    return path
+
+
+def _newest_first(files: Any) -> list[str]:
+    return [str(p) for p in sorted(files, key=lambda p: -p.stat().st_mtime)]
+
+
+def check_resume(cfg: Config, model: nn.Module) -> None:
+    """Raise unless the training that a config describes can go on.
+
+    Args:
+        cfg: The config, with `resume`.
+        model: Its model, teachers loaded. It is filled from the checkpoint.
+
+    Raises:
+        ResumeError: The checkpoint is damaged, or of another training.
+    """
+    path = settle_resume(cfg)
+    if path is None:
+        return
+    content = _read(path)
+    where = f'checkpoint {path}'
+    if isinstance(model, Distiller):
+        saved = check_resumable(content, model)
+        for name in ('adapters', 'losses'):
+            own = getattr(model, name).state_dict()
+            check_weight_values(saved[name], own, f'{where}, {name}', ResumeError)
+    elif 'optimizer' not in content:
+        raise ResumeError(
+            f'{where} holds weights, but no state to go on from',
+            expected='an optimizer, as in epoch_*.pth',
+            fix=f"load_from='{path}' without resume: start from its weights",
+        )
+    _check_parts(content, where)
+    try:
+        model.load_state_dict(content['state_dict'], strict=True)
+    except RuntimeError as error:
+        raise ResumeError(
+            f'{where} is of another model than the config describes',
+            actual=str(error).splitlines()[1].strip(),
+        ) from error
+    check_weight_values(content['state_dict'], model.state_dict(), where, ResumeError)
+    if 'runner_type' not in cfg:  # other runners save it in ways of their own
+        _check_optimizer(cfg, model, content['optimizer'], where)
+    _say_what_is_left(cfg, content['meta'])
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return read_checkpoint(path)
+    except CheckpointFileError as error:
+        raise ResumeError(
+            error.message,
+            expected=error.expected,
+            actual=error.actual,
+            available=error.available,
+        ) from error
+
+
+def _check_parts(content: Mapping[str, Any], where: str) -> None:
+    """Raise unless all is there that mmengine reads without asking."""
+    for name, kind in (
+        ('state_dict', Mapping),
+        ('optimizer', Mapping),
+        ('message_hub', Mapping),
+        ('meta', Mapping),
+        ('meta.epoch', int),
+        ('meta.iter', int),
+    ):
+        value: Any = content
+        for key in name.split('.'):
+            value = value.get(key)
+        if not isinstance(value, kind):
+            raise ResumeError(
+                f'{where} cannot be gone on from: it holds no {name}',
+                expected='a checkpoint that this training wrote (epoch_*.pth)',
+                actual=f'{name} is {type(value).__name__}',
+                fix='another one, or load_from without resume: start from its weights',
+            )
+
+
+def _check_optimizer(
+    cfg: Config, model: nn.Module, saved: Mapping[str, Any], where: str
+) -> None:
+    """Raise unless the saved state is of the optimizer that the config describes:
+    torch takes another one's without a word, and fails in the first step."""
+    with suppress_info_logs():
+        wrapper = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
+    if not isinstance(wrapper, OptimWrapper):
+        return  # several of them
+    wrong = ''
+    try:
+        foreign: set[str] = set()
+        for group in saved['param_groups']:
+            foreign |= set(group) - set(wrapper.optimizer.param_groups[0]) - _ADDED
+        if foreign:
+            wrong = 'the checkpoint has ' + ', '.join(sorted(foreign))
+        else:
+            wrapper.load_state_dict(dict(saved))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        wrong = str(error).partition('\n')[0] or type(error).__name__
+    if wrong:
+        raise ResumeError(
+            f'{where} is of another optimizer than the config describes',
+            expected=f'the state of {type(wrapper.optimizer).__name__}, with'
+            f' {len(wrapper.optimizer.param_groups)} groups of parameters',
+            actual=wrong,
+            fix='the optim_wrapper it was trained with; or load_from without resume,'
+            ' to start from its weights',
+        )
+
+
+def _say_what_is_left(cfg: Config, meta: Mapping[str, int]) -> None:
+    loop = cfg.get('train_cfg') or {}
+    for unit in ('epoch', 'iter'):
+        last = loop.get(f'max_{unit}s')
+        if isinstance(last, int) and meta[unit] >= last:
+            print(f'Nothing left to train: {unit} {meta[unit]} of {last} is done')

@@ -1,0 +1,221 @@
+"""What a runner would fail to build of the data is refused before it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+import tiny
+from mkd_det.data import check_loaders
+from mkd_det.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_coco(tmp_path_factory.mktemp('loaders'))
+
+
+@pytest.fixture
+def cfg(data: Path, tmp_path: Path) -> Config:
+    """A training on 8 images, by batches of 2."""
+    return tiny.runner_cfg(tiny.gfl(), data, tmp_path / 'run')
+
+
+def loader(**changes: Any) -> Callable[[Config], Any]:
+    return lambda cfg: cfg.train_dataloader.update(changes)
+
+
+def dataset(**changes: Any) -> Callable[[Config], Any]:
+    return lambda cfg: cfg.train_dataloader.dataset.update(changes)
+
+
+def val(**changes: Any) -> Callable[[Config], Any]:
+    return lambda cfg: cfg.val_dataloader.dataset.update(changes)
+
+
+def top(**changes: Any) -> Callable[[Config], Any]:
+    return lambda cfg: cfg.update(changes)
+
+
+def evaluator(**changes: Any) -> Callable[[Config], Any]:
+    return lambda cfg: cfg.val_evaluator.update(changes)
+
+
+def wrapped(**wrapper: Any) -> Callable[[Config], Any]:
+    """The dataset inside another."""
+
+    def change(cfg: Config) -> None:
+        inner = cfg.train_dataloader.pop('dataset')
+        cfg.train_dataloader.dataset = dict(dataset=inner, **wrapper)
+
+    return change
+
+
+def pipeline(change: Callable[[list], Any]) -> Callable[[Config], Any]:
+    return lambda cfg: change(cfg.train_dataloader.dataset.pipeline)
+
+
+NOTHING = dict(type='ConcatDataset', datasets=[])
+# What it is, and a word that the message must hold.
+CASES: dict[str, tuple[Callable[[Config], Any], str]] = {
+    'batch 0': (loader(batch_size=0), 'batch_size'),
+    'batch -1': (loader(batch_size=-1), 'batch_size'),
+    'batch str': (loader(batch_size='2'), 'batch_size'),
+    'batch 2.0': (loader(batch_size=2.0), 'batch_size'),
+    'batch None': (loader(batch_size=None), 'batch_size'),
+    'batch True': (loader(batch_size=True), 'batch_size'),
+    'val batch 0': (lambda c: c.val_dataloader.update(batch_size=0), 'val_dataloader'),
+    'workers': (loader(num_workers=-1), 'num_workers'),
+    'unknown key': (loader(batchsize=2), 'batchsize'),
+    'sampler': (loader(sampler=dict(type='DefaultSamplr')), 'DefaultSamplr'),
+    'no iteration': (loader(batch_size=99, drop_last=True), 'no iteration'),
+    'no iteration by shape': (
+        loader(
+            batch_size=9,
+            batch_sampler=dict(type='AspectRatioBatchSampler', drop_last=True),
+        ),
+        'no iteration',
+    ),
+    'val drops all': (
+        lambda c: c.val_dataloader.update(batch_size=9, drop_last=True),
+        'val_dataloader: an epoch would have no iteration',
+    ),
+    'filtered': (
+        dataset(filter_cfg=dict(filter_empty_gt=True, min_size=9999)),
+        'no image',
+    ),
+    'val filtered': (
+        val(test_mode=False, filter_cfg=dict(min_size=9999)),
+        'no image',
+    ),
+    'filter str': (dataset(filter_cfg=dict(min_size='a')), 'train_dataloader'),
+    'filter': (dataset(filter_cfg='a'), 'train_dataloader'),
+    'indices': (dataset(indices=0), 'no image'),
+    'repeat 0': (wrapped(type='RepeatDataset', times=0), 'no image'),
+    'concat nothing': (
+        lambda c: setattr(c.train_dataloader, 'dataset', dict(NOTHING)),
+        'train_dataloader',
+    ),
+    'wrapper': (wrapped(type='RepeatDatset', times=2), 'RepeatDatset'),
+    'transform': (dataset(pipeline=[dict(type='LoadImg')]), 'LoadImg'),
+    'argument': (pipeline(lambda p: p[0].update(foo=1)), 'foo'),
+    'no pipeline': (dataset(pipeline=[]), 'no inputs'),
+    'no boxes': (pipeline(lambda p: p.pop(1)), 'no bboxes'),
+    'no labels': (pipeline(lambda p: p[1].update(with_label=False)), 'no labels'),
+    'no packing': (pipeline(lambda p: p.pop()), 'no inputs'),
+    'no image': (pipeline(lambda p: p.pop(0)), 'sample of the pipeline'),
+    'no train': (top(train_dataloader=None), 'no train_dataloader'),
+    'no train_cfg': (top(train_cfg=None), 'no train_cfg'),
+    'no val': (top(val_dataloader=None), 'no val_dataloader'),
+    'no val_cfg': (top(val_cfg=None), 'no val_cfg'),
+    'no evaluator': (top(val_evaluator=None), 'no val_evaluator'),
+    'evaluator str': (top(val_evaluator='CocoMetric'), 'val_evaluator'),
+    'metric type': (evaluator(type='CocoMetrc'), 'CocoMetrc'),
+    'metric': (evaluator(metric='bbx'), 'bbx'),
+    'metric argument': (evaluator(ann='x'), 'val_evaluator'),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_what_a_runner_would_fail_to_build_is_refused(case: str, cfg: Config) -> None:
+    change, word = CASES[case]
+    change(cfg)
+    with pytest.raises(ConfigError) as caught:
+        check_loaders(cfg)
+    assert word in str(caught.value)
+
+
+def test_an_empty_part_of_a_dataset_is_refused(cfg: Config) -> None:
+    """mmengine cannot pack it, though the whole holds images."""
+    whole = deepcopy(cfg.train_dataloader.dataset)
+    empty = {**whole, 'filter_cfg': dict(min_size=9999)}
+    both = dict(type='ConcatDataset', datasets=[whole, empty])
+    cfg.train_dataloader.dataset = both
+    with pytest.raises(ConfigError, match='no image'):
+        check_loaders(cfg)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        wrapped(type='RepeatDataset', times=2),
+        wrapped(type='ClassBalancedDataset', oversample_thr=0.5),
+        loader(batch_sampler=dict(type='AspectRatioBatchSampler')),
+        loader(num_workers=2, persistent_workers=True),
+        loader(sampler=dict(type='InfiniteSampler'), batch_size=99, drop_last=True),
+        loader(num_batch_per_epoch=1),
+        top(val_dataloader=None, val_cfg=None, val_evaluator=None),
+        lambda c: c.update(val_evaluator=[c.val_evaluator]),
+        lambda c: setattr(c, 'val_evaluator', dict(metrics=[dict(c.val_evaluator)])),
+    ],
+)
+def test_what_a_runner_can_build_passes(
+    cfg: Config, change: Callable[[Config], Any], capfd: pytest.CaptureFixture
+) -> None:
+    change(cfg)
+    before = cfg.pretty_text
+    check_loaders(cfg)
+    assert cfg.pretty_text == before  # mmdet writes into what it builds from
+    assert 'loading annotations' not in capfd.readouterr().out
+
+
+def test_an_image_without_boxes_may_come_first(
+    cfg: Config, data: Path, tmp_path: Path
+) -> None:
+    content = json.loads((data / 'annotations.json').read_text())
+    boxes = content['annotations']
+    content['annotations'] = [box for box in boxes if box['image_id']]
+    (tmp_path / 'some.json').write_text(json.dumps(content))
+    cfg.train_dataloader.dataset.ann_file = str(tmp_path / 'some.json')
+    check_loaders(cfg)
+
+
+def refuses(cfg: Config, root: Path) -> None:
+    """The tool ends with a typed error, and has written nothing."""
+    spec = importlib.util.spec_from_file_location('train', ROOT / 'tools/train.py')
+    assert spec is not None and spec.loader is not None
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    text = ''.join(f'{k} = {v!r}\n' for k, v in cfg.to_dict().items())
+    (root / 'config.py').write_text(text)
+    assert train.main([str(root / 'config.py')]) == 2
+    assert not (root / 'run').exists()
+
+
+TOLD: dict[str, Callable[[Config], Any]] = {
+    'no iteration': CASES['no iteration'][0],
+    'LoadImg': CASES['transform'][0],
+    'CocoMetrc': CASES['metric type'][0],
+    'optim_wrapper cannot': lambda c: c.optim_wrapper.optimizer.update(lr='a'),
+    'SDG': lambda c: c.optim_wrapper.optimizer.update(type='SDG'),
+}
+
+
+@pytest.mark.parametrize('word', TOLD)
+def test_it_is_told_before_anything_is_written(
+    word: str, cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    TOLD[word](cfg)
+    refuses(cfg, tmp_path)
+    assert word in capsys.readouterr().err
+
+
+def test_classes_of_the_validation_data_are_the_teachers_too(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tiny.write_checkpoint(tiny.gfl(), tmp_path / 'teacher.pth')
+    model = tiny.distiller(tiny.gfl(), tiny.gfl(), file)
+    cfg = tiny.runner_cfg(model, data, tmp_path / 'run')
+    cfg.custom_imports = dict(imports=['mkd_det'])
+    cfg.val_dataloader.dataset.metainfo = dict(classes=tiny.CLASSES[::-1])
+    refuses(cfg, tmp_path)
+    assert 'TeacherClassesError' in capsys.readouterr().err

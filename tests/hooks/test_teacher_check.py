@@ -1,0 +1,258 @@
+"""A teacher is measured before the first iteration, and training never knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from mmdet.models.detectors import GFL
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+
+import hook_runs
+import tiny
+import tiny_images
+from mkd_det.classification import ImageClassifier
+from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
+from mkd_det.hooks import TeacherCheckHook
+
+
+@MODELS.register_module()
+class OracleGFL(GFL):
+    """A GFL whose predictions are the truth."""
+
+    asked: ClassVar[int] = 0
+
+    def predict(self, inputs: Any, samples: list, rescale: bool = True) -> list:
+        for sample in samples:
+            OracleGFL.asked += 1
+            torch.rand(())
+            truth = sample.gt_instances
+            scale = torch.tensor(sample.scale_factor).repeat(2)
+            sample.pred_instances = InstanceData(
+                bboxes=truth.bboxes / scale,
+                labels=truth.labels,
+                scores=torch.ones(len(truth)),
+            )
+        return samples
+
+
+@MODELS.register_module()
+class BlindGFL(GFL):
+    """A GFL that finds nothing."""
+
+    def predict(self, inputs: Any, samples: list, rescale: bool = True) -> list:
+        for sample in samples:
+            sample.pred_instances = InstanceData(
+                bboxes=torch.zeros(0, 4),
+                labels=torch.zeros(0, dtype=torch.long),
+                scores=torch.zeros(0),
+            )
+        return samples
+
+
+def _cfg(root: Path, kind: str = 'OracleGFL', val: bool = True, **check: Any) -> Any:
+    cfg = hook_runs.distill_cfg(root, val=val)
+    cfg.model.teachers.t.cfg.type = kind
+    cfg.default_hooks.teacher_check = dict(type='TeacherCheckHook', **check)
+    cfg.log_level = 'INFO'
+    if val:
+        cfg.train_cfg.val_begin = 9
+    return cfg
+
+
+def _train(cfg: Any, name: str = 'check') -> Any:
+    runner = hook_runs.build(cfg, name)
+    runner.train()
+    return runner
+
+
+def _log(runner: Any) -> str:
+    return next(Path(runner.log_dir).glob('*.log')).read_text()
+
+
+def test_the_teachers_figure_is_logged_in_one_line(tmp_path: Path) -> None:
+    runner = _train(_cfg(tmp_path))
+    (line,) = [s for s in _log(runner).splitlines() if 'Teacher t (OracleGFL)' in s]
+    assert 'coco/bbox_mAP 1.0000 on all 6 validation images' in line
+    hub = runner.message_hub.get_scalar('teacher/t/coco/bbox_mAP')
+    assert hub.current() == 1
+    scalars = next(Path(runner.log_dir).glob('vis_data/scalars.json')).read_text()
+    assert '"teacher/t/coco/bbox_mAP": 1.0' in scalars
+
+
+def test_n_images_are_measured_as_a_set_of_their_own(tmp_path: Path) -> None:
+    # Images that the teacher is not shown do not count as missed.
+    runner = _train(_cfg(tmp_path, num_images=3))
+    assert 'coco/bbox_mAP 1.0000 on 3 of 6 validation images' in _log(runner)
+
+
+@pytest.mark.parametrize('kind', ['GFL', 'BlindGFL'])
+def test_a_teacher_no_better_than_chance_stops(tmp_path: Path, kind: str) -> None:
+    cfg = _cfg(tmp_path, kind)
+    with pytest.raises(TeacherChanceError, match='no better than chance') as error:
+        _train(cfg)
+    assert 'teacher.pth' in error.value.fix
+    assert not list(Path(cfg.work_dir).glob('*.pth')), 'nothing was trained'
+
+
+def test_training_is_the_same_with_the_check_and_without(tmp_path: Path) -> None:
+    logs = []
+    for name in ('with', 'without'):
+        cfg = _cfg(tmp_path)
+        cfg.custom_hooks = [dict(type='DiceHook')]
+        if name == 'without':
+            del cfg.default_hooks.teacher_check
+        runner = hook_runs.build(cfg, name)
+        runner.register_hook(hook_runs.LossLog(tmp_path / name))
+        runner.train()
+        logs.append(hook_runs.logged(tmp_path / name))
+        teacher = runner.model.teachers['t'].model
+        assert not any(module.training for module in teacher.modules())
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 3
+
+
+def test_a_resumed_run_does_not_measure_again(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path)
+    _train(cfg, 'first')
+    asked = OracleGFL.asked
+    cfg.train_cfg.max_epochs, cfg.resume = 2, True
+    runner = _train(cfg, 'again')
+    assert runner.iter == 6
+    assert OracleGFL.asked == asked
+
+
+def test_classes_in_another_order_stop(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path)
+    wide = tiny.gfl(base_channels=8, neck=16)
+    tiny.write_checkpoint(wide, tmp_path / 'teacher.pth', classes=tiny.CLASSES[::-1])
+    with pytest.raises(TeacherClassesError, match='another order'):
+        _train(cfg)
+
+
+def test_another_number_of_classes_stops_unless_allowed(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path)
+    wide = tiny.gfl(base_channels=8, neck=16, num_classes=5)
+    tiny.write_checkpoint(wide, tmp_path / 'teacher.pth', classes=None)
+    cfg.model.teachers.t.cfg.bbox_head.num_classes = 5
+    with pytest.raises(TeacherClassesError, match='5 classes apart, the data has 3'):
+        _train(cfg)
+    cfg.default_hooks.teacher_check.check_classes = False
+    assert 'Teacher t is not measured' in _log(_train(cfg, 'allowed'))
+
+
+def test_other_normalisation_is_logged(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, val=False)
+    own = cfg.model.teachers.t.cfg.data_preprocessor
+    own.update(mean=[100.0, 110.0, 120.0], bgr_to_rgb=False)
+    log = _log(_train(cfg))
+    assert 'normalises with mean [100.0, 110.0, 120.0], the student with' in log
+    assert 'colour channels in the reverse order' in log
+    assert 'no val_dataloader' in log
+
+
+def test_an_unknown_metric_lists_the_known(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, num_images=2, metric='coco/bbox_map')
+    with pytest.raises(ConfigError) as error:
+        _train(cfg)
+    assert error.value.available[0] == 'coco/bbox_mAP'
+
+
+# ------------------------------------------------------------------- classifiers
+
+
+@MODELS.register_module()
+class BlueClassifier(ImageClassifier):
+    """A classifier that takes everything for the first class."""
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().logits(inputs) * 0 + torch.eye(self.num_classes)[0]
+
+
+def _classifier_cfg(root: Path, counts: tuple[int, ...], **check: Any) -> Any:
+    """Of as many classes as counts; the teacher always says the first."""
+    names = tuple(f'class{i:02d}' for i in range(len(counts)))
+    data = tiny_images.write_folder(root / 'data', counts, classes=names)
+    cfg = {**tiny_images.classifier(), 'num_classes': len(counts)}
+    model = dict(
+        type='Distiller',
+        student=cfg,
+        teachers=dict(t=dict(cfg={**cfg, 'type': 'BlueClassifier'}, checkpoint=None)),
+        taps=dict(stages='backbone'),
+        terms=dict(
+            loss_attention=dict(
+                type='AttentionKD', student='stages', teacher='t.stages'
+            )
+        ),
+        probe_size=16,
+    )
+    cfg = tiny_images.runner_cfg(model, data, root / 'run')
+    cfg.default_hooks.teacher_check = dict(type='TeacherCheckHook', **check)
+    cfg.log_level = 'INFO'
+    return cfg
+
+
+@pytest.mark.parametrize(
+    'counts, wanted',
+    [
+        # Guessing gives 10 %: 15 % is chance no more.
+        ((2, *[2] * 9), 15),
+        # Of two classes, 50 %: not 75 %, but 55 %.
+        ((6, 6), 55),
+    ],
+)
+def test_a_classifier_that_guesses_stops(
+    tmp_path: Path, counts: tuple[int, ...], wanted: float
+) -> None:
+    with pytest.raises(TeacherChanceError, match='no better than chance') as error:
+        _train(_classifier_cfg(tmp_path, counts))
+    assert error.value.expected == f'accuracy/top1 of at least {wanted}'
+
+
+def test_a_classifier_better_than_guessing_goes_on(tmp_path: Path) -> None:
+    # 4 of 22, and 6 of 10: just above.
+    log = _log(_train(_classifier_cfg(tmp_path / 'ten', (4, *[2] * 9)), 'ten'))
+    assert 'accuracy/top1 18.1818 on all 22 validation images' in log
+    log = _log(_train(_classifier_cfg(tmp_path / 'two', (6, 4)), 'two'))
+    assert 'accuracy/top1 60.0000' in log
+
+
+def test_a_threshold_of_ones_own_counts_instead(tmp_path: Path) -> None:
+    with pytest.raises(TeacherChanceError) as error:
+        _train(_classifier_cfg(tmp_path / 'high', (6, 4), threshold=61.0), 'high')
+    assert error.value.expected == 'accuracy/top1 of at least 61'
+    _train(_classifier_cfg(tmp_path / 'low', (2, 6), threshold=0.0), 'low')
+
+
+def test_what_is_measured_is_said_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        'mkd_det.hooks.teacher_check_hook.print_log',
+        lambda text, **_: said.append(text),
+    )
+    runner = hook_runs.build(_cfg(tmp_path, num_images=2), 'said')
+
+    def measured(*_: Any) -> dict[str, float]:
+        assert said[-1] == 'Measuring teacher t on 2 of 6 validation images'
+        return {'coco/bbox_mAP': 1.0}
+
+    monkeypatch.setattr(TeacherCheckHook, '_measure', measured)
+    for hook in runner.hooks:
+        if isinstance(hook, TeacherCheckHook):
+            hook.before_train(runner)
+    assert 'bbox_mAP 1.0000 on 2 of 6' in said[-1]
+
+
+def test_a_cache_is_refused_before_a_teacher_is_measured(tmp_path: Path) -> None:
+    OracleGFL.asked = 0
+    cfg = _cfg(tmp_path, num_images=2)
+    cfg.model.teachers.t.cache = str(tmp_path / 'cache')
+    cfg.default_hooks.teacher_cache = dict(type='TeacherCacheHook')
+    with pytest.raises(ConfigError, match='same in every epoch'):
+        hook_runs.build(cfg, 'cache').train()
+    assert OracleGFL.asked == 0

@@ -1,0 +1,332 @@
+"""What every registered distillation loss promises.
+
+A new loss is picked up from the registry, with its defaults and with every choice
+that its constructor declares as a `Literal`. Nothing here names a loss, but for
+`ENTROPY`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from torch import Tensor
+
+from mkd_det.losses import PairLoss
+from mkd_det.registry import LOSSES, argument_names
+from mkd_det.structures import DenseOutput, GroundTruth
+
+LOSSES.import_from_location()
+# Not what other tests or users register.
+CLASSES = {
+    name: cls
+    for name, cls in sorted(LOSSES.module_dict.items())
+    if cls.__module__.startswith('mkd_det.')
+}
+# Cross entropies: of equal sides remains what the teacher is unsure of.
+ENTROPY = ('LossAggregation',)
+
+
+def _literals(hint: Any) -> tuple:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(choice for arg in get_args(hint) for choice in _literals(arg))
+
+
+def _variants() -> list:
+    """Every loss with its defaults, and with each of its choices."""
+    cases = []
+    for name, cls in CLASSES.items():
+        seen: list[dict] = [{}]
+        defaults = inspect.signature(cls).parameters
+        for key, hint in get_type_hints(cls.__init__).items():
+            for choice in _literals(hint):
+                if key in defaults and choice != defaults[key].default:
+                    seen.append({key: choice})
+        cases += [
+            pytest.param(
+                cls,
+                kwargs,
+                id='-'.join([name, *(f'{k}={v}' for k, v in kwargs.items())]),
+            )
+            for kwargs in seen
+        ]
+    return cases
+
+
+every_loss = pytest.mark.parametrize('cls, kwargs', _variants())
+
+
+def _boxes(n: int, p: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, p, 2, generator=generator) * 50
+    size = torch.rand(n, p, 2, generator=generator) * 30 + 5
+    return torch.cat([corner, corner + size], -1)
+
+
+def levels(
+    cls: type[PairLoss], seed: int, n: int = 2, size: int = 6, scale: float = 1.0
+) -> list:
+    """Two feature levels, or one dense output, as a loss of this kind reads them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    if 'labels' in cls.also:  # of the second stage, one level of vectors
+        return [normal(n, 5)]
+    if cls.reads == 'features':
+        return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
+    places = size * size
+    scores, boxes = normal(n, places, 4), _boxes(n, places, seed)
+    return [DenseOutput(scores, boxes, normal(n, places, 4, 6), _priors(size))]
+
+
+def _priors(size: int) -> tuple[Tensor]:
+    """Anchors of 24 px on a square of 64."""
+    centres = (torch.arange(size) + 0.5) * 64 / size
+    y, x = torch.meshgrid(centres, centres, indexing='ij')
+    at = torch.stack([x, y], -1).flatten(0, 1)
+    return (torch.cat([at - 12, at + 12], 1),)
+
+
+def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
+    """The same two boxes on every image, of 64 px; or one label."""
+    boxes = torch.tensor([[4.0, 8.0, 30.0, 34.0], [20.0, 20.0, 50.0, 40.0]])
+    label = torch.tensor([1, 2] if cls.truth == 'boxes' else 1)
+    return GroundTruth((boxes,) * n, (label,) * n, (64, 64))
+
+
+def change(given: list, function: Any) -> list:
+    """The same levels, each tensor of them changed."""
+    return [
+        DenseOutput(*(function(part) for part in level[:3]), level.priors)
+        if isinstance(level, DenseOutput)
+        else function(level)
+        for level in given
+    ]
+
+
+def leaves(given: list) -> list[Tensor]:
+    """All tensors of the levels."""
+    return [
+        part
+        for level in given
+        for part in (level[:3] if isinstance(level, DenseOutput) else [level])
+    ]
+
+
+def require_grad(given: list) -> list:
+    """Copies of the levels, of which gradients can be asked."""
+    return change(given, lambda tensor: tensor.clone().requires_grad_())
+
+
+def total(loss: Tensor | dict[str, Tensor]) -> Tensor:
+    """One figure, whether the loss has parts or not."""
+    parts = list(loss.values()) if isinstance(loss, dict) else [loss]
+    assert parts and all(part.shape == () for part in parts)
+    return torch.stack(parts).sum()
+
+
+def made(cls: type[PairLoss], kwargs: dict) -> Any:
+    """The loss, as a function of student and teacher. What it reads beside them is
+    something made of the teacher."""
+    told = {'channels': [(5, 5)] * 2} if 'channels' in argument_names(cls) else {}
+    torch.manual_seed(0)
+    loss = cls(**kwargs, **told)
+
+    def call(student: list, teacher: list) -> Any:
+        also: dict = {name: change(teacher, lambda t: t / 2) for name in cls.also}
+        first = leaves(student)[0]
+        if cls.truth:
+            also['truth'] = truth_of(cls, len(first))
+        if 'labels' in also:
+            also['labels'] = [torch.ones(len(first), dtype=torch.long)]
+        exact = torch.promote_types(first.dtype, torch.float32)
+        return loss.to(exact)(student, teacher, **also)
+
+    return call
+
+
+def finite_with_gradient(loss: Any, student: list, teacher: list) -> Tensor:
+    """The loss, after seeing that it and its gradients are finite."""
+    student = require_grad(student)
+    value = total(loss(student, teacher))
+    assert value.isfinite(), value
+    value.backward()
+    for tensor in leaves(student):
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+    return value.detach()
+
+
+def test_the_registry_is_not_empty() -> None:
+    assert len(CLASSES) >= 4
+    assert all(issubclass(cls, PairLoss) for cls in CLASSES.values())
+
+
+@every_loss
+def test_equal_is_zero_and_anything_else_is_more(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    loss = made(cls, kwargs)
+    student = levels(cls, 0)
+    least = total(loss(student, student)).item()
+    assert least == pytest.approx(0, abs=1e-5) or cls.__name__ in ENTROPY
+    for seed in range(1, 4):
+        assert total(loss(levels(cls, seed), student)) > least + 1e-3
+
+
+@every_loss
+def test_a_step_against_the_gradient_lowers_it(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    loss, teacher = made(cls, kwargs), levels(cls, 1)
+    student = require_grad(levels(cls, 2))
+    before = total(loss(student, teacher))
+    before.backward()
+    norm = sum(t.grad.square().sum() for t in leaves(student) if t.grad is not None)
+    assert norm > 0
+    with torch.no_grad():
+        stepped = change(
+            student,
+            lambda t: t if t.grad is None else t - 1e-2 * t.grad / norm.sqrt(),
+        )
+    assert total(loss(stepped, teacher)) < before
+
+
+@every_loss
+@pytest.mark.parametrize('n, size', [(1, 6), (1, 1), (2, 1), (1, 2)])
+def test_finite_at_batch_1_and_on_1x1_maps(
+    cls: type[PairLoss], kwargs: dict, n: int, size: int
+) -> None:
+    finite_with_gradient(
+        made(cls, kwargs), levels(cls, 1, n, size), levels(cls, 2, n, size)
+    )
+
+
+@every_loss
+@pytest.mark.parametrize('scale', [1e4, 1e-4, 0.0])
+@pytest.mark.parametrize('side', ['student', 'teacher', 'both'])
+def test_finite_for_extreme_values(
+    cls: type[PairLoss], kwargs: dict, scale: float, side: str
+) -> None:
+    student = levels(cls, 1, scale=scale if side != 'teacher' else 1.0)
+    teacher = levels(cls, 2, scale=scale if side != 'student' else 1.0)
+    finite_with_gradient(made(cls, kwargs), student, teacher)
+
+
+@every_loss
+def test_finite_and_small_without_objects(cls: type[PairLoss], kwargs: dict) -> None:
+    if cls.reads != 'outputs':
+        # Of features, an image without objects is an image like others.
+        student, teacher = levels(cls, 1), change(levels(cls, 2), torch.zeros_like)
+        finite_with_gradient(made(cls, kwargs), student, teacher)
+        return
+    nothing = [
+        level._replace(scores=torch.full_like(level.scores, -100.0))
+        for level in levels(cls, 2)
+    ]
+    if _is_softmax(cls(**kwargs), kwargs):
+        nothing[0].scores[..., -1] = 100.0
+    value = finite_with_gradient(
+        made(cls, kwargs), nothing, change(nothing, torch.clone)
+    )
+    assert value == pytest.approx(0, abs=1e-5)
+    finite_with_gradient(made(cls, kwargs), levels(cls, 1), nothing)
+
+
+def _is_softmax(loss: PairLoss, kwargs: dict) -> bool:
+    """Whether the last class is the background."""
+    told = kwargs.get('classes', kwargs.get('kind'))
+    return told == 'softmax' or getattr(loss, 'use_sigmoid', True) is False
+
+
+@every_loss
+def test_half_precision_gives_what_float32_gives(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    loss = made(cls, kwargs)
+    student, teacher = levels(cls, 1), levels(cls, 2)
+    exact = total(loss(student, teacher))
+    halves = [change(side, torch.Tensor.bfloat16) for side in (student, teacher)]
+    with torch.autocast('cpu', torch.bfloat16):
+        half = loss(*halves)
+        assert total(loss(student, teacher)) == exact
+    assert total(half).dtype is torch.float32
+    # What is lost is lost in the inputs (8 bits), not in the loss.
+    assert total(half).item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@every_loss
+def test_gradients_are_those_of_finite_differences(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    loss = made(cls, kwargs)
+    student = require_grad(change(levels(cls, 1, 2, 3), torch.Tensor.double))
+    teacher = change(levels(cls, 2, 2, 3), torch.Tensor.double)
+
+    def flat(*tensors: Tensor) -> Tensor:
+        rest = iter(tensors)
+        return total(loss(change(student, lambda _: next(rest)), teacher))
+
+    assert torch.autograd.gradcheck(flat, tuple(leaves(student)), fast_mode=True)
+
+
+@every_loss
+def test_the_teacher_gets_no_gradient(cls: type[PairLoss], kwargs: dict) -> None:
+    student, teacher = require_grad(levels(cls, 1)), require_grad(levels(cls, 2))
+    total(made(cls, kwargs)(student, teacher)).backward()
+    assert all(tensor.grad is None for tensor in leaves(teacher))
+    assert any(tensor.grad is not None for tensor in leaves(student))
+
+
+@every_loss
+def test_inputs_are_left_as_they_were(cls: type[PairLoss], kwargs: dict) -> None:
+    student, teacher = levels(cls, 1), levels(cls, 2)
+    before = copy.deepcopy((student, teacher))
+    made(cls, kwargs)(student, teacher)
+    for now, then in zip(
+        leaves(student) + leaves(teacher), leaves(before[0]) + leaves(before[1])
+    ):
+        assert torch.equal(now, then)
+
+
+@every_loss
+def test_a_batch_twice_weighs_as_much_as_once(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    loss = made(cls, kwargs)
+    once = levels(cls, 1), levels(cls, 2)
+    twice = [change(side, lambda t: torch.cat([t, t])) for side in once]
+    assert total(loss(*twice)).item() == pytest.approx(
+        total(loss(*once)).item(), rel=1e-4
+    )
+
+
+@every_loss
+def test_the_order_of_images_does_not_matter(cls: type[PairLoss], kwargs: dict) -> None:
+    loss = made(cls, kwargs)
+    given = levels(cls, 1, n=3), levels(cls, 2, n=3)
+    turned = [change(side, lambda t: t[[2, 0, 1]]) for side in given]
+    assert total(loss(*turned)).item() == pytest.approx(
+        total(loss(*given)).item(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_the_docstring_names_paper_formula_and_shapes(name: str) -> None:
+    doc = inspect.getdoc(CLASSES[name]) or ''
+    assert re.search(r'arXiv\s+\d{4}\.\d{4,5}|doi|DOI', doc), 'no paper'
+    assert re.search(r':math:|\.\. math::', doc), 'no formula'
+    assert re.search(r'^Shape:', doc, re.MULTILINE), 'no shapes'
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_demands_and_reads_are_of_the_known_ones(name: str) -> None:
+    loss = CLASSES[name]()
+    assert loss.demands <= {'same_channels', 'same_spatial'}
+    assert loss.reads in ('features', 'outputs')
