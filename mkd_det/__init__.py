@@ -4,28 +4,23 @@
 losses, adapters, branches and hooks known to mmengine, and the image classifiers.
 """
 
+from .startup import is_postponed
 from .version import __version__, check_versions
 
-check_versions()  # before anything of ours imports what it checks
+if not is_postponed():  # the command line parses its arguments first
+    check_versions()  # before anything of ours imports what it checks
 
-from .quiet import quiet_import  # noqa: E402
+    from .io.quiet import quiet_import
 
-with quiet_import():
-    from . import (
-        adapters,
-        balance,
-        branches,
-        classification,
-        hooks,
-        losses,
-        probes,
-        row_conv,
-    )
-from .distiller import Distiller  # noqa: E402
-from .hooks import DistillHook  # noqa: E402
-from .utils import join_mmengine  # noqa: E402
+    with quiet_import():
+        from . import adapters, branches, classification, hooks, losses, probes
+        from .contrib import row_conv
+        from .weighting import gradient_share as balance
+    from .distiller.model import Distiller
+    from .hooks.distill_hook import DistillHook
+    from .utils import register_scope
 
-join_mmengine()
+    register_scope()
 
 __all__ = [
     'DistillHook',

@@ -1,0 +1,35 @@
+"""What the commands share: arguments, exit codes, output, distributed start.
+
+Nothing here imports torch or mmengine at the top, see `mkd_det.startup`.
+"""
+
+from .arguments import (
+    add_config,
+    add_devices,
+    add_launcher,
+    command_parser,
+    config_parser,
+)
+from .guard import BAD_INPUT, INTERRUPTED, command, guard, print_error
+from .launch import join_processes, set_work_dir
+from .output import console, quiet_libraries
+
+main_guard = guard  # only for scripts that are not moved yet
+
+__all__ = [
+    'BAD_INPUT',
+    'INTERRUPTED',
+    'add_config',
+    'add_devices',
+    'add_launcher',
+    'command',
+    'command_parser',
+    'config_parser',
+    'console',
+    'guard',
+    'join_processes',
+    'main_guard',
+    'print_error',
+    'quiet_libraries',
+    'set_work_dir',
+]

@@ -1,0 +1,132 @@
+"""Parsers and arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from ...startup import COMMAND
+
+
+def command_parser(
+    name: str, description: str | None, *examples: str
+) -> argparse.ArgumentParser:
+    """Return a parser with `--debug`, whose help ends with examples.
+
+    Args:
+        name: Of the command.
+        description: The docstring of its module.
+        *examples: Commands to copy.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f'{COMMAND} {name}',
+        description=(description or '').strip(),
+        epilog='\n  '.join([f'example{"s" * (len(examples) > 1)}:', *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--debug', action='store_true', help='show the traceback of an error'
+    )
+    return parser
+
+
+def add_config(
+    parser: argparse.ArgumentParser, name: str = 'config', **settings: Any
+) -> None:
+    """Add the positional argument for a config, and `--cfg-options`.
+
+    Args:
+        parser: Of a command.
+        name: Name of the positional argument.
+        **settings: Settings of the positional argument, as `add_argument` has them.
+    """
+    parser.add_argument(
+        name, **{'help': 'config file, or a packaged one: mkd_det::...', **settings}
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        help='override settings of the config: key=value, also nested'
+        ' (model.terms.loss_soft.weight=2) and lists (key="[a,b]", no spaces)',
+    )
+
+
+class Options(argparse.Action):
+    """mmengine's `DictAction`, with a message for values that it cannot read."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        """Put the values into the namespace, as argparse calls it."""
+        from mmengine.config import DictAction
+
+        parse = DictAction(self.option_strings, self.dest, nargs='+')
+        try:
+            parse(parser, namespace, values, option_string)
+        # It fails in these ways at dicts, unbalanced brackets and a missing `=`.
+        except (RecursionError, AssertionError, ValueError, IndexError):
+            parser.error(
+                f'--cfg-options cannot be read: {" ".join(values)}; it takes'
+                ' key=value with numbers, words, and lists of them; dicts go'
+                " into a config file that has _base_ = ['your_config.py']"
+            )
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add `--launcher` and `--local_rank`, as mmdet's tools have them."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch.distributed.launch of torch >= 2.0 passes `--local-rank`.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add `--devices`.
+
+    Args:
+        parser: Of a command.
+        which: What runs side by side on them, for the help.
+    """
+    parser.add_argument(
+        '--devices',
+        nargs='+',
+        type=_device,
+        default=[''],
+        help=f'GPUs, by number: {which} run side by side on them. On a CPU, cpu cpu'
+        ' runs two at a time',
+    )
+
+
+def _device(text: str) -> str:
+    if text not in ('', 'cpu', *(gpus := _gpus())):
+        raise argparse.ArgumentTypeError(
+            f'takes numbers of GPUs, or cpu, not {text!r};'
+            f' GPUs here: {", ".join(gpus) or "none"}'
+        )
+    return text
+
+
+def _gpus() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES may be set to here."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if given:
+        named = [part.strip() for part in given.split(',')]
+        return [part for part in named if part and not part.startswith('-')]
+    import torch
+
+    return list(map(str, range(torch.cuda.device_count())))
+
+
+def config_parser(
+    description: str | None, name: str = 'config', **more: Any
+) -> argparse.ArgumentParser:
+    """Return a parser with a config. Only for scripts that are not moved yet."""
+    parser = command_parser('', description)
+    add_config(parser, name, **more)
+    return parser

@@ -1,0 +1,108 @@
+"""Turns what ends a command into a message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ...errors import CheckpointSaveError, MkdError
+from ...startup import import_library
+
+BAD_INPUT = 2  # as argparse has it for wrong arguments
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command(
+    make_parser: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace], Any],
+) -> Main:
+    """Make the `main(argv)` of a command.
+
+    `main` parses the arguments, then imports the library, then calls `run`. Errors
+    become exit codes, see `guard`.
+
+    Args:
+        make_parser: Returns the parser. Must not need torch.
+        run: Does the work. Gets the parsed arguments and, as `given`, the list they
+            were parsed from; may return an exit code.
+    """
+
+    @guard
+    def main(argv: Sequence[str] | None = None) -> int:
+        given = list(argv or ())
+        args = make_parser().parse_args(given)
+        args.given = given
+        import_library()
+        return run(args) or 0
+
+    return main
+
+
+def guard(main: Callable[[Sequence[str] | None], int | None]) -> Main:
+    """Wrap `main(argv)`: show a typed error as a message instead of a traceback.
+
+    The wrapped function returns the exit code: that of `main`, 2 for an MkdError, 130
+    for Ctrl-C. `--debug` or MKD_DEBUG=1 lets errors through with their traceback. A
+    full disk counts as an MkdError, whoever noticed it. Every other exception is a bug
+    and passes untouched (exit code 1).
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        given = sys.argv[1:] if argv is None else list(argv)
+        debug = '--debug' in given or os.environ.get('MKD_DEBUG', '0') != '0'
+        try:
+            code = main(given)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            sys.stderr.write('\nStopped by Ctrl-C.\n')
+            return INTERRUPTED
+        except BrokenPipeError:
+            # The reader of a pipe has left (`mkd-det inspect ... | head`). Python
+            # would complain once more when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (MkdError, OSError) as error:
+            shown = error if isinstance(error, MkdError) else _full_disk(error)
+            if debug or shown is None:
+                raise
+            print_error(shown)
+            return BAD_INPUT
+        return code or 0
+
+    return guarded
+
+
+def _full_disk(error: OSError) -> CheckpointSaveError | None:
+    """Return a typed error for a full disk, None for any other OSError."""
+    from ...io.atomic import NO_ROOM
+
+    if error.errno not in NO_ROOM:
+        return None
+    return CheckpointSaveError(
+        f'{error.filename or "a file"} could not be written: {error.strerror}',
+        fix='make room, then start again (a training: with --resume)',
+    )
+
+
+def print_error(error: MkdError) -> None:
+    """Print `error` in red on stderr; ranks other than 0 print one line."""
+    lines = str(error).splitlines()
+    rank = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
+    if rank:
+        lines = [f'rank {rank}: {type(error).__name__}: {lines[0]}']
+    else:
+        lines[0] = f'{type(error).__name__}: {lines[0]}'
+    # `soft_wrap`: a path or a config line must survive copying.
+    Console(stderr=True).print(Text('\n'.join(lines), style='red'), soft_wrap=True)
