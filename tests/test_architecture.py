@@ -148,9 +148,9 @@ def test_methods_are_built_through_the_registry(file: Path) -> None:
 
 def test_the_reader_of_imports_sees_every_form() -> None:
     """The tests above are worth what `imports` finds."""
-    probe = ROOT / PACKAGE / 'hooks' / '__init__.py'
+    probe = ROOT / PACKAGE / 'losses' / '__init__.py'
     names = set(imports(probe))
-    assert any(name.startswith(f'{PACKAGE}.hooks.') for name in names)
+    assert any(name.startswith(f'{PACKAGE}.losses.') for name in names)
     everything = {room for file in sources() for room in own_imports(file)}
     assert {'errors', 'structures', 'taps', 'plan', 'distiller'} <= everything
 

@@ -16,7 +16,7 @@ import tiny
 import tiny_images
 from mkd_det.classification import ImageClassifier
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
-from mkd_det.hooks import TeacherCheckHook
+from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
 
 
 @MODELS.register_module()

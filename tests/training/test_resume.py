@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 import tiny
 import tiny_images
 from mkd_det.errors import ResumeError
-from mkd_det.hooks import LastValidationHook
+from mkd_det.hooks.last_validation_hook import LastValidationHook
 from mkd_det.training.resume import check_resume, settle_resume
 
 
