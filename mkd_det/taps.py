@@ -15,20 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import DETRHead, EmbeddingRPNHead
-from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from .box_heads import knows_box_heads, rehearse
-from .errors import (
-    ConfigError,
-    TapNoGradError,
-    TapNotFoundError,
-    TapOutputError,
-    TapOverwrittenError,
-    TapSilentError,
-    nearest,
-)
+from .errors import (ConfigError, TapNoGradError, TapNotFoundError, TapOutputError, TapOverwrittenError, TapSilentError, nearest_names)
 from .structures import Level, Levels, first_tensor, tensors_in
 
 
@@ -56,7 +45,7 @@ class Tap:
             raise ConfigError(
                 'a tap must be a path or a list of paths of one kind',
                 actual=text,
-                hint="'neck', 'bbox_head:in', ['backbone.layer2', 'backbone.layer3']",
+                fix="'neck', 'bbox_head:in', ['backbone.layer2', 'backbone.layer3']",
             )
         suffix = parsed[0][1]
         paths = tuple(path for path, _ in parsed)
@@ -111,12 +100,9 @@ def _not_found(model: nn.Module, path: str) -> TapNotFoundError:
     return TapNotFoundError(
         f'tap {path!r} names no module of {type(model).__name__}',
         actual=path,
-        available=dict.fromkeys(nearest(path, names, limit=5) + children),
-        hint='one of these; tools/inspect_model.py lists them all with shapes',
+        available=dict.fromkeys(nearest_names(path, names, limit=5) + children),
+        fix='one of these; tools/inspect_model.py lists them all with shapes',
     )
-
-
-_OF_QUERIES = (DETRHead, EmbeddingRPNHead)
 
 
 class StopForward(BaseException):
@@ -181,7 +167,7 @@ class _Recorder:
             raise TapNoGradError(
                 f'tap {self.name!r} ({path}) runs without gradient: it lies inside'
                 ' a re-entrantly checkpointed module or a no_grad block',
-                hint='tap the enclosing module, or set `with_cp=False`',
+                fix='tap the enclosing module, or set `with_cp=False`',
             )
         self.records[path].append(value)
         self.calls += 1
@@ -202,14 +188,14 @@ class _Recorder:
                     ' after it was captured (an in-place activation or addition)',
                     actual=path,
                     available=[path.rpartition('.')[0] or path],
-                    hint='tap the enclosing module, whose output is final',
+                    fix='tap the enclosing module, whose output is final',
                 )
         grads = [t.requires_grad for level in levels for t in tensors_in(level)]
         if self.need_grad and not any(grads):
             raise TapNoGradError(
                 f'tap {self.name!r} ({self.tap}) yields tensors that need no gradient:'
                 ' its layers are frozen, or their output is detached',
-                hint='tap a later layer, or set `frozen_stages=-1`',
+                fix='tap a later layer, or set `frozen_stages=-1`',
             )
         return tuple(levels)
 
@@ -226,7 +212,7 @@ def _silent(name: str, path: str, module: nn.Module) -> TapSilentError:
         f'tap {name!r}: {path} never fired: {why}',
         actual=path,
         available=children[:8],
-        hint=f"'{path}.*'" if container else 'one of its children',
+        fix=f"'{path}.*'" if container else 'one of its children',
     )
 
 
@@ -245,7 +231,7 @@ def to_levels(name: str, path: str, value: Any) -> list[Level]:
     raise TapOutputError(
         f'tap {name!r}: {path} yields {_describe(value)}, which holds no levels',
         expected='a tensor, a tuple of tensors, or a tuple of equally long lists',
-        hint='tap a module inside of it',
+        fix='tap a module inside of it',
     )
 
 
@@ -322,37 +308,6 @@ def _stop_hooks(
         else module.register_forward_hook(stop)
         for module, inputs in ends
     ]
-
-
-def run_features(model: Any, inputs: Tensor, second_stage: bool = False) -> None:
-    """Run every layer of `model` that makes predictions, and nothing behind.
-
-    Detectors: `extract_feat`, then the heads that read nothing but features,
-    through `__call__` (`SingleStageDetector._forward` calls `bbox_head.forward`,
-    which passes by hooks). Any other mmengine model: `forward(mode='tensor')`. No
-    loss, no target assignment, no NMS.
-
-    Args:
-        model: The model.
-        inputs: Preprocessed images (N, 3, H, W).
-        second_stage: Whether box heads look at something, too: the whole of each
-            image. Of teachers that is no knowledge.
-    """
-    if not isinstance(model, BaseDetector):
-        model(inputs, None, mode='tensor')
-        return
-    features = model.extract_feat(inputs)
-    named = [getattr(model, name, None) for name in ('rpn_head', 'bbox_head')]
-    # Heads of set predictions read queries; mask heads beside other heads, what
-    # those found.
-    heads = [head for head in named if head is not None] or [
-        getattr(model, 'mask_head', None)
-    ]
-    for head in heads:
-        if isinstance(head, nn.Module) and not isinstance(head, _OF_QUERIES):
-            head(features)
-    if second_stage and knows_box_heads(model):
-        rehearse(model, features, inputs)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from mmengine.registry import MODELS
 
 import tiny
 import tiny_images
-from mkd_det.chain import Member, read_chain, stage_config
+from mkd_det.experiments.chain.chain import Member, read_chain, stage_config
 from mkd_det.configs import load_config
-from mkd_det.runtime import student_config
+from mkd_det.training.runtime import student_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = sorted((ROOT / 'configs/chain').glob('*.py'))

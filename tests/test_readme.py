@@ -20,11 +20,15 @@ from mmengine.registry import HOOKS, MODELS
 import hook_runs
 import mkd_det.hooks
 import tiny
-from mkd_det import cli, errors, runtime, schedules, teachers
-from mkd_det.chain import read_chain
-from mkd_det.distiller import Distiller
+from mkd_det import errors
+from mkd_det.cli import common as cli
+from mkd_det.training import runtime
+from mkd_det.weighting import schedules
+from mkd_det.teachers import bank as teachers
+from mkd_det.experiments.chain.chain import read_chain
+from mkd_det.distiller.model import Distiller
 from mkd_det.registry import LOSSES
-from mkd_det.schedules import Progress
+from mkd_det.weighting.schedules import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -22,7 +22,8 @@ from mkd_det.errors import (
     TapOverwrittenError,
     TapSilentError,
 )
-from mkd_det.taps import Tap, capture, frozen_state, run_features, strides_of
+from mkd_det.taps import Tap, capture, frozen_state, strides_of
+from mkd_det.heads.running import run_features
 
 
 def hooks_in(model: nn.Module) -> int:
@@ -183,7 +184,7 @@ def test_a_tap_that_names_nothing_lists_the_nearest_and_the_children() -> None:
 def test_a_container_that_never_fires_is_told_with_what_to_write() -> None:
     with pytest.raises(TapSilentError, match='ModuleList is a container') as caught:
         read(Net(), 'rest')
-    assert caught.value.hint == "'rest.*'"
+    assert caught.value.fix == "'rest.*'"
     assert caught.value.available == ('rest.0', 'rest.1')
 
 
@@ -281,7 +282,7 @@ def test_frozen_layers_are_told() -> None:
         capture(model, {'x': Tap.parse('backbone.layer1')}, need_grad=True),
     ):
         run_features(model, images)
-    assert 'frozen_stages=-1' in caught.value.hint
+    assert 'frozen_stages=-1' in caught.value.fix
     # Where some levels are trained the tap is of use.
     with capture(model, {'x': Tap.parse('backbone')}, need_grad=True) as seen:
         run_features(model, images)

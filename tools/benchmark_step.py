@@ -56,8 +56,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from mkd_det.checks import check_amp
-from mkd_det.cli import (
+from mkd_det.training.preflight import check_amp
+from mkd_det.cli.common import (
     config_parser,
     console,
     main_guard,
@@ -65,10 +65,10 @@ from mkd_det.cli import (
 )
 from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
-from mkd_det.places import check_output
-from mkd_det.runtime import build_model, is_distill, student_config
-from mkd_det.sampler import SourceSampler
-from mkd_det.speed import SPEEDS, Engine
+from mkd_det.io.paths import check_output_file
+from mkd_det.training.runtime import build_model, is_distill, student_config
+from mkd_det.weighting.sampler import SourceSampler
+from mkd_det.teachers.engine import SPEEDS, Engine
 
 CACHED = 'cached'
 
@@ -574,7 +574,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = args.device or get_device()
     check_device(device)
     if args.json:
-        check_output(args.json, '--json', args.config)
+        check_output_file(args.json, '--json', args.config)
     machine = _machine(device)
     bench = Bench(cfg, device, args.speeds, args.sources)
     batches = batches_of(cfg, args, bench.classes)

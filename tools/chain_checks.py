@@ -8,14 +8,14 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mkd_det.chain import LOADING, Chain, Member
-from mkd_det.checks import check_amp, check_before_start, check_count
-from mkd_det.configs import plain_model
-from mkd_det.data.check import classes_of
-from mkd_det.errors import CheckpointFileError, ConfigError, speaking_of
-from mkd_det.runtime import prepare
-from mkd_det.stages.training import metric_of, steps_of
-from mkd_det.teachers import Teacher
+from mkd_det.experiments.chain.chain import LOADING, Chain, Member
+from mkd_det.training.preflight import check_amp, check_before_start, check_count
+from mkd_det.configs import plain_model_cfg
+from mkd_det.data.check import dataset_classes
+from mkd_det.errors import CheckpointFileError, ConfigError, prefix_errors
+from mkd_det.training.runtime import prepare_config
+from mkd_det.experiments.runs.training import metric_of, steps_of
+from mkd_det.teachers.bank import Teacher
 
 
 def check_chain(
@@ -31,16 +31,16 @@ def check_chain(
     for member in chain.members:
         cfg = configs[member.name]
         metrics[member.name], _ = metric_of(cfg, f'chain: {member.name}', chain.metric)
-        with speaking_of(f'chain: {member.name}'):
+        with prefix_errors(f'chain: {member.name}'):
             if member.checkpoint is None:
                 steps_of(cfg, f'chain: {member.name}')
                 check_amp(cfg)
-                model = check_before_start(prepare(cfg), teachers=False)
+                model = check_before_start(prepare_config(cfg), teachers=False)
             else:
                 check_place(member.checkpoint, folder)
                 model = load_given(member, cfg).model
-                check_count({'val': classes_of(cfg, 'val')}, model)
-        classes[member.name] = classes_of(cfg, 'val')
+                check_count({'val': dataset_classes(cfg, 'val')}, model)
+        classes[member.name] = dataset_classes(cfg, 'val')
         # Without branches: the last check has taken them off.
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
@@ -57,13 +57,13 @@ def check_place(checkpoint: str, folder: Path) -> None:
         raise ConfigError(
             'its checkpoint is where this chain writes',
             actual=checkpoint,
-            hint='a copy elsewhere, or another --work-dir',
+            fix='a copy elsewhere, or another --work-dir',
         )
     if '://' not in checkpoint and not file.is_file():
         raise CheckpointFileError(
             f'there is no file {checkpoint}',
             actual=f'looked for from {Path.cwd()}',
-            hint='leave `checkpoint` out, and it is trained',
+            fix='leave `checkpoint` out, and it is trained',
         )
 
 
@@ -73,7 +73,7 @@ def check_metrics_agree(metrics: Mapping[str, str]) -> None:
         raise ConfigError(
             'chain: its members are measured by different metrics',
             actual=dict(metrics),
-            hint="metric='coco/bbox_mAP', and the same evaluators for all",
+            fix="metric='coco/bbox_mAP', and the same evaluators for all",
         )
 
 
@@ -98,10 +98,10 @@ def load_given(member: Member, cfg: Config) -> Teacher:
         MkdError: They do not fit, or are of other classes than the data.
     """
     loading = {k: v for k, v in member.teacher.items() if k in LOADING}
-    whole = {'cfg': plain_model(cfg), 'checkpoint': member.checkpoint, **loading}
+    whole = {'cfg': plain_model_cfg(cfg), 'checkpoint': member.checkpoint, **loading}
     teacher = Teacher.build(member.name, whole)
     teacher.load()
-    names = classes_of(cfg, 'val')
+    names = dataset_classes(cfg, 'val')
     if names:
         teacher.check_classes(names)
     return teacher

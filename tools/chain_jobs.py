@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mkd_det.chain import Chain, Member, stage_config
-from mkd_det.runtime import student_config
-from mkd_det.stages import Stage, digest
-from mkd_det.stages.training import (
+from mkd_det.experiments.chain.chain import Chain, Member, stage_config
+from mkd_det.training.runtime import student_config
+from mkd_det.experiments.runs import Stage, digest
+from mkd_det.experiments.runs.training import (
     metric_of,
     settings_in,
     source_of,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from mkd_det.errors import ConfigError
-from mkd_det.stages import Result, read_json
+from mkd_det.experiments.runs import Result, read_json
 
 
 def entries(jobs: Sequence[Job], results: Sequence[Result]) -> list[dict[str, Any]]:

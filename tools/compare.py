@@ -33,27 +33,27 @@ from rich.text import Text
 from torch import nn
 
 import mkd_det  # noqa: F401
-from mkd_det.checks import check_amp, check_before_start
-from mkd_det.cli import (
+from mkd_det.training.preflight import check_amp, check_before_start
+from mkd_det.cli.common import (
     add_devices,
     config_parser,
     console,
     main_guard,
     quiet_libraries,
 )
-from mkd_det.comparison import report
-from mkd_det.comparison.marks import Start, marks_of, start_of
-from mkd_det.comparison.rows import (
+from mkd_det.experiments.comparison import report
+from mkd_det.experiments.comparison.marks import Start, marks_of, start_of
+from mkd_det.experiments.comparison.rows import (
     Common,
     Row,
     read_rows,
     schedulers_of,
 )
-from mkd_det.comparison.runs import Run, outcome, read_run
-from mkd_det.errors import ConfigError, is_whole, speaking_of
-from mkd_det.places import check_folder, from_here
-from mkd_det.runtime import prepare
-from mkd_det.stages import (
+from mkd_det.experiments.comparison.runs import Run, outcome, read_run
+from mkd_det.errors import ConfigError, is_integer, prefix_errors
+from mkd_det.io.paths import check_writable_folder, relative_to_cwd
+from mkd_det.training.runtime import prepare_config
+from mkd_det.experiments.runs import (
     Stage,
     StageError,
     alone,
@@ -61,14 +61,14 @@ from mkd_det.stages import (
     run_stage,
     run_together,
 )
-from mkd_det.stages.training import (
+from mkd_det.experiments.runs.training import (
     metric_of,
     settings_in,
     stage_of,
     steps_of,
     write_config,
 )
-from mkd_det.teachers import load_teacher_cfg
+from mkd_det.teachers.bank import load_teacher_cfg
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def check_args(args: argparse.Namespace) -> Common:
         raise ConfigError(
             'there is nothing to compare with',
             expected='the student alone',
-            hint='--base configs/bccd/gfl_r18-w16_bccd.py',
+            fix='--base configs/bccd/gfl_r18-w16_bccd.py',
         )
     wrong = next((seed for seed in args.seeds if args.seeds.count(seed) > 1), None)
     if wrong is not None:
@@ -177,7 +177,7 @@ def check_args(args: argparse.Namespace) -> Common:
                 '--teacher: there is no such file',
                 expected='a checkpoint of the trained teacher, or its address',
                 actual=path,
-                hint='train it first: python tools/train.py TEACHER_CONFIG',
+                fix='train it first: python tools/train.py TEACHER_CONFIG',
             )
     return Common(
         teachers=teachers,
@@ -199,7 +199,7 @@ def _teachers(option: str, given: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f'{option}: two teachers are called {name!r}',
                 actual=[found[name], path],
-                hint=f'{option} t={found[name]} {option} t2={path}',
+                fix=f'{option} t={found[name]} {option} t2={path}',
             )
         found[name] = path
     return found
@@ -224,11 +224,11 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
         metric_of(row.cfg, row.name, metric[1])
     stages, starts = {}, {}
     for row in rows:
-        with speaking_of(row.name):
+        with prefix_errors(row.name):
             print(f'Looking at {row.name}', flush=True)
             first = check_row(row, metric, folder)
             for seed in args.seeds:
-                starts[row.name, seed] = start_of(prepare(row.cfg), seed)
+                starts[row.name, seed] = start_of(prepare_config(row.cfg), seed)
         for seed in args.seeds:
             name = f'{row.stem}-{seed}'
             stages[row.name, seed] = replace(
@@ -246,7 +246,7 @@ def make_plan(args: argparse.Namespace, rows: Sequence[Row], folder: Path) -> Pl
 def check_row(row: Row, metric: tuple[str, str], folder: Path) -> Stage:
     """Raise for whatever would stop a row later; returns its training, of no seed."""
     check_amp(row.cfg)
-    cfg = prepare(deepcopy(row.cfg))
+    cfg = prepare_config(deepcopy(row.cfg))
     cfg.work_dir = str(folder / row.stem)
     model = check_before_start(cfg)
     path = folder / 'configs' / f'{row.stem}.py'
@@ -328,7 +328,7 @@ def sum_up(plan: Plan, found: Found, args: argparse.Namespace) -> report.Compari
                 key,
                 least,
                 source=row.source,
-                config=from_here(plan.folder / 'configs' / f'{row.stem}.py'),
+                config=relative_to_cwd(plan.folder / 'configs' / f'{row.stem}.py'),
                 marks=marks_of(row.cfg, base.cfg, starts),
                 params=plan.starts[row.name, args.seeds[0]].params,
             )
@@ -365,7 +365,7 @@ def notes_on(plan: Plan) -> list[str]:
     for row in plan.rows:
         for part in schedulers_of(row.cfg):
             keys = ('end', 'T_max', 'total_steps')
-            last = max([v for k in keys if is_whole(v := part.get(k))], default=0)
+            last = max([v for k in keys if is_integer(v := part.get(k))], default=0)
             if not part.get('by_epoch', True) and totals[row.name] < last < 10**8:
                 notes.append(
                     f'{row.name}: its {part.type} lasts {last} iterations, the'
@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_rows(args.base, args.rows, common)
     folder = Path(os.path.abspath(args.work_dir))
     out = args.out or folder / 'report'
-    check_folder(out, '--out')
+    check_writable_folder(out, '--out')
     with alone(folder, 'comparison'):
         plan = make_plan(args, rows, folder)
         found = run_all(plan, args.devices)

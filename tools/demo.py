@@ -29,10 +29,10 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from rich.table import Table
 
-from mkd_det.cli import console, main_guard
+from mkd_det.cli.common import console, main_guard
 from mkd_det.data.digits import Recipe, make_digits
-from mkd_det.demo import report
-from mkd_det.stages import (
+from mkd_det.experiments.demo import report
+from mkd_det.experiments.runs import (
     ROOT,
     Display,
     Result,
@@ -43,7 +43,7 @@ from mkd_det.stages import (
     run_stage,
     write_json,
 )
-from mkd_det.stages.training import settings_of
+from mkd_det.experiments.runs.training import settings_of
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',

@@ -18,15 +18,15 @@ from pathlib import Path
 import _environment  # noqa: F401
 from rich.table import Table
 
-from mkd_det.checkpoint import read_checkpoint
-from mkd_det.cli import (
+from mkd_det.io.checkpoint import read_checkpoint
+from mkd_det.cli.common import (
     config_parser,
     console,
     main_guard,
     quiet_libraries,
 )
 from mkd_det.configs import load_config
-from mkd_det.export import export
+from mkd_det.training.export import export
 
 
 def table(checkpoint: str, weights: Path, config: Path) -> Table:

@@ -20,19 +20,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from mkd_det.checkpoint import load_strict
-from mkd_det.cli import (
+from mkd_det.io.checkpoint import load_checkpoint_strict
+from mkd_det.cli.common import (
     config_parser,
     console,
     main_guard,
     quiet_libraries,
 )
 from mkd_det.configs import load_config
-from mkd_det.errors import TapNotFoundError, TapOutputError, nearest
-from mkd_det.runtime import build_model, student_config
+from mkd_det.errors import TapNotFoundError, TapOutputError, nearest_names
+from mkd_det.training.runtime import build_model, student_config
 from mkd_det.structures import channels_of, first_tensor, tensors_in
-from mkd_det.taps import frozen_state, run_features, strides_of, to_levels
-from mkd_det.teachers import TeacherBank
+from mkd_det.taps import frozen_state, strides_of, to_levels
+from mkd_det.heads.running import run_features
+from mkd_det.teachers.bank import TeacherBank
 
 
 @dataclass
@@ -144,7 +145,7 @@ def select(rows: Sequence[Row], depth: int, pattern: str | None) -> list[Row]:
         raise TapNotFoundError(
             f'no module path fits the filter {pattern!r}',
             actual=pattern,
-            available=nearest(pattern, [row.path for row in rows]),
+            available=nearest_names(pattern, [row.path for row in rows]),
         )
     return found
 
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(student_config(cfg))
     if args.checkpoint:
-        load_strict(model, args.checkpoint, f'the model of {args.config}')
+        load_checkpoint_strict(model, args.checkpoint, f'the model of {args.config}')
     rows = select(survey(model, size), args.depth, args.filter)
     shown = f'for an image of {size[0]}x{size[1]}'
     if args.teacher is None:

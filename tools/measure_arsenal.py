@@ -17,9 +17,9 @@ from pathlib import Path
 
 import compare
 
-from mkd_det.cli import add_devices, main_guard
-from mkd_det.comparison.report import JSON
-from mkd_det.stages import read_json, write_json
+from mkd_det.cli.common import add_devices, main_guard
+from mkd_det.experiments.comparison.report import JSON
+from mkd_det.experiments.runs import read_json, write_json
 
 RECIPES = 'configs/_base_/recipes'
 METHODS = {

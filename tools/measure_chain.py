@@ -31,10 +31,10 @@ import measuring
 from measure_cifar10 import BATCH, REVISED
 from mmengine.config import Config
 
-from mkd_det.cli import main_guard
+from mkd_det.cli.common import main_guard
 from mkd_det.configs import read_config
 from mkd_det.errors import CheckpointFileError
-from mkd_det.stages import (
+from mkd_det.experiments.runs import (
     ROOT,
     Stage,
     StageError,
@@ -43,7 +43,7 @@ from mkd_det.stages import (
     run_stage,
     write_json,
 )
-from mkd_det.stages.training import settings_of
+from mkd_det.experiments.runs.training import settings_of
 
 TOOL = ROOT / 'tools' / 'train_chain.py'
 CHAINS = 'configs/chain'
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     tool = os.path.relpath(TOOL)
     command = [tool, str(file), '--work-dir', str(folder)]
     if subprocess.call([sys.executable, *command]):
-        raise StageError(f'the chain {file} failed', hint=f'python {" ".join(command)}')
+        raise StageError(f'the chain {file} failed', fix=f'python {" ".join(command)}')
     rows = read_json(folder / 'chain.json')
     for row in rows:
         row['given'] = row.pop('command') == 'given'
@@ -279,7 +279,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in WEIGHTS[args.experiment].values():
         file = (args.weights or Path()) / name
         if not file.is_file():
-            raise CheckpointFileError(f'there is no {file}', hint='--weights FOLDER')
+            raise CheckpointFileError(f'there is no {file}', fix='--weights FOLDER')
     # A row may stand on another that is before it.
     args.rows = [row for row in EXPERIMENTS[args.experiment] if row in args.rows]
     return args

@@ -21,10 +21,10 @@ from pathlib import Path
 import measuring
 from matplotlib.figure import Figure
 
-from mkd_det.cli import main_guard
+from mkd_det.cli.common import main_guard
 from mkd_det.errors import CheckpointFileError
-from mkd_det.stages import Stage, read_history
-from mkd_det.stages.training import settings_of
+from mkd_det.experiments.runs import Stage, read_history
+from mkd_det.experiments.runs.training import settings_of
 
 CONFIGS = 'configs/classification'
 NOISE = {'train_dataloader.dataset.label_noise': '0.2'}
@@ -136,7 +136,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             raise CheckpointFileError(
                 f'there is no {file}',
                 expected='the weights of ResNet-56, 44 and 32 in one folder',
-                hint='--weights FOLDER',
+                fix='--weights FOLDER',
             )
     return args
 

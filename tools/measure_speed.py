@@ -22,8 +22,8 @@ from typing import Any
 import benchmark_step
 from matplotlib.figure import Figure
 
-from mkd_det.cli import main_guard
-from mkd_det.stages import write_json
+from mkd_det.cli.common import main_guard
+from mkd_det.experiments.runs import write_json
 
 SPEEDS = ['off', 'exact', 'fast', 'cached']
 CASES = {

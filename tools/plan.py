@@ -17,17 +17,17 @@ import _environment  # noqa: F401
 from rich.table import Table
 from torch import nn
 
-from mkd_det.cli import (
+from mkd_det.cli.common import (
     config_parser,
     console,
     main_guard,
     quiet_libraries,
 )
 from mkd_det.configs import load_config
-from mkd_det.distiller import Distiller
+from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError
-from mkd_det.runtime import build_model, is_distill
-from mkd_det.teachers import Teacher
+from mkd_det.training.runtime import build_model, is_distill
+from mkd_det.teachers.bank import Teacher
 
 
 def millions(model: nn.Module) -> str:

@@ -23,8 +23,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mkd_det.checkpoint import fill_strict, read_checkpoint, weights_of
-from mkd_det.cli import (
+from mkd_det.io.checkpoint import load_state_dict_strict, read_checkpoint, extract_state_dict
+from mkd_det.cli.common import (
     add_launcher,
     config_parser,
     join_processes,
@@ -34,9 +34,9 @@ from mkd_det.cli import (
 from mkd_det.configs import load_config
 from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError
-from mkd_det.places import check_folder, check_output
-from mkd_det.quiet import quiet_warnings
-from mkd_det.runtime import student_config
+from mkd_det.io.paths import check_writable_folder, check_output_file
+from mkd_det.io.quiet import ignore_library_warnings
+from mkd_det.training.runtime import student_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +72,7 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
         if 'visualization' not in (cfg.get('default_hooks') or {}):
             raise ConfigError(
                 '--show and --show-dir need the visualization hook',
-                hint="default_hooks=dict(visualization=dict(type='DetVisualizationHook'))",
+                fix="default_hooks=dict(visualization=dict(type='DetVisualizationHook'))",
             )
         trigger_visualization_hook(cfg, args)
     if args.tta:
@@ -86,7 +86,7 @@ def check_show(args: argparse.Namespace) -> None:
         raise ConfigError(
             '--show opens windows, and there is no screen here',
             expected='DISPLAY in the environment',
-            hint='--show-dir painted: images in a folder',
+            fix='--show-dir painted: images in a folder',
         )
 
 
@@ -101,14 +101,14 @@ def check_before_start(cfg: Config, args: argparse.Namespace) -> None:
             raise ConfigError(
                 f'the config has no `{key}`',
                 expected='test_dataloader, test_evaluator and test_cfg',
-                hint=f'{key} = val_{key.removeprefix("test_")}',
+                fix=f'{key} = val_{key.removeprefix("test_")}',
             )
-    check_folder(cfg.work_dir, '--work-dir')
+    check_writable_folder(cfg.work_dir, '--work-dir')
     if args.out is not None:
-        check_output(args.out, '--out', args.config, args.checkpoint)
+        check_output_file(args.out, '--out', args.config, args.checkpoint)
     if args.show_dir is not None:
         # Below the work dir, unless it is absolute.
-        check_folder(Path(cfg.work_dir, args.show_dir), '--show-dir')
+        check_writable_folder(Path(cfg.work_dir, args.show_dir), '--show-dir')
 
 
 def use_tta(cfg: Config) -> None:
@@ -139,7 +139,7 @@ def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    fill_strict(model, weights_of(content, path), path, 'the model of the config')
+    load_state_dict_strict(model, extract_state_dict(content, path), path, 'the model of the config')
 
 
 @main_guard
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    quiet_warnings()
+    ignore_library_warnings()
     setup_cache_size_limit_of_dynamo()
     set_work_dir(cfg, args.config, args.work_dir)
     work_dir = cfg.work_dir

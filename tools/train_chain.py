@@ -26,8 +26,8 @@ from chain_jobs import Job, make_configs, make_jobs
 from chain_report import draw, entries, labels, read_others, table
 from mmengine.logging import MMLogger
 
-from mkd_det.chain import Chain, read_chain
-from mkd_det.cli import (
+from mkd_det.experiments.chain.chain import Chain, read_chain
+from mkd_det.cli.common import (
     add_devices,
     config_parser,
     console,
@@ -35,9 +35,9 @@ from mkd_det.cli import (
     quiet_libraries,
 )
 from mkd_det.configs import read_config
-from mkd_det.errors import building
-from mkd_det.export import export, save_student
-from mkd_det.stages import (
+from mkd_det.errors import as_config_error
+from mkd_det.training.export import export, save_student
+from mkd_det.experiments.runs import (
     ROOT,
     Display,
     Result,
@@ -49,7 +49,7 @@ from mkd_det.stages import (
     run_together,
     write_json,
 )
-from mkd_det.stages.mending import is_whole
+from mkd_det.experiments.runs.recovery import is_complete_checkpoint
 
 # Stages run side by side in processes of their own; models are built here one at a
 # time, since mmengine's scope of registries is one for all threads.
@@ -129,7 +129,7 @@ def is_written(job: Job) -> bool:
     """Whether the plain model is there, made from what it is to be made from."""
     weights = job.student[1]
     known = read_json(weights.with_suffix('.json'))
-    return bool(known) and known['of'] == job.fingerprint and is_whole(weights)
+    return bool(known) and known['of'] == job.fingerprint and is_complete_checkpoint(weights)
 
 
 def note_written(job: Job, **more: Any) -> None:
@@ -176,7 +176,7 @@ def _tested(job: Job, environment: Mapping[str, str]) -> dict[str, float]:
         raise StageError(
             f'the test of {job.member.name} ended without {job.metric[1]}',
             available=metrics or (),
-            hint=f'its log is {log}',
+            fix=f'its log is {log}',
         )
     return {key: float(value) for key, value in metrics.items()}
 
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet_libraries()
     cfg = read_config(args.config)
     if args.cfg_options:
-        with building('--cfg-options'):
+        with as_config_error('--cfg-options'):
             cfg.merge_from_dict(args.cfg_options)
     chain = read_chain(cfg.to_dict())
     folder = Path(os.path.abspath(args.work_dir))

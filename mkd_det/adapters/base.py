@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ..errors import ShapeMismatchError
 from ..functional import as_map
 from ..structures import Levels, LevelSpec
 
@@ -86,6 +87,32 @@ class Adapter(nn.Module):
     ) -> AdapterOutput:
         """Adapt one step's levels."""
         raise TypeError(f'{type(self).__name__} must define forward()')
+
+
+def check_level_counts(
+    where: str,
+    student: Sequence[LevelSpec],
+    teacher: Sequence[LevelSpec],
+    fix: str = "taps with equally many levels on both sides, such as dict(fpn='neck')",
+) -> None:
+    """Raise unless student and teacher have equally many levels.
+
+    Args:
+        where: Name of the adapter or term, for the message.
+        student: Shape of each level of the student.
+        teacher: Shape of each level of the teacher.
+        fix: What to write instead.
+
+    Raises:
+        ShapeMismatchError: The numbers of levels differ.
+    """
+    if len(student) != len(teacher):
+        raise ShapeMismatchError(
+            f'{where}: student and teacher have different numbers of levels',
+            expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
+            actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
+            fix=fix,
+        )
 
 
 def apply_to_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..adapters.base import Adapter, AdapterOutput
 from ..adapters.linear_align import aligners
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
-from ..outputs import is_dense_head
+from ..heads.dense import is_dense_head
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
 
@@ -75,7 +75,7 @@ class CrossHead(Adapter):
                 ' level',
                 expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
                 actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
-                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
                 " 'bbox_head.reg_convs.2']), and teachers.<name>.taps where it has"
                 ' others',
             )
@@ -96,7 +96,7 @@ class CrossHead(Adapter):
             raise TapNotFoundError(
                 f'{where}: features enter behind a layer, not before it',
                 actual=str(tap),
-                hint='the layer before: bbox_head.cls_convs.1, not ...2:in',
+                fix='the layer before: bbox_head.cls_convs.1, not ...2:in',
             )
         paths = [path for path, _ in tap.resolve(teacher)]
         self._rest = RestOfHead(teacher, paths, where)
@@ -154,7 +154,7 @@ class RestOfHead:
                 f'{where}: {paths[0]} of the teacher lies in no dense head',
                 expected='layers of a head such as GFLHead, RetinaHead, FCOSHead',
                 available=[n for n, m in modules.items() if is_dense_head(m)],
-                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
                 " 'bbox_head.reg_convs.2']); SoftOutputKD for other heads",
             )
         self.head: Any = modules[name]
@@ -226,7 +226,7 @@ class RestOfHead:
                 ' make what the whole head makes',
                 expected='a tap of one layer of every branch, the same in all',
                 actual=', '.join(self.paths),
-                hint="taps=dict(inner=['bbox_head.cls_convs.2',"
+                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
                 " 'bbox_head.reg_convs.2']); SoftOutputKD for heads of other kinds",
             )
 

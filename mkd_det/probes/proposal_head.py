@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.base import Adapter, AdapterOutput, Frozen
-from ..box_heads import check_box_heads, logits_of_regions
+from ..adapters.base import Adapter, AdapterOutput, FrozenModule
+from ..heads.regions import check_box_heads, logits_of_regions
 from ..errors import ShapeMismatchError, TapNotFoundError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
@@ -54,10 +54,10 @@ class ProposalHead(Adapter):
                 'ProposalHead: the student must yield its regions, once a step',
                 expected='one level of 5 numbers: image, x1, y1, x2, y2',
                 actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
-                hint="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"
+                fix="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"
                 " one stage, 'roi_head.bbox_roi_extractor.0:in1'",
             )
-        self._teacher: Frozen | None = None
+        self._teacher: FrozenModule | None = None
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's box head."""
@@ -69,7 +69,7 @@ class ProposalHead(Adapter):
                 actual=str(tap),
                 available=[last],
             )
-        self._teacher = Frozen(teacher)
+        self._teacher = FrozenModule(teacher)
 
     @torch.no_grad()
     def forward(

@@ -1,0 +1,1 @@
+"""The model that mmengine trains: one step, and its state."""

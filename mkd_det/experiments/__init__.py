@@ -1,0 +1,1 @@
+"""Many trainings as one job: runs, chains, comparisons, the demo."""

@@ -1,0 +1,1 @@
+"""Frozen teachers: loading, running fast, caching, and what a student inherits."""

@@ -1,0 +1,89 @@
+"""Shows a teacher the student's images as the teacher is used to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PlanError
+
+
+class Renormalizer:
+    """Undoes the student's normalisation and does the teacher's.
+
+    Augmentation, resizing and padding happen once, in the student's
+    preprocessor; mean, std and channel order may differ between the models.
+
+    Args:
+        student: The student's data preprocessor.
+        teacher: The teacher's.
+        name: The teacher's name, for messages.
+
+    Raises:
+        PlanError: The student's padding does not suit the teacher.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, name: str) -> None:
+        theirs = getattr(teacher, 'pad_size_divisor', 1)
+        ours = getattr(student, 'pad_size_divisor', 1)
+        if ours % theirs:
+            raise PlanError(
+                f'teacher {name!r} needs images padded to a multiple of {theirs}',
+                expected=f'pad_size_divisor={theirs}',
+                actual=f'pad_size_divisor={ours} in the student',
+                fix=f'student=dict(data_preprocessor=dict(pad_size_divisor={theirs}))',
+            )
+        mean_s, std_s, mean_t, std_t = *_stats(student), *_stats(teacher)
+        self.flip = _flips(student) != _flips(teacher)
+        if self.flip:
+            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+        self.scale = (std_s / std_t).view(1, -1, 1, 1)
+        self.shift = ((mean_s - mean_t) / std_t).view(1, -1, 1, 1)
+        self.pad_value = float(getattr(teacher, 'pad_value', 0))
+        same_pad = self.pad_value == float(getattr(student, 'pad_value', 0))
+        self.needed = bool(
+            self.flip or not same_pad or (self.scale != 1).any() or self.shift.any()
+        )
+
+    @property
+    def key(self) -> tuple:
+        """Equal for teachers that see a batch alike."""
+        if not self.needed:
+            return ()
+        numbers = [*self.scale.flatten().tolist(), *self.shift.flatten().tolist()]
+        return (self.flip, self.pad_value, *numbers)
+
+    def __call__(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Tensor:
+        """The batch (N, 3, H, W) as the teacher's own preprocessor would make it."""
+        if not self.needed:
+            return inputs
+        if self.flip:
+            inputs = inputs.flip(1)
+        images = inputs * self.scale.to(inputs) + self.shift.to(inputs)
+        for image, sample in zip(images, data_samples or (), strict=False):
+            height, width = getattr(sample, 'img_shape', image.shape[-2:])[:2]
+            image[:, height:] = self.pad_value
+            image[:, :, width:] = self.pad_value
+        return images
+
+    def __str__(self) -> str:
+        if not self.needed:
+            return 'as the student'
+        return 'own mean and std' + (', channels swapped' if self.flip else '')
+
+
+def _stats(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    ones = torch.ones(3)
+    mean = getattr(preprocessor, 'mean', None)
+    std = getattr(preprocessor, 'std', None)
+    return (
+        ones * 0 if mean is None else mean.detach().cpu().flatten().float() * ones,
+        ones if std is None else std.detach().cpu().flatten().float() * ones,
+    )
+
+
+def _flips(preprocessor: nn.Module) -> bool:
+    return bool(getattr(preprocessor, '_channel_conversion', False))

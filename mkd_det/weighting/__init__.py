@@ -1,0 +1,1 @@
+"""How much each loss counts: schedules, sampling, gradient shares, teacher weights."""

@@ -1,0 +1,198 @@
+"""Holds terms near a wanted share of the task's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from ..errors import ConfigError, is_number, nearest_names
+from ..registry import BALANCES
+
+TASK = 'task'
+_UNKNOWN = -1.0  # a factor that was not measured yet
+
+
+def gradient_norms(
+    losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """L2 norm of each loss's gradient on the same parameters, mean over all ranks.
+
+    A backward pass a loss; the graph stays for the step's own.
+
+    Args:
+        losses: Scalars, by name; on every rank the same names.
+        parameters: Those that the losses share.
+
+    Raises:
+        ConfigError: A part of the model allows no such pass.
+    """
+    norms = {}
+    for name, loss in losses.items():
+        try:
+            norms[name] = _gradient_norm(loss, parameters)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ConfigError(
+                f'the gradient of {name} cannot be measured',
+                expected='a model whose graph can be gone through twice',
+                actual=str(error).splitlines()[0],
+                fix='with_cp=False; compile=[]; no `balance`, no GradientShareHook',
+            ) from error
+        all_reduce(norms[name], 'mean')
+    return norms
+
+
+def _gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Of one loss, which is made larger on the way where it can be: in float16 small
+    gradients would be lost, and no scaler is at work here."""
+    if not loss.requires_grad:
+        return loss.new_zeros(())
+    scale = 2.0**16
+    while True:
+        found = torch.autograd.grad(
+            loss * scale, parameters, retain_graph=True, allow_unused=True
+        )
+        squares = [g.float().square().sum() for g in found if g is not None]
+        norm = torch.stack(squares).sum().sqrt() if squares else loss.new_zeros(())
+        if norm.isfinite() or scale == 1:
+            return norm / scale
+        scale /= 2**4
+
+
+def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
+    """Trained parameters of a module of the student.
+
+    Raises:
+        ConfigError: It has none, or there is no such module.
+    """
+    modules = dict(student.named_modules())
+    if on not in modules:
+        raise ConfigError(
+            f'on={on!r} is no module of the student',
+            available=nearest_names(on, [name for name in modules if name], limit=8),
+            fix="on='backbone'",
+        )
+    found = [p for p in modules[on].parameters() if p.requires_grad]
+    if not found:
+        raise ConfigError(f'on={on!r}: all parameters of the module are frozen')
+    return found
+
+
+@BALANCES.register_module()
+class GradientShare(nn.Module):
+    r"""Scales each term so that its gradient has a wanted share of the task's.
+
+    .. math:: f_k \leftarrow f_k^{m} \left(
+        \frac{s_k \, \| \nabla L_{task} \|}{\| \nabla L_k \|}\right)^{1 - m}
+
+    on the parameters of one module, measured every `interval` iterations; the first
+    measurement sets the factor. As gradients are compared, not values, neither the
+    size of a loss nor its weight matters: the weight of a term with a share only tells
+    how it grows and fades by its schedule. (GradNorm, Chen et al., ICML 2018, arXiv
+    1711.02257, balances rates of learning; here the shares are given.)
+
+    Until it is measured, a term counts nothing; it is measured in the first step that
+    it takes part in. What a term's schedule takes away is not given back. One whose
+    gradient is zero (no objects in a batch, say) is measured again after `interval`.
+
+    The factors are saved with the training, and logged as `stat_<term>_factor`.
+
+    Args:
+        terms: Names of all terms of the config.
+        shares: Of each term, or one for all. Terms that are not named keep their
+            weight.
+        on: Module of the student whose parameters count.
+        interval: Iterations between measurements, each a backward pass a term.
+        momentum: m, from 0 to below 1.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[str],
+        shares: Mapping[str, float] | float,
+        on: str = 'backbone',
+        interval: int = 50,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        given = shares if isinstance(shares, Mapping) else dict.fromkeys(terms, shares)
+        if not given:
+            raise ConfigError(
+                'balance: no term has a share', fix='shares=dict(loss_soft=0.5)'
+            )
+        for name, share in given.items():
+            if name not in terms:
+                raise ConfigError(
+                    'balance: a share is for a term',
+                    actual=name,
+                    available=nearest_names(str(name), list(terms), limit=8),
+                )
+            if not is_number(share) or share <= 0:
+                raise ConfigError(
+                    f'balance: the share of {name} must be a number above 0',
+                    actual=repr(share),
+                    fix=f'shares=dict({name}=0.5)',
+                )
+        if interval < 1 or not 0 <= momentum < 1:
+            raise ConfigError(
+                'balance: interval must be 1 or more, momentum from 0 to below 1',
+                actual=(interval, momentum),
+            )
+        self.shares = dict(given)
+        self.on, self.interval, self.momentum = on, interval, momentum
+        for name in self.shares:
+            self.register_buffer(name, torch.tensor(_UNKNOWN))
+        # Those whose buffer is known to be another, without asking the device.
+        self._tried: set[str] = set()
+
+    def __str__(self) -> str:
+        shares = ', '.join(f'{name} {share:g}' for name, share in self.shares.items())
+        return (
+            f"balance: gradients on {self.on}, in shares of the task's: {shares};"
+            ' their weights above 0 do not matter'
+        )
+
+    def is_due(self, iteration: int, losses: Iterable[str]) -> bool:
+        """Whether it is time to measure.
+
+        Args:
+            iteration: Of the training; the same on every rank.
+            losses: Names of those that take part.
+        """
+        new = {name for name in self.shares if name in losses} - self._tried
+        # A training that goes on has brought factors with it.
+        known = {name for name in new if self.get_buffer(name) != _UNKNOWN}
+        self._tried |= known
+        return iteration % self.interval == 0 or bool(new - known)
+
+    def measure(
+        self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
+    ) -> None:
+        """Bring the factors up to date.
+
+        Args:
+            losses: 'task', and the terms that take part, each a scalar.
+            parameters: See `shared_parameters`.
+        """
+        names = [name for name in self.shares if name in losses]
+        self._tried.update(names)
+        norms = gradient_norms(
+            {name: losses[name] for name in (TASK, *names)}, parameters
+        )
+        task = norms.pop(TASK)
+        for name, norm in norms.items():
+            wanted = self.shares[name] * task / norm
+            old = self.get_buffer(name)
+            old.clamp_(min=0)
+            if not (wanted.isfinite() and wanted > 0):
+                continue
+            kept = old**self.momentum * wanted ** (1 - self.momentum)
+            old.copy_(torch.where(old > 0, kept, wanted))
+
+    def factors(self) -> dict[str, Tensor]:
+        """By term; 0 where it was not measured yet."""
+        return {name: self.get_buffer(name).clamp(min=0) for name in self.shares}

@@ -1,0 +1,392 @@
+"""Promise: a sped-up teacher says what the teacher says, or is not used."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny
+from mkd_det.teachers import engine as speed
+from mkd_det.errors import ConfigError, TapNotFoundError
+from mkd_det.teachers.engine import Engine, PairWatcher, Speedup, differences, settle, sped_up
+from mkd_det.structures import Levels
+from mkd_det.taps import Tap
+from mkd_det.teachers.bank import Teacher
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    """Two convolutions with norms, and everything that makes a pair doubtful."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The order of children is not that of the calls.
+        self.norm2 = nn.BatchNorm2d(6)
+        self.norm1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.conv1 = nn.Conv2d(3, 6, 3, bias=False)
+        self.shared = nn.Conv2d(6, 6, 1)
+        self.norm3, self.norm4 = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.changed, self.norm5 = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.free = nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        x = self.norm1(self.conv1(x)).relu_()
+        x = self.norm2(self.conv2(x)).relu_()
+        y = self.shared(x)
+        x = self.norm3(y) + self.norm4(y)
+        x = self.norm5(self.changed(x).relu_())
+        return self.free(x)
+
+
+def block(seed: int = 0) -> Block:
+    """With statistics that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Block()
+    with torch.no_grad():
+        for value in [*model.parameters(), *model.buffers()]:
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+            conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+    return model.eval().requires_grad_(False)
+
+
+def pairs_of(model: nn.Module, **taps: str) -> set[tuple[str, str]]:
+    watcher = PairWatcher()
+    with watcher.watch(model), torch.no_grad():
+        model(IMAGES)
+    return set(watcher.pairs(model, map(Tap.parse, taps.values())))
+
+
+def engine_of(model: nn.Module, wanted: str, **taps: str) -> Engine:
+    known = {name: Tap.parse(text) for name, text in taps.items()}
+    watcher = PairWatcher()
+    with watcher.watch(model), torch.no_grad():
+        model(IMAGES)
+    pairs = watcher.pairs(model, known.values())
+    return settle('t', model, wanted, pairs, lambda engine: engine.run(IMAGES, known))
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the speed module logs."""
+    logger = logging.getLogger('speed')
+    logger.setLevel(logging.INFO)
+    monkeypatch.setattr(speed.MMLogger, 'get_current_instance', lambda: logger)
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_a_pair_is_what_the_tensors_say_it_is() -> None:
+    assert pairs_of(block()) == {('conv1', 'norm1'), ('conv2', 'norm2')}
+
+
+@pytest.mark.parametrize(
+    ('tap', 'kept'),
+    [
+        ('conv1', {('conv2', 'norm2')}),
+        ('norm1:in', {('conv2', 'norm2')}),
+        ('conv1:in', {('conv1', 'norm1'), ('conv2', 'norm2')}),
+        ('norm1', {('conv1', 'norm1'), ('conv2', 'norm2')}),
+    ],
+)
+def test_a_tap_between_conv_and_norm_keeps_them_apart(
+    tap: str, kept: set[tuple[str, str]]
+) -> None:
+    assert pairs_of(block(), one=tap) == kept
+
+
+def test_a_norm_called_on_something_else_too_is_no_pair() -> None:
+    class Twice(Block):
+        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            return self.norm1(self.conv1(x)) + self.norm1(torch.ones(2, 6, 1, 1))
+
+    assert pairs_of(Twice().eval()) == set()
+
+
+def test_exact_equals_the_plain_teacher_within_rounding() -> None:
+    model = block()
+    before = copy.deepcopy(model.state_dict())
+    engine = engine_of(model, 'exact', out='free')
+    assert engine.speedup.speed == 'exact'
+    assert len(engine.speedup.pairs) == 2
+    assert isinstance(engine.model.get_submodule('norm1'), nn.Identity)
+    taps = dict(last=Tap.parse('norm5'), out=Tap.parse('free'))
+    plain = Engine(model, Speedup('off')).run(IMAGES, taps)
+    found = engine.run(IMAGES, taps)
+    assert max(differences(plain, found).values()) < 1e-5
+    assert all(level.is_contiguous() for level in found['out'])
+    # The teacher itself is as it was.
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_fast_is_half_precision_inside_and_single_outside() -> None:
+    model = block()
+    engine = engine_of(model, 'fast', out='free')
+    assert engine.speedup.dtype == torch.bfloat16
+    assert engine.model.get_submodule('conv1').weight.dtype == torch.bfloat16
+    taps = dict(out=Tap.parse('free'))
+    found = engine.run(IMAGES, taps)
+    assert found['out'][0].dtype == torch.float32
+    difference = differences(Engine(model, Speedup('off')).run(IMAGES, taps), found)
+    assert 1e-5 < difference['out'] < 0.03
+
+
+def test_off_is_the_model_itself() -> None:
+    model = block()
+    assert engine_of(model, 'off', out='free').model is model
+
+
+def test_what_says_something_else_is_not_used(log: Any) -> None:
+    class Skip(Block):
+        """The convolution is read by more than its norm: folding is wrong."""
+
+        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            x = self.conv1(x)
+            return self.free(self.norm1(x) + x)
+
+    model = Skip().eval()
+    model.norm1.running_mean.fill_(3.0)
+    engine = engine_of(model, 'auto', out='free')
+    assert engine.model is model
+    assert 'says something else' in log.text
+    assert "runs at speed 'off' (chosen by 'auto'): as it is" in log.text
+
+
+def test_numbers_that_are_none_are_a_difference_too(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: nn.Module, speedup: Speedup) -> nn.Module:
+        result = sped_up(model, speedup)
+        if speedup.dtype is not None:
+            result.get_submodule('conv2').weight.fill_(float('nan'))
+        return result
+
+    monkeypatch.setattr(speed, 'sped_up', broken)
+    engine = engine_of(block(), 'fast', out='free')
+    assert engine.speedup.speed == 'exact'
+    assert 'nan' in log.text
+
+
+def test_layers_that_know_one_precision_only_go_without(log: Any) -> None:
+    class Picky(Block):
+        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            x = self.conv1(x)
+            if x.dtype != torch.float32:
+                raise RuntimeError('expected float')
+            return self.free(self.norm1(x))
+
+    engine = engine_of(Picky().eval(), 'fast', out='free')
+    assert engine.speedup.speed == 'exact'
+    assert 'expected float' in log.text
+
+
+@pytest.mark.parametrize(('seconds', 'expected'), [(0.5, 'fast'), (0.95, 'exact')])
+def test_auto_takes_half_precision_only_where_it_pays(
+    seconds: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        speed,
+        '_seconds',
+        lambda engine, run: seconds if engine.speedup.dtype else 1.0,
+    )
+    assert engine_of(block(), 'auto', out='free').speedup.speed == expected
+
+
+def test_doubles_are_never_made_half(log: Any) -> None:
+    model = block().double()
+    taps = dict(out=Tap.parse('free'))
+    engine = settle('t', model, 'fast', (), lambda e: e.run(IMAGES.double(), taps))
+    assert engine.speedup.speed == 'exact'
+    assert 'no half precision' in log.text
+
+
+def test_an_unknown_speed_is_refused() -> None:
+    with pytest.raises(ConfigError, match='exact') as error:
+        Teacher.build('t', dict(cfg=tiny.gfl(), checkpoint=None, speed='exakt'))
+    assert error.value.available == speed.SPEEDS
+
+
+def distiller(tmp_path: Path, how: str) -> Any:
+    teacher = tiny.gfl(base_channels=8, neck=16)
+    file = tiny.write_checkpoint(teacher, tmp_path / 't.pth')
+    cfg = tiny.distiller(tiny.gfl(), teacher)
+    cfg['teachers']['t'].update(checkpoint=str(file), speed=how)
+    return tiny.build(cfg)
+
+
+def terms_of(model: Any) -> dict[str, float]:
+    data = model.data_preprocessor(tiny.batch(), True)
+    losses = model(**data, mode='loss')
+    return {k: float(v) for k, v in losses.items() if isinstance(v, Tensor)}
+
+
+@pytest.mark.parametrize(('how', 'tolerance'), [('exact', 1e-3), ('fast', 0.05)])
+def test_a_detectors_terms_are_the_same_at_every_speed(
+    how: str, tolerance: float, tmp_path: Path
+) -> None:
+    plain = terms_of(distiller(tmp_path, 'off'))
+    model = distiller(tmp_path, how)
+    before = copy.deepcopy(model.teachers['t'].model.state_dict())
+    found = terms_of(model)
+    engine = model.teachers['t'].engine
+    assert engine.speedup.speed == how
+    assert engine.speedup.pairs
+    assert not any(p.requires_grad for p in engine.model.parameters())
+    assert found == pytest.approx(plain, rel=tolerance, abs=1e-4)
+    after = model.teachers['t'].model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_moved_teacher_gets_a_new_engine(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    terms_of(model)
+    model.double()
+    assert model.teachers['t'].engine is None
+    images = torch.randn(1, 3, 64, 64).double()
+    seen = model.teachers.run('t', images, model.plan.taps['t'])
+    assert seen['stages'][0].dtype == torch.float64
+    weight = next(model.teachers['t'].engine.model.parameters())
+    assert weight.dtype == torch.float64
+
+
+def test_a_resumed_training_keeps_the_speed_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        speed, '_seconds', lambda engine, run: 0.5 if engine.speedup.dtype else 1.0
+    )
+    first = distiller(tmp_path, 'auto')
+    terms_of(first)
+    expected = {'t': ['fast', 'cpu']}
+    assert first.teachers.speeds == expected
+    assert first.state_dict()._metadata['']['distill']['speeds'] == expected
+    again = distiller(tmp_path, 'auto')
+    again.teachers.keep_speeds(expected)
+    # The clock would decide otherwise now; it is not asked.
+    monkeypatch.setattr(speed, '_seconds', lambda engine, run: 1.0)
+    terms_of(again)
+    assert again.teachers.speeds == expected
+    # Of another kind of device: measured anew.
+    elsewhere = distiller(tmp_path, 'auto')
+    elsewhere.teachers.keep_speeds({'t': ['fast', 'cuda']})
+    terms_of(elsewhere)
+    assert elsewhere.teachers.speeds == {'t': ['exact', 'cpu']}
+
+
+def test_the_plan_says_how_the_teacher_runs(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    count = len(model.teachers['t'].pairs)
+    assert count > 10
+    table = model.plan.table(width=200)
+    assert f"speed 'exact', {count} batch norms to fold" in table
+
+
+def test_differences_are_relative_and_the_largest_of_the_levels() -> None:
+    ones = torch.ones(4)
+    plain: dict[str, Levels] = dict(a=(ones, (ones, ones * 2)))
+    other: dict[str, Levels] = dict(a=(ones, (ones, ones * 2.5)))
+    assert differences(plain, other) == pytest.approx(dict(a=0.25))
+
+
+def test_exact_is_float32_also_inside_of_the_trainings_autocast(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    plain = terms_of(distiller(tmp_path, 'off'))
+    with torch.autocast('cpu', torch.bfloat16):
+        terms_of(model)
+    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
+    assert terms_of(model) == pytest.approx(plain, rel=1e-3, abs=1e-4)
+
+
+def test_with_deterministic_algorithms_no_clock_decides(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'auto')
+    torch.use_deterministic_algorithms(True)
+    try:
+        terms_of(model)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
+
+
+def test_a_rank_goes_without_what_another_rank_refuses(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other rank accepts 'exact' only.
+    answers = iter([False, True])
+    monkeypatch.setattr(speed, 'all_gather_object', lambda ours: [ours, next(answers)])
+    assert engine_of(block(), 'fast', out='free').speedup.speed == 'exact'
+
+
+def test_a_subclass_of_a_convolution_is_not_folded() -> None:
+    class Standardised(nn.Conv2d):
+        """Changes its weight before it uses it."""
+
+    model = block()
+    model.conv1 = Standardised(3, 6, 3, bias=False)
+    assert pairs_of(model) == {('conv2', 'norm2')}
+
+
+def test_an_averaged_copy_may_move_without_the_teachers(tmp_path: Path) -> None:
+    model = distiller(tmp_path, 'exact')
+    terms_of(model)
+    average = copy.deepcopy(model).double()
+    assert average.teachers is model.teachers
+    assert next(model.teachers['t'].model.parameters()).dtype == torch.float32
+    assert model.teachers['t'].engine is not None
+    model.double()
+    assert next(model.teachers['t'].model.parameters()).dtype == torch.float64
+
+
+# -- torch.compile ---------------------------------------------------------------
+
+EAGER = dict(backend='eager')
+
+
+def test_compiled_parts_change_nothing(tmp_path: Path) -> None:
+    plain = terms_of(distiller(tmp_path, 'off'))
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(base_channels=8, neck=16))
+    options = dict(modules=['backbone.layer1'], **EAGER)
+    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
+    cfg['compile'] = options
+    cfg['teachers']['t'].update(checkpoint=str(tmp_path / 't.pth'), compile=options)
+    model = tiny.build(cfg)
+    keys = set(model.state_dict())
+    assert model.student.backbone.layer1._compiled_call_impl is not None
+    found = terms_of(model)
+    teacher = model.teachers['t'].engine.model
+    assert teacher.backbone.layer1._compiled_call_impl is not None
+    assert keys == set(tiny.build(tiny.gfl()).state_dict())
+    assert found['loss_soft_cls'] == pytest.approx(plain['loss_soft_cls'], rel=1e-5)
+    # EMA's copy stands for itself.
+    assert copy.deepcopy(model).student.backbone.layer1._compiled_call_impl is None
+
+
+@pytest.mark.parametrize('part', ['backbone', 'backbone.layer2'])
+def test_what_a_tap_reads_is_not_compiled(part: str) -> None:
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(), compile=[part])
+    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
+    with pytest.raises(ConfigError, match='cannot be compiled') as error:
+        tiny.build(cfg)
+    assert 'backbone.layer1' in error.value.available or part != 'backbone'
+
+
+@pytest.mark.parametrize('wanted', [['backbone'], 'neck', None, 3, dict(mode='x')])
+def test_a_teachers_parts_are_checked_before_the_first_step(wanted: Any) -> None:
+    cfg = tiny.distiller(tiny.gfl(), tiny.gfl())
+    cfg['teachers']['t']['compile'] = wanted
+    with pytest.raises(ConfigError, match='teachers.t'):
+        tiny.build(cfg)
+
+
+def test_a_part_that_is_not_there_is_told() -> None:
+    with pytest.raises(TapNotFoundError, match='backbone.layer9'):
+        tiny.build(tiny.distiller(tiny.gfl(), tiny.gfl(), compile=['backbone.layer9']))

@@ -1,0 +1,300 @@
+"""How much each term pulls: measured, logged, warned of, and held."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from torch import nn
+
+import hook_runs
+import tiny
+from mkd_det.weighting.gradient_share import GradientShare, gradient_norms, shared_parameters
+from mkd_det.errors import ConfigError
+from mkd_det.weighting.schedules import Progress
+
+TERMS = dict(
+    loss_attention=dict(type='AttentionKD', student='fpn', teacher='t.fpn'),
+    loss_soft=dict(type='SoftOutputKD', student='head', teacher='t.head'),
+)
+
+
+def test_norms_and_factors_by_hand() -> None:
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    other = nn.Parameter(torch.ones(()))
+    losses = {
+        'task': weight @ torch.tensor([3.0, 4.0]),  # norm 5
+        'loss_a': weight.square().sum() / 2,  # norm 5
+        'loss_b': weight[0] * 20 + other,  # norm 20
+        'loss_c': other * 2,  # does not reach it
+    }
+    norms = gradient_norms(losses, [weight])
+    assert {k: v.item() for k, v in norms.items()} == {
+        'task': 5, 'loss_a': 5, 'loss_b': 20, 'loss_c': 0
+    }  # fmt: skip
+    assert weight.grad is None
+    share = GradientShare(list(losses)[1:], dict(loss_a=0.5, loss_b=1.0, loss_c=1.0))
+    assert share.is_due(1, ['task', 'loss_a']) and not share.factors()['loss_a']
+    share.measure(losses, [weight])
+    found = {name: value.item() for name, value in share.factors().items()}
+    assert found == {'loss_a': 0.5, 'loss_b': 0.25, 'loss_c': 0.0}
+    assert share.is_due(50, losses) and not share.is_due(51, losses)
+    # A training that goes on measures when it would have without the stop.
+    again = GradientShare(list(share.shares), share.shares)
+    again.load_state_dict(share.state_dict())
+    assert again.is_due(50, losses) and not again.is_due(51, losses)
+    assert again.factors() == share.factors()
+    # Then slowly: 0.5^0.9 * 1^0.1.
+    share.measure({**losses, 'loss_a': losses['loss_a'] / 2}, [weight])
+    assert share.factors()['loss_a'].item() == pytest.approx(0.5**0.9, rel=1e-5)
+    # What is not finite tells nothing.
+    share.measure({**losses, 'loss_a': losses['loss_a'] * torch.inf}, [weight])
+    assert share.factors()['loss_a'].item() == pytest.approx(0.5**0.9, rel=1e-5)
+
+
+def distiller(**more: Any) -> Any:
+    parts: dict[str, Any] = dict(terms=TERMS, adapters={}, branches={})
+    parts.update(more)
+    return tiny.build(tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16), **parts))
+
+
+def losses_of(model: Any) -> dict[str, Any]:
+    return model(**model.data_preprocessor(tiny.batch(), True), mode='loss')
+
+
+def shares_of(model: Any, losses: dict[str, Any]) -> dict[str, float]:
+    parameters = shared_parameters(model.student, 'backbone')
+    norms = gradient_norms(model.totals(losses), parameters)
+    task = norms.pop('task')
+    return {name: (norm / task).item() for name, norm in norms.items()}
+
+
+def test_terms_come_to_their_share_whatever_their_weight() -> None:
+    wanted = dict(loss_attention=0.5, loss_soft=2.0)
+    for weight in (1e-3, 100.0):
+        terms = {name: {**term, 'weight': weight} for name, term in TERMS.items()}
+        model = distiller(
+            balance=dict(type='GradientShare', shares=wanted, interval=1), terms=terms
+        )
+        losses = losses_of(model)
+        assert shares_of(model, losses) == pytest.approx(wanted, rel=1e-3)
+        assert losses['stat_loss_soft_factor'] > 0
+
+
+def test_terms_without_a_share_keep_their_weight() -> None:
+    plain = losses_of(distiller())
+    shares = dict(loss_soft=1.0)
+    held = losses_of(distiller(balance=dict(type='GradientShare', shares=shares)))
+    assert torch.equal(held['loss_attention'], plain['loss_attention'])
+    assert not torch.equal(held['loss_soft_cls'], plain['loss_soft_cls'])
+    assert 'stat_loss_attention_factor' not in held
+
+
+def test_factors_travel_with_the_training_and_not_with_the_student(
+    tmp_path: Path,
+) -> None:
+    balance = dict(type='GradientShare', shares=1.0)
+    model = distiller(balance=balance)
+    losses_of(model)
+    factors = model.balance.factors()
+    assert all(value > 0 for value in factors.values())
+    state = model.state_dict()
+    assert list(state) == list(tiny.build(tiny.gfl(4, 8)).state_dict())
+    torch.save(state, tmp_path / 'a.pth')
+    again = distiller(balance=balance)
+    again.load_state_dict(torch.load(tmp_path / 'a.pth'))
+    assert again.balance.factors() == factors
+    # Between two measurements, it goes on with them as a run that was not stopped.
+    again.balance.loss_soft.fill_(123.0)  # not what would be measured here
+    MessageHub.get_current_instance().update_info('iter', 7)
+    losses_of(again)
+    assert again.balance.factors() == {**factors, 'loss_soft': 123.0}
+    MessageHub.get_current_instance().update_info('iter', 0)
+    # By name, whatever their order, and as far as they are there.
+    turned = dict.fromkeys(reversed(list(factors)), 1.0)
+    for shares in (turned, dict(loss_soft=1.0)):
+        other = distiller(balance=dict(type='GradientShare', shares=shares))
+        other.load_state_dict(torch.load(tmp_path / 'a.pth'))
+        assert other.balance.factors() == {name: factors[name] for name in shares}
+    distiller().load_state_dict(torch.load(tmp_path / 'a.pth'))
+
+
+@pytest.mark.parametrize('shares', [{}, dict(loss_soft='0.5'), dict(loss_soft=-1)])
+def test_shares_that_say_nothing_are_told(shares: dict) -> None:
+    with pytest.raises(ConfigError, match='share') as caught:
+        distiller(balance=dict(type='GradientShare', shares=shares))
+    assert 'shares=dict(loss_soft=0.5)' in caught.value.fix
+
+
+def test_a_validation_loss_measures_nothing() -> None:
+    model = distiller(balance=dict(type='GradientShare', shares=1.0))
+    with torch.no_grad():
+        losses_of(model)
+    assert not any(model.balance.factors().values())
+
+
+def test_statistics_are_logged_and_not_added_up() -> None:
+    model = distiller(balance=dict(type='GradientShare', shares=1e6))
+    losses = losses_of(model)
+    total, logged = model.parse_losses(losses)
+    names = {name for name in losses if name.startswith('stat_')}
+    assert names == {'stat_loss_attention_factor', 'stat_loss_soft_factor'}
+    assert names < set(logged)
+    torch.testing.assert_close(
+        torch.stack(list(model.totals(losses).values())).sum(), total
+    )
+    assert total == logged['loss']
+
+
+@pytest.mark.parametrize('iteration', [0, 49, 150])
+def test_a_schedule_stays_what_it_is(iteration: int) -> None:
+    shares = dict(loss_attention=50.0)
+    schedule = dict(warmup_iters=100)
+    terms = {'loss_attention': {**TERMS['loss_attention'], 'schedule': schedule}}
+    balance = dict(type='GradientShare', shares=shares, momentum=0.0)
+    model = distiller(balance=balance, terms=terms)
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 1000)
+    hub.update_info('iter', iteration)
+    losses = losses_of(model)
+    risen = model.plan.terms['loss_attention'].module.schedule.factor(Progress.now())
+    assert shares_of(model, losses)['loss_attention'] == pytest.approx(
+        50 * risen, rel=1e-3
+    )
+
+
+def test_a_teacher_that_comes_late_is_measured_when_it_comes() -> None:
+    terms = {
+        'loss_a': {**TERMS['loss_attention'], 'weight': 1e4},
+        'loss_b': {**TERMS['loss_attention'], 'weight': 1e4, 'teacher': 'u.fpn'},
+    }
+    teachers = {n: dict(cfg=tiny.gfl(8, 16), checkpoint=None) for n in ('t', 'u')}
+    model = distiller(
+        terms=terms,
+        teachers=teachers,
+        sampling=dict(drop_exact=1),
+        balance=dict(type='GradientShare', shares=1.0),
+    )
+    hub, seen = MessageHub.get_current_instance(), set()
+    for iteration in range(8):
+        hub.update_info('iter', iteration)
+        shares = shares_of(model, losses_of(model))
+        assert list(shares.values()) == [pytest.approx(1, rel=1e-3)]
+        seen |= set(shares)
+    assert seen == set(terms)
+
+
+def test_what_float16_would_lose_is_found() -> None:
+    weight = nn.Parameter(torch.full((200_000,), 0.002))
+    norms = gradient_norms(
+        {
+            'half': weight.half().float().square().mean(),
+            'whole': weight.square().mean(),
+        },
+        [weight],
+    )
+    assert norms['whole'] > 0
+    torch.testing.assert_close(norms['half'], norms['whole'], rtol=0.01, atol=0)
+
+
+def test_a_graph_that_cannot_be_gone_through_twice_is_told() -> None:
+    student = tiny.gfl(4, 8)
+    student['backbone'] = {**student['backbone'], 'with_cp': True}
+    cfg = tiny.distiller(student, tiny.gfl(8, 16), terms=TERMS, adapters={})
+    cfg.update(branches={}, balance=dict(type='GradientShare', shares=1.0))
+    model = tiny.build(cfg).train()
+    with pytest.raises(ConfigError, match='cannot be measured') as caught:
+        losses_of(model)
+    assert 'with_cp=False' in str(caught.value)
+
+
+def test_terms_that_are_off_need_no_share() -> None:
+    terms = {**TERMS, 'loss_soft': {**TERMS['loss_soft'], 'weight': 0}}
+    shares = dict(loss_soft=1.0, loss_attention=1.0)
+    model = distiller(terms=terms, balance=dict(type='GradientShare', shares=shares))
+    assert 'stat_loss_attention_factor' in losses_of(model)
+
+
+@pytest.mark.parametrize(
+    'given, words',
+    [
+        (dict(shares=dict(loss_sfot=1.0)), 'loss_soft'),
+        (dict(shares=0.0), 'above 0'),
+        (dict(shares=1.0, interval=0), 'interval'),
+        (dict(shares=1.0, momentum=1.0), 'momentum'),
+        (dict(shares=1.0, on='bakcbone'), 'backbone'),
+        (dict(), 'shares'),
+        (dict(type='GradNorm', shares=1.0), 'GradientShare'),
+    ],
+)
+def test_bad_settings_are_told(given: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        distiller(balance={'type': 'GradientShare', **given})
+    assert words in str(caught.value)
+
+
+def test_losses_are_told_apart() -> None:
+    model = tiny.build(tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16)))
+    losses = losses_of(model)
+    assert {'loss_cls', 'loss_dfl'} & set(model.origins) == set()
+    assert model.origins['loss_soft_cls'] == 'loss_soft'
+    found = {v for k, v in model.origins.items() if k.startswith('loss_guide')}
+    assert found == {'guide'}
+    totals = model.totals(losses)
+    whole, _ = model.parse_losses(losses)
+    torch.testing.assert_close(torch.stack(list(totals.values())).sum(), whole)
+
+
+# -- the hook -------------------------------------------------------------------
+
+
+def test_shares_are_logged_and_what_drowns_is_warned_of_once(tmp_path: Path) -> None:
+    terms = dict(
+        loss_attention=dict(
+            type='AttentionKD', student='fpn', teacher='t.fpn', weight=1e6
+        )
+    )
+    cfg = hook_runs.distill_cfg(tmp_path, val=False, images=8, terms=terms)
+    cfg.custom_hooks = [dict(type='GradientShareHook', interval=2)]
+    runner = hook_runs.build(cfg, 'shares')
+    warned: list[str] = []
+    runner.logger.warning = lambda text, *_: warned.append(str(text))
+    runner.train()
+    assert runner.iter == 4
+    drowned = [text for text in warned if 'loss_attention drowns the task' in text]
+    assert len(drowned) == 1 and 'balance=dict' in drowned[0]
+    known = runner.message_hub.get_scalar('train/stat_share_attention')
+    assert known.data[0].size == 2 and known.current() > 10
+
+
+def test_the_share_that_is_logged_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    fade = dict(warmup_iters=4)
+    term = dict(type='AttentionKD', student='fpn', teacher='t.fpn', schedule=fade)
+    cfg = hook_runs.distill_cfg(
+        tmp_path, val=False, images=8, terms=dict(loss_attention=term)
+    )
+    cfg.custom_hooks = [dict(type='GradientShareHook', interval=1)]
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    runner = hook_runs.build(cfg, 'logged')
+    runner.train()
+    (file,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [line['stat_share_attention'] for line in logged if 'loss' in line]
+    measured = runner.message_hub.get_scalar('train/stat_share_attention').data[0]
+    assert len(set(told)) > 1
+    assert told == pytest.approx(list(measured))
+
+
+def test_a_hook_on_nothing_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    cfg = hook_runs.distill_cfg(tmp_path, val=False, images=2)
+    cfg.custom_hooks = [dict(type='GradientShareHook', on='head')]
+    runner = hook_runs.build(cfg, 'nothing')
+    with pytest.raises(ConfigError, match='no module of the student'):
+        runner.train()
+    with pytest.raises(ConfigError, match='interval'):
+        cfg.custom_hooks = [dict(type='GradientShareHook', interval=0)]
+        hook_runs.build(cfg, 'never')
