@@ -1,5 +1,8 @@
-"""Typed errors. Each says what is wrong, what was expected, what there is,
-and what to write instead."""
+"""Typed errors: what is wrong, what was expected, what there is, and the fix.
+
+The page "Errors" of the documentation is generated from these docstrings: the first
+paragraphs say when an error appears, the one that begins with `Fix:` what to do.
+"""
 
 from __future__ import annotations
 
@@ -60,109 +63,197 @@ def _rebuild(cls: type[MkdError], state: dict) -> MkdError:
 
 
 class ConfigError(MkdError):
-    """A key, type or value in the distill config is not known or not valid."""
+    """A key, type, name or value of the config is not known or not valid.
+
+    Fix: take one of the names that the message lists.
+    """
 
 
 class TapError(MkdError):
-    """Base of everything that can go wrong with a tap."""
+    """Base of all errors of taps."""
 
 
 class TapNotFoundError(TapError):
-    """A tap's path names no module of the model."""
+    """A tap's path names no module of the model.
+
+    Fix: `mkd-det inspect` lists all modules.
+    """
 
 
 class TapSilentError(TapError):
-    """A tapped module was never called (a container, or `.forward` was called
-    directly, which passes by the hooks)."""
+    """A tapped module was never called.
+
+    It is a container (`ModuleList`), or the model calls its `.forward`, which bypasses
+    hooks.
+
+    Fix: tap its children, `'path.*'`, or the module around it.
+    """
 
 
 class TapOutputError(TapError):
-    """A tapped module yields something that holds no feature levels."""
+    """A tapped module yields no tensors that could be feature levels.
+
+    Fix: tap a module inside of it.
+    """
 
 
 class TapNoGradError(TapError):
-    """A student tap yields tensors through which no gradient flows (frozen,
-    detached, or inside a re-entrantly checkpointed module)."""
+    """No gradient flows through what a student's tap yields.
+
+    The module is frozen, detached, or inside of a re-entrantly checkpointed module.
+
+    Fix: tap a later module, or set `frozen_stages=-1` or `with_cp=False`.
+    """
 
 
 class TapOverwrittenError(TapError):
-    """A tapped tensor was changed in place after it was captured."""
+    """A tapped tensor was changed in place after it was captured.
+
+    Fix: tap the enclosing module.
+    """
 
 
 class TeacherError(MkdError):
-    """Base of everything that can go wrong with a teacher."""
+    """Base of all errors of teachers."""
 
 
 class TeacherFileError(TeacherError):
-    """A teacher's config is missing or has no model."""
+    """A teacher's config is missing or has no model.
+
+    Fix: correct the path of `cfg`.
+    """
 
 
 class TeacherKeysError(TeacherError):
-    """A teacher's checkpoint does not fit its model completely."""
+    """A teacher's checkpoint does not fit its model completely.
+
+    Fix: give the `cfg` that it was trained with; if its keys have a prefix, write it:
+    `prefix='module.'`.
+    """
 
 
 class TeacherClassesError(TeacherError):
-    """Teacher and data (or student) disagree about the classes."""
+    """The classes of a teacher differ from those of the data or the student.
+
+    Their number, names or order differ.
+
+    Fix: take a teacher that was trained on these classes. If only its features are
+    used: `default_hooks=dict(teacher_check=dict(check_classes=False))`.
+    """
 
 
 class TeacherChanceError(TeacherError):
-    """The teacher is no better than chance on the validation set."""
+    """A teacher is no better than chance on the validation set.
+
+    Fix: check its checkpoint, class order, `data_preprocessor` and `test_cfg`.
+    """
 
 
 class CheckpointError(MkdError):
-    """Base of everything that can go wrong with a checkpoint file."""
+    """Base of all errors of checkpoint files."""
 
 
 class CheckpointFileError(CheckpointError):
-    """A checkpoint is missing, truncated or no checkpoint."""
+    """A checkpoint is missing, truncated, empty or no checkpoint.
+
+    Fix: correct the path, or download the file again.
+    """
 
 
 class CheckpointKeysError(CheckpointError):
-    """A checkpoint does not fit the model that it was given for."""
+    """A checkpoint does not fit the model that it was given for.
+
+    Fix: give the config that it was trained with.
+    """
 
 
 class CheckpointSaveError(CheckpointError):
-    """A checkpoint could not be written; the previous one is still there."""
+    """A checkpoint could not be written; the previous one is still there.
+
+    Fix: make room on the disk, then train with `--resume`.
+    """
 
 
 class UntrustedCheckpointError(CheckpointError):
-    """A checkpoint holds pickled objects beyond tensors and plain types."""
+    """A checkpoint holds pickled objects other than tensors and plain types.
+
+    Unpickling them can run code.
+
+    Fix: `trust_checkpoint=True`, only if you trust the source of the file.
+    """
 
 
 class PlanError(MkdError):
-    """The terms, adapters and taps of a config do not fit together."""
+    """The terms, adapters and taps of a config do not fit together.
+
+    For example: a whole head under a loss on features, an adapter that reads an
+    adapter, ground truth that the data lacks, `inherit` of a module that fits in part.
+
+    Fix: the message says what to change.
+    """
 
 
 class ShapeMismatchError(PlanError):
-    """A loss cannot compare what its two taps yield."""
+    """A loss cannot compare what its two taps yield.
+
+    The number of levels, the channels or the sizes differ.
+
+    Fix: add the adapter that the message shows, or tap modules of equal stride.
+    """
 
 
 class HeadKindError(PlanError):
-    """A loss does not fit the kind of head (sigmoid, softmax, ...)."""
+    """A head does not have what a loss or a probe compares.
+
+    Softmax and sigmoid classes, boxes, positions, anchors, distributions, layers or
+    proposals differ or are missing.
+
+    Fix: `classes='auto'`, `boxes='auto'`, or one of the recipes that the message names.
+    """
 
 
 class DataError(MkdError):
-    """Base of everything that can go wrong with the data."""
+    """Base of all errors of data."""
 
 
 class AnnotationError(DataError):
-    """An annotation file is missing, empty, or holds impossible boxes."""
+    """An annotation file is missing, empty, lacks a class or has boxes without area.
+
+    Fix: correct the path or `metainfo`; drop such boxes with
+    `filter_cfg=dict(bbox_min_size=1)`.
+    """
 
 
 class ImageError(DataError):
-    """An image is missing or cannot be read."""
+    """An image is missing or cannot be decoded.
+
+    Fix: correct `data_root` or `data_prefix`, or copy the image again.
+    """
 
 
 class ResumeError(MkdError):
-    """A checkpoint cannot continue this run."""
+    """A checkpoint cannot continue this run.
+
+    It is of another plan or another teacher, of a plain student, or has no optimizer
+    state.
+
+    Fix: resume with the config that it was trained with, or use `load_from` without
+    resume.
+    """
 
 
 class ExperimentError(MkdError):
-    """A training of an experiment failed, or its folder is in use."""
+    """A training of an experiment failed, or its folder is in use.
+
+    Fix: read the log that the message names, or wait for the other process.
+    """
 
 
 class EnvironmentVersionError(MkdError):
-    """An installed package is too old, or does not work with another."""
+    """A package is too old, or mmcv was compiled for another torch.
+
+    Fix: run the `pip` line in the message.
+    """
 
 
 @contextmanager
