@@ -258,46 +258,49 @@ class EnvironmentVersionError(MkdError):
 
 @contextmanager
 def as_config_error(what: str) -> Iterator[None]:
-    """Turn any error of what is built inside into ConfigError; typed ones stay.
+    """Turn exceptions raised inside into ConfigError; typed errors pass unchanged.
 
     Args:
-        what: What is built, for the message.
+        what: The object that is built inside, for the message.
+
+    Raises:
+        ConfigError: Anything but an MkdError was raised inside.
     """
     try:
         yield
     except MkdError:
         raise
     except Exception as error:
-        # mmengine puts the words of the deepest one into the outer ones.
-        words = error.args[0] if isinstance(error, KeyError) and error.args else error
-        lines = str(words).splitlines() or ['']
+        # mmengine repeats the message of the innermost exception in the outer ones.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        lines = str(text).splitlines() or ['']
         raise ConfigError(
             f'{what} cannot be built from its config',
             actual=f'{type(error).__name__}: {lines[0]}',
-            fix='--debug shows where',
+            fix='add --debug to see the traceback',
         ) from error
 
 
 @contextmanager
-def prefix_errors(whom: str) -> Iterator[None]:
-    """Let typed errors from inside begin with whom they are about."""
+def prefix_errors(subject: str) -> Iterator[None]:
+    """Prefix the messages of typed errors raised inside with `subject`."""
     try:
         yield
     except MkdError as error:
-        if not error.message.startswith(whom):
-            error.message = f'{whom}: {error.message}'
+        if not error.message.startswith(subject):
+            error.message = f'{subject}: {error.message}'
         raise
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
-    """`known`, the closest matches to `name` first, at most `limit` of them."""
+    """Return at most `limit` of the names `known`, those closest to `name` first."""
     known = list(dict.fromkeys(known))
     close = get_close_matches(name, known, n=max(limit, 1), cutoff=0.5)
     return (close + [k for k in known if k not in close])[:limit]
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise ConfigError for the first of `given` that is not in `known`."""
+    """Raise ConfigError for the first name in `given` that is not in `known`."""
     known = tuple(known)
     for key in given:
         if key not in known:
@@ -309,18 +312,18 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number, and no bool."""
+    """Return whether `value` is a finite int or float, and not a bool."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
 def is_integer(value: Any) -> bool:
-    """A whole number, and no bool."""
+    """Return whether `value` is an int, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_string_keys(value: Any, where: str) -> None:
-    """Raise ConfigError unless `value` is a dict with names as keys, or None."""
+    """Raise ConfigError unless `value` is None or a dict whose keys are strings."""
     if value is None:
         return
     if not isinstance(value, Mapping):
@@ -329,4 +332,6 @@ def check_string_keys(value: Any, where: str) -> None:
         )
     for key in value:
         if not isinstance(key, str):
-            raise ConfigError(f'{where}: {key!r} is no name', expected='a string')
+            raise ConfigError(
+                f'{where}: keys must be strings', expected='a string', actual=repr(key)
+            )

@@ -1,4 +1,4 @@
-"""The intermediate guidance layer."""
+"""Intermediate guidance layer between teacher and student."""
 
 from __future__ import annotations
 
@@ -8,57 +8,67 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeMismatchError, is_integer
+from ..errors import ConfigError, is_integer
 from ..functional import as_map
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
-from .base import Adapter, AdapterOutput, apply_to_map, group_norm
+from .base import (
+    Adapter,
+    AdapterOutput,
+    apply_to_map,
+    check_level_counts,
+    group_norm,
+)
 
 
 @ADAPTERS.register_module()
 class GuidanceLayer(Adapter):
-    r"""Student and teacher meet half way, in a space of its own per level.
+    r"""Projects student and teacher into a common space of intermediate width.
 
     Min, Wang: "Integrating Knowledge Distillation of Multiple Strategies": "an
     intermediate transition layer, that is, an intermediate guidance layer, between the
     teacher network and the student network to make up for the huge difference". Only
-    the abstract can be had; this is our reading of it. Per level, in a space of width
-    :math:`\mathrm{round}_8 \sqrt{C_s C_t}`:
+    the abstract is available; this is our reading of it. Each level has a common space
+    of width :math:`\mathrm{round}_8 \sqrt{C_s C_t}`:
 
-    - the student's side is a 1x1 conv, norm, ReLU, 1x1 conv;
-    - the teacher's side is a 1x1 conv encoder :math:`E`, which with a 1x1 conv decoder
-      :math:`D` learns to reconstruct the teacher,
-      :math:`\| D(E(F_t)) - F_t \|^2 / \| F_t \|^2`, and learns from nothing else: what
-      the terms read of it is detached, so that matching cannot collapse the space. As
-      the paraphraser in Kim et al.: "Paraphrasing Complex Network: Network Compression
-      via Factor Transfer", NeurIPS 2018, arXiv 1802.04977, which has three convs each
-      way and trains it beforehand. It learns from every second row and column of the
-      maps, a quarter of the places: both convs look at one place at a time, and there
-      are more than enough of them.
+    - The student's side is a 1x1 conv, norm, ReLU, 1x1 conv.
+    - The teacher's side is a 1x1 conv encoder :math:`E`. Together with a 1x1 conv
+      decoder :math:`D` it is trained to reconstruct the teacher's features by the loss
+      :math:`\| D(E(F_t)) - F_t \|^2 / \| F_t \|^2`, and by no other loss: terms read
+      detached codes, so matching the student cannot collapse the space. Kim et al.:
+      "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS
+      2018, arXiv 1802.04977, call such an encoder a paraphraser; theirs has three
+      convs each way and is trained beforehand. The reconstruction uses every
+      `stride`-th row and column only: both convs look at one position at a time, and
+      a quarter of the positions is enough.
 
-    With `teacher_side=False` the student's side leads straight into the teacher's
-    width, and the teacher passes through: the hint of Romero et al.: "FitNets: Hints
-    for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
+    With `teacher_side=False` the student's side projects directly to the teacher's
+    width and the teacher's features pass through unchanged. This is the hint of Romero
+    et al.: "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
 
     The norm is GroupNorm. BatchNorm is undefined for a vector or a 1x1 map at batch 1,
-    keeps running statistics that nobody reads, and needs synchronising over ranks.
-    The encoder starts as an orthogonal matrix and the decoder as its transpose: a
-    projection, so that the space preserves lengths and angles from the first step.
+    keeps running statistics that are never used here, and must be synchronised over
+    ranks. The encoder starts as an orthogonal matrix and the decoder as its transpose.
+    This is a projection: the space preserves lengths and angles from the first step.
 
     Args:
         student: Shape of each level that the student's tap yields.
         teacher: Shape of each level that the teacher's tap yields.
-        width: Channels of the space, for all levels. None: as above, per level.
-        teacher_side: Whether the teacher gets a side.
-        reconstruction: Weight of the reconstruction. At 0 the encoder stays as it
-            starts, a fixed projection.
-        stride: Between the rows, and columns, that it is learned from; 1 for all.
+        width: Channels of the common space, for all levels. None: the width above,
+            per level.
+        teacher_side: Whether the teacher's features are encoded too.
+        reconstruction: Weight of the reconstruction loss. 0 freezes the encoder at
+            its initial projection.
+        stride: The reconstruction uses every `stride`-th row and column; 1 uses all.
 
     Shape:
         - student: per level (N, C_s, H_s, W_s), (N, L, C_s) or (N, C_s)
         - teacher: per level (N, C_t, H_t, W_t), (N, L, C_t) or (N, C_t)
         - output: levels of the same sizes with `width` channels on both sides (C_t
           with `teacher_side=False`); losses: dict(reconstruction=())
+
+    Raises:
+        ShapeMismatchError: Student and teacher have different numbers of levels.
     """
 
     def __init__(
@@ -71,25 +81,29 @@ class GuidanceLayer(Adapter):
         stride: int = 2,
     ) -> None:
         super().__init__(student, teacher)
-        if len(student) != len(teacher):
-            raise ShapeMismatchError(
-                'GuidanceLayer: student and teacher yield different numbers of levels',
-                expected=f'{len(teacher)} levels: {_list(teacher)}',
-                actual=f'{len(student)} levels: {_list(student)}',
-                fix="taps=dict(stages=['backbone.layer2', 'backbone.layer3'])"
-                '  # a path per level',
-            )
+        check_level_counts(
+            'GuidanceLayer',
+            student,
+            teacher,
+            fix="taps=dict(stages=['backbone.layer2', 'backbone.layer3'])"
+            '  # one path per level',
+        )
         if width is not None and width < 2:
-            # One channel alone is nothing that a norm could work on.
-            raise ConfigError('GuidanceLayer: width must be 2 or more', actual=width)
+            # Normalising a single channel would make it constant.
+            raise ConfigError(
+                'GuidanceLayer: width must be at least 2', actual=width, fix='width=64'
+            )
         if not reconstruction >= 0:
             raise ConfigError(
                 'GuidanceLayer: reconstruction must be a number >= 0',
                 actual=reconstruction,
+                fix='reconstruction=1.0',
             )
         if not is_integer(stride) or stride < 1:
             raise ConfigError(
-                'GuidanceLayer: stride must be a whole number >= 1', actual=stride
+                'GuidanceLayer: stride must be an integer >= 1',
+                actual=stride,
+                fix='stride=2',
             )
         self.reconstruction = float(reconstruction) if teacher_side else 0.0
         self.stride = stride
@@ -111,7 +125,7 @@ class GuidanceLayer(Adapter):
         nn.init.zeros_(encoder.bias)  # type: ignore[arg-type]
         self.encoders.append(encoder)
         if self.reconstruction == 0:
-            # Nothing trains it: it must not wait for gradients in DDP.
+            # No loss trains it. DDP must not wait for its gradients.
             encoder.requires_grad_(False)
             return
         decoder = nn.Conv2d(width, channels, 1)
@@ -122,7 +136,7 @@ class GuidanceLayer(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Lead both sides into the space."""
+        """Project both sides into the common space."""
         ours = tuple(
             apply_to_map(side, level)
             for side, level in zip(self.student_side, student, strict=True)
@@ -131,10 +145,12 @@ class GuidanceLayer(Adapter):
         if not self.encoders:
             return AdapterOutput(ours, teacher, {})
         losses = {}
-        # First: autocast keeps a weight as it was cast first, and what is cast without
-        # gradient has none later.
+        # Before the codes: autocast caches cast weights, and a weight that was first
+        # cast under no_grad would get no gradient here.
         if self.decoders:
-            losses['reconstruction'] = self.reconstruction * self._error(teacher)
+            losses['reconstruction'] = self.reconstruction * self._reconstruction_error(
+                teacher
+            )
         with torch.no_grad():
             codes = tuple(
                 apply_to_map(encoder, level)
@@ -142,22 +158,22 @@ class GuidanceLayer(Adapter):
             )
         return AdapterOutput(ours, codes, losses)
 
-    def _error(self, teacher: Sequence[Tensor]) -> Tensor:
-        """Of the reconstruction, mean over levels."""
+    def _reconstruction_error(self, teacher: Sequence[Tensor]) -> Tensor:
+        """Return the relative squared error, mean over levels."""
         errors = []
         for encoder, decoder, level in zip(self.encoders, self.decoders, teacher):
-            seen = as_map(level)[:, :, :: self.stride, :: self.stride]
-            errors.append(relative_error(decoder(encoder(seen)), seen))
+            part = as_map(level)[:, :, :: self.stride, :: self.stride]
+            errors.append(relative_error(decoder(encoder(part)), part))
         return torch.stack(errors).mean()
 
 
 def round8(channels: float) -> int:
-    """The nearest multiple of 8, at least 8."""
+    """Return the nearest multiple of 8, at least 8."""
     return max(8, int(channels / 8 + 0.5) * 8)
 
 
 def student_side(channels: int, width: int, out_channels: int) -> nn.Sequential:
-    """1x1 conv, norm, ReLU, 1x1 conv."""
+    """Return the projection of the student: 1x1 conv, norm, ReLU, 1x1 conv."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 1, bias=False),
         group_norm(width),
@@ -167,10 +183,6 @@ def student_side(channels: int, width: int, out_channels: int) -> nn.Sequential:
 
 
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error in relation to the target's square, in float32."""
+    """Return squared error over squared norm of the target, in float32."""
     output, target = full_precision(output), full_precision(target)
     return (output - target).square().sum() / target.square().sum().clamp_min(1e-6)
-
-
-def _list(specs: Sequence[LevelSpec]) -> str:
-    return ', '.join(map(str, specs))

@@ -6,21 +6,20 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from ..errors import ShapeMismatchError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
-from .base import Adapter, AdapterOutput, apply_to_map
+from .base import Adapter, AdapterOutput, apply_to_map, check_level_counts
 
 
 @ADAPTERS.register_module()
 class LinearAlign(Adapter):
-    """Leads the student's features into the teacher's width, by a 1x1 convolution.
+    """Projects the student's features to the teacher's width with a 1x1 convolution.
 
-    Nothing where widths are equal: features are then compared as they are. It is the
-    least that features of different widths need, so that whatever a loss finds missing
-    must be learned by the student, not by the adapter. (Romero et al.: "FitNets: Hints
-    for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, have such a regressor, with larger
-    filters.)
+    Levels of equal width pass through unchanged. This is the smallest adapter for
+    features of different widths: what a loss finds missing must be learned by the
+    student, because the adapter cannot learn it. Romero et al.: "FitNets: Hints for
+    Thin Deep Nets", ICLR 2015, arXiv 1412.6550, use such a regressor with larger
+    kernels.
 
     Args:
         student: Shape of each level that the student's tap yields.
@@ -29,23 +28,17 @@ class LinearAlign(Adapter):
     Shape:
         - student: per level (N, C_s, H, W), (N, L, C_s) or (N, C_s)
         - teacher: per level (N, C_t, ...) likewise
-        - output: student's levels with C_t channels, the teacher's as they are
+        - output: the student's levels with C_t channels, the teacher's unchanged
 
     Raises:
-        ShapeMismatchError: They yield different numbers of levels.
+        ShapeMismatchError: Student and teacher have different numbers of levels.
     """
 
     def __init__(
         self, student: Sequence[LevelSpec], teacher: Sequence[LevelSpec]
     ) -> None:
         super().__init__(student, teacher)
-        if len(student) != len(teacher):
-            raise ShapeMismatchError(
-                'LinearAlign: student and teacher yield different numbers of levels',
-                expected=f'{len(teacher)} levels',
-                actual=f'{len(student)} levels',
-                fix="taps of as many levels on both sides, such as dict(fpn='neck')",
-            )
+        check_level_counts('LinearAlign', student, teacher)
         self.aligners = aligners(
             (s.channels, t.channels) for s, t in zip(student, teacher)
         )
@@ -53,7 +46,7 @@ class LinearAlign(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Lead the student into the teacher's width."""
+        """Project the student's levels; detach the teacher's."""
         ours = tuple(
             apply_to_map(aligner, level)
             for aligner, level in zip(self.aligners, student, strict=True)
@@ -62,7 +55,7 @@ class LinearAlign(Adapter):
 
 
 def aligners(pairs: Iterable[Sequence[int]], bias: bool = True) -> nn.ModuleList:
-    """A 1x1 convolution for each pair of widths; nothing where they are equal."""
+    """Return a 1x1 convolution for each pair of widths, an identity for equal ones."""
     return nn.ModuleList(
         nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=bias) for s, t in pairs
     )

@@ -1,4 +1,4 @@
-"""The student's features, masked, generate the teacher's."""
+"""Masked generative distillation."""
 
 from __future__ import annotations
 
@@ -8,41 +8,46 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeMismatchError
+from ..errors import ConfigError
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
-from .base import Adapter, AdapterOutput, apply_to_map
+from .base import Adapter, AdapterOutput, apply_to_map, check_level_counts
 from .linear_align import aligners
 
 
 @ADAPTERS.register_module()
 class MaskedGeneration(Adapter):
-    r"""From a part of the student's features, all of the teacher's (MGD).
+    r"""Generates the teacher's features from masked features of the student (MGD).
 
     .. math:: G(M \cdot F_s), \qquad G = \mathrm{conv}_{3 \times 3} \circ
         \mathrm{ReLU} \circ \mathrm{conv}_{3 \times 3}
 
     Yang, Li, Shao, Shi, Yuan, Yuan: "Masked Generative Distillation", ECCV 2022,
-    arXiv 2205.01529: a feature that its surroundings can restore is a good feature. M
-    is drawn anew in each step, one for all channels, and hides a place with
-    probability `hidden`. Where widths differ, a 1x1 convolution comes first. What is
-    generated meets the teacher in `FeatureKD(form='l2')`.
+    arXiv 2205.01529. Features from which masked positions can be restored are good
+    features. The mask M is drawn anew in each step, is shared by all channels, and
+    hides each position with probability `hidden`. Where widths differ, a 1x1
+    convolution comes first. Compare the output with the teacher by
+    `FeatureKD(form='l2')`.
 
-    The published code sums squares over channels and places and divides by images
-    alone (weight 2e-5 for one-stage detectors, 5e-7 for two stages); `FeatureKD`
-    takes the mean, so that the weight does not depend on the size of images. It hides
-    a channel, not a place, of classifiers' vectors; here vectors are a place.
+    The published code sums squares over channels and positions and divides by the
+    number of images (weight 2e-5 for one-stage detectors, 5e-7 for two-stage ones).
+    `FeatureKD(form='l2')` takes the mean, so the weight does not depend on the image
+    size. For the vectors of classifiers the published code masks channels; here a
+    vector is a single position.
 
     Args:
         student: Shape of each level that the student's tap yields.
         teacher: Shape of each level that the teacher's tap yields.
-        hidden: Share of the places that are hidden: 0.65 in the paper for one stage,
-            0.45 for two.
+        hidden: Probability that a position is masked. The paper uses 0.65 for
+            one-stage and 0.45 for two-stage detectors.
 
     Shape:
         - student: per level (N, C_s, H, W), (N, L, C_s) or (N, C_s)
         - teacher: per level (N, C_t, ...) likewise
-        - output: student's levels with C_t channels, the teacher's as they are
+        - output: the student's levels with C_t channels, the teacher's unchanged
+
+    Raises:
+        ShapeMismatchError: Student and teacher have different numbers of levels.
     """
 
     def __init__(
@@ -52,16 +57,12 @@ class MaskedGeneration(Adapter):
         hidden: float = 0.65,
     ) -> None:
         super().__init__(student, teacher)
-        if len(student) != len(teacher):
-            raise ShapeMismatchError(
-                'MaskedGeneration: student and teacher yield different numbers of'
-                ' levels',
-                expected=f'{len(teacher)} levels',
-                actual=f'{len(student)} levels',
-            )
+        check_level_counts('MaskedGeneration', student, teacher)
         if not 0 <= hidden < 1:
             raise ConfigError(
-                'MaskedGeneration: hidden must be from 0 to below 1', actual=hidden
+                'MaskedGeneration: hidden must be at least 0 and below 1',
+                actual=hidden,
+                fix='hidden=0.65',
             )
         self.hidden = hidden
         pairs = [(s.channels, t.channels) for s, t in zip(student, teacher)]
@@ -71,7 +72,7 @@ class MaskedGeneration(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Hide, and generate."""
+        """Mask the student's levels and generate the teacher's from them."""
         generated = tuple(
             apply_to_map(partial(self._generate, index), level)
             for index, level in enumerate(student)
@@ -81,12 +82,12 @@ class MaskedGeneration(Adapter):
 
     def _generate(self, index: int, level: Tensor) -> Tensor:
         aligned = self.aligners[index](level)
-        seen = torch.rand_like(aligned[:, :1]) >= self.hidden
-        return self.generators[index](aligned * seen)
+        visible = torch.rand_like(aligned[:, :1]) >= self.hidden
+        return self.generators[index](aligned * visible)
 
 
 def generator(channels: int) -> nn.Sequential:
-    """3x3 conv, ReLU, 3x3 conv."""
+    """Return the generation block: 3x3 conv, ReLU, 3x3 conv."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
         nn.ReLU(),

@@ -11,50 +11,61 @@ from ..errors import ConfigError, ShapeMismatchError, TapNotFoundError, nearest_
 from ..functional import softmax_kl
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
-from .base import Adapter, AdapterOutput, FrozenModule, apply_to_map, group_norm
+from .base import (
+    Adapter,
+    AdapterOutput,
+    FrozenModule,
+    apply_to_map,
+    check_level_counts,
+    group_norm,
+)
 
 
 @ADAPTERS.register_module()
 class NonLinearAlign(Adapter):
-    r"""Leads the student's features into the teacher's space, not linearly.
+    r"""Maps the student's features to the teacher's space with a small MLP per level.
 
     Zhang et al.: "Enhancement of Knowledge Distillation via Non-Linear Feature
-    Alignment", Optical Memory and Neural Networks 32(4), 2023,
-    10.3103/S1060992X23040136: "non-linear
-    feature alignment (FA) after the feature extraction stage", for one teacher or
-    several, on top of other losses. Only the abstract can be had; our reading: per
-    level
+    Alignment", Optical Memory and Neural Networks 32(4), 2023, doi
+    10.3103/S1060992X23040136: "non-linear feature alignment (FA) after the feature
+    extraction stage", for one or several teachers, in addition to other losses. Only
+    the abstract is available. Our reading, per level:
 
     .. math:: A(F_s) = W_2 \, \mathrm{GELU}(\mathrm{norm}(W_1 F_s))
 
-    with 1x1 convolutions (linear layers, on vectors) and the teacher's width. One
-    adapter a teacher; the terms that read them have a weight each, or
-    `teacher_weights` weighs them by sample.
+    with 1x1 convolutions (linear layers for vectors) and the teacher's width. With
+    several teachers, use one adapter for each; give the terms that read them a weight
+    each, or let `teacher_weights` weight them by sample.
 
-    With `reuse_classifier` the aligned features also go through the frozen teacher's
-    own classifier, whose logits are to be the teacher's:
-    :math:`\tau^2 \mathrm{KL}(p_t \| p_A)`, logged as `loss_<adapter>_logits`. So the
-    classifier tells which directions matter. Gradients pass through it; it learns
-    nothing.
+    With `reuse_classifier` the aligned features also pass through the frozen
+    classifier of the teacher, and its logits are compared with the teacher's:
+    :math:`\tau^2 \mathrm{KL}(p_t \| p_A)`, logged as `loss_<adapter>_logits`. This
+    weights the feature directions by their importance for the classes. Gradients
+    pass through the classifier; its parameters are not trained.
 
-    The norm is GroupNorm over at least 8 channels, as in `GuidanceLayer`, for the
-    reasons given there.
+    The norm is GroupNorm with at least 8 channels per group; `GuidanceLayer` gives
+    the reasons.
 
     Args:
         student: Shape of each level that the student's tap yields.
         teacher: Shape of each level that the teacher's tap yields.
-        hidden: Width between the layers; None for the teacher's.
-        reuse_classifier: Module of the teacher that makes logits (N, K) of what its
-            tap yields, 'head'; True for the teacher's only linear layer; None for none.
-            The tap must then yield vectors (`head:in`).
+        hidden: Width between the two layers. None: the teacher's width.
+        reuse_classifier: Path of the teacher's module that turns its tapped features
+            into logits (N, K), for example 'head'. True: the teacher's only linear
+            layer. None: no classifier. The tap must yield vectors (`head:in`).
         tau: Temperature of the classifier's loss.
         weight: Weight of the classifier's loss.
 
     Shape:
         - student: per level (N, C_s, H, W), (N, L, C_s) or (N, C_s)
         - teacher: per level (N, C_t, ...) likewise
-        - output: student's levels with C_t channels, the teacher's as they are;
+        - output: the student's levels with C_t channels, the teacher's unchanged;
           losses: dict(logits=(N,)) with `reuse_classifier`
+
+    Raises:
+        ShapeMismatchError: Student and teacher have different numbers of levels, or
+            the classifier does not fit the teacher's tap.
+        TapNotFoundError: The teacher has no module `reuse_classifier`.
     """
 
     def __init__(
@@ -67,17 +78,12 @@ class NonLinearAlign(Adapter):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher)
-        if len(student) != len(teacher):
-            raise ShapeMismatchError(
-                'NonLinearAlign: student and teacher yield different numbers of levels',
-                expected=f'{len(teacher)} levels',
-                actual=f'{len(student)} levels',
-                fix="taps=dict(feature='head:in')",
-            )
+        check_level_counts('NonLinearAlign', student, teacher)
         if (hidden is not None and hidden < 2) or not tau > 0 or not weight >= 0:
             raise ConfigError(
-                'NonLinearAlign: hidden must be 2 or more, tau above 0, weight >= 0',
+                'NonLinearAlign: hidden must be >= 2, tau > 0 and weight >= 0',
                 actual=(hidden, tau, weight),
+                fix='hidden=None, tau=4.0, weight=1.0',
             )
         self.aligners = nn.ModuleList(
             aligner(s.channels, hidden or t.channels, t.channels)
@@ -87,7 +93,7 @@ class NonLinearAlign(Adapter):
         self.classifier: FrozenModule | None = None
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
-        """Find the classifier to be reused."""
+        """Look up the teacher's classifier, if one is reused."""
         if self.reuse_classifier is None or self.reuse_classifier is False:
             return
         path = self.reuse_classifier
@@ -97,7 +103,7 @@ class NonLinearAlign(Adapter):
         modules = dict(teacher.named_modules())
         if path is True or path not in modules:
             raise TapNotFoundError(
-                f'{where}: reuse_classifier names no module of the teacher',
+                f'{where}: the teacher has no module for reuse_classifier',
                 actual=path,
                 available=nearest_names(str(path), known, limit=8),
                 fix="reuse_classifier='head'",
@@ -108,8 +114,8 @@ class NonLinearAlign(Adapter):
         maps = any(len(spec.size) == 2 for spec in self.teacher_specs)
         if width is not None and (maps or channels != [width]):
             raise ShapeMismatchError(
-                f'{where}: {path} of the teacher does not read what its tap yields',
-                expected=f'one level of {width} channels, no map',
+                f'{where}: the tapped features do not fit the input of {path}',
+                expected=f'one level, vectors of {width} channels',
                 actual=f'levels of {channels} channels' + (', maps' if maps else ''),
                 fix=f"taps=dict(feature='{path}:in')",
             )
@@ -118,7 +124,7 @@ class NonLinearAlign(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Align the student's levels."""
+        """Align the student's levels; detach the teacher's."""
         levels = tuple(
             apply_to_map(module, level)
             for module, level in zip(self.aligners, student, strict=True)
@@ -133,7 +139,7 @@ class NonLinearAlign(Adapter):
 
 
 def aligner(channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    """1x1 conv, norm, GELU, 1x1 conv."""
+    """Return the alignment of one level: 1x1 conv, norm, GELU, 1x1 conv."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1, bias=False),
         group_norm(hidden),

@@ -1,8 +1,7 @@
-"""Pure tensor functions: one formula of a paper each, no modules, no state.
+"""Pure tensor functions: one formula each, no modules, no state.
 
-Nothing here detaches, weights or averages over levels: that is the business of
-`losses/`. Arguments called `student` and `teacher` may be swapped only where the
-formula is symmetric.
+These functions do not detach, weight or average over levels; `losses/` does that.
+Swap the arguments `student` and `teacher` only where the formula is symmetric.
 """
 
 from .boxes import box_cells, box_distribution_kl, giou_distance, localisation_regions

@@ -13,7 +13,7 @@ from .logits import softmax_kl
 
 
 def box_distribution_kl(student: Tensor, teacher: Tensor, tau: float = 10.0) -> Tensor:
-    r"""Divergence between box distributions, mean of the four sides.
+    r"""Return the KL divergence between box distributions, mean of the four sides.
 
     .. math:: \frac{\tau^2}{4} \sum_{e} \mathrm{KL}\left(
         \mathrm{softmax}(b^t_e / \tau) \,\|\, \mathrm{softmax}(b^s_e / \tau)\right)
@@ -34,10 +34,10 @@ def box_distribution_kl(student: Tensor, teacher: Tensor, tau: float = 10.0) -> 
 
 
 def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""1 - GIoU of boxes in pairs, in [0, 2].
+    r"""Return 1 - GIoU of paired boxes, in [0, 2].
 
     Rezatofighi et al.: "Generalized Intersection over Union", CVPR 2019, arXiv
-    1902.09630. Two boxes without area count as 1, even when they are equal.
+    1902.09630. Two boxes without area have distance 1, even when they are equal.
 
     Args:
         student: Boxes as x1, y1, x2, y2.
@@ -47,7 +47,7 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         - student, teacher: (\*, 4)
         - output: (\*)
     """
-    # Heads with signed distances may turn a box inside out.
+    # Heads with signed distances can yield x2 < x1 or y2 < y1.
     boxes = [
         torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
         for low, high in (box.split(2, -1) for box in (student, teacher))
@@ -58,12 +58,17 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def box_cells(
     boxes: Tensor, image: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Cells of a map that a box reaches into: by row, and by column.
+    """Return which rows and which columns of a map each box overlaps.
+
+    A box without area overlaps one cell.
+
+    Args:
+        boxes: Boxes as x1, y1, x2, y2 in pixels.
+        image: (H, W) of the image in pixels.
+        size: (h, w) of the map.
 
     Shape:
-        - boxes: (M, 4), as x1, y1, x2, y2 in pixels
-        - image: (H, W) in pixels
-        - size: (h, w) of the map
+        - boxes: (M, 4)
         - output: bool (M, h) and (M, w)
     """
     reached = []
@@ -72,7 +77,7 @@ def box_cells(
         low, high = (boxes[:, [axis, axis + 2]] * (count / image[1 - axis])).unbind(1)
         cells = torch.arange(count, device=boxes.device)
         first = low.floor()
-        last = torch.maximum(high.ceil(), first + 1)  # a flat box has a cell, too
+        last = torch.maximum(high.ceil(), first + 1)  # at least one cell
         reached.append((cells >= first[:, None]) & (cells < last[:, None]))
     return reached[0], reached[1]
 
@@ -80,24 +85,25 @@ def box_cells(
 def localisation_regions(
     priors: Sequence[Tensor], boxes: Tensor, gamma: float = 0.25, topk: int = 9
 ) -> tuple[Tensor, Tensor]:
-    r"""Places where boxes are learned, and those around them that are worth it.
+    r"""Return the main and the valuable localization region of one image.
 
-    The main region is that of ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424): of the
-    `topk` anchors of each level nearest to a box, those with an IoU of at least
-    :math:`\alpha`, mean plus standard deviation of theirs, and their centre inside. The
-    valuable region has :math:`\gamma \alpha \le \mathrm{DIoU} \le \alpha` with some
-    box (Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR
-    2022, arXiv 2102.12252; DIoU is that of Zheng et al., AAAI 2020, arXiv 1911.08287),
-    and is no part of the main one.
+    Zheng et al.: "Localization Distillation for Dense Object Detection", CVPR 2022,
+    arXiv 2102.12252. The main region holds the positives of ATSS (Zhang et al., CVPR
+    2020, arXiv 1912.02424): the candidates of a box are the `topk` anchors of each
+    level that are closest to it; positive are those whose centre is inside the box
+    and whose IoU is at least :math:`\alpha`, the candidates' mean IoU plus their
+    standard deviation. The valuable region holds the anchors outside the main region
+    with :math:`\gamma \alpha \le \mathrm{DIoU} \le \alpha` for some box (DIoU: Zheng et
+    al., AAAI 2020, arXiv 1911.08287).
 
     Args:
         priors: Anchors of each level.
-        boxes: Of one image.
-        gamma: How far the valuable region reaches, from 0 (all) to 1.
-        topk: Anchors of each level that are candidates.
+        boxes: Boxes of one image, as x1, y1, x2, y2.
+        gamma: Extent of the valuable region: 0 is the largest, 1 the smallest.
+        topk: Number of candidates per level and box.
 
     Shape:
-        - priors: (P_l, 4) each, P in all
+        - priors: (P_l, 4) each, P in total
         - boxes: (M, 4)
         - output: bool (P,) twice
     """

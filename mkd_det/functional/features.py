@@ -10,7 +10,7 @@ from .logits import softmax_kl
 
 
 def as_map(level: Tensor) -> Tensor:
-    """A level of any kind as a map.
+    """Reshape a level of any kind to a map.
 
     Shape:
         - level: (N, C, H, W), (N, C) or (N, L, C)
@@ -24,40 +24,40 @@ def as_map(level: Tensor) -> Tensor:
 
 
 def pool_to_smaller(*maps: Tensor) -> tuple[Tensor, ...]:
-    r"""Average maps down to the smallest height and the smallest width of them.
+    r"""Average-pool maps to the smallest height and the smallest width among them.
 
     Shape:
         - maps: (N, \*, H_i, W_i)
-        - output: as many, (N, \*, min H_i, min W_i)
+        - output: for each map (N, \*, min H_i, min W_i)
     """
     size = (min(m.shape[-2] for m in maps), min(m.shape[-1] for m in maps))
     return tuple(pool_to(m, size) for m in maps)
 
 
 def pool_to(level: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average a map down to `size` (H, W); a map of that size is left alone.
+    """Average-pool a map to `size` (H, W); return a map of that size unchanged.
 
     Shape:
         - level: (N, C, H, W)
-        - output: (N, C, *size)
+        - output: (N, C, H, W) of `size`
     """
     same = tuple(level.shape[-2:]) == size
     return level if same else F.adaptive_avg_pool2d(level, size)
 
 
 def l2_normalize(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
-    """`x` divided by its L2 norm along `dim`.
+    """Divide `x` by its L2 norm along `dim`.
 
-    What is shorter than `eps` becomes zero and gets no gradient: dividing by
-    `eps` instead, as `F.normalize` does, would give it one of size 1 / eps.
+    Vectors shorter than `eps` become zero and get no gradient. `F.normalize` divides
+    them by `eps`, which gives a gradient of size 1 / eps.
     """
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    # `<=`, not `>`: what is not a number shall stay visible.
+    # `<=` instead of `>`: NaN stays NaN.
     return torch.where(norm <= eps, torch.zeros_like(x), x / norm.clamp_min(eps))
 
 
 def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Flow between two layers: inner products of their channels over positions.
+    r"""Return the flow between two layers: inner products of their channels.
 
     .. math:: G_{ij} = \frac{1}{HW} \sum_p F^1_{ip} F^2_{jp}
 
@@ -68,7 +68,7 @@ def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Ten
     Args:
         first: The earlier layer.
         second: The later layer.
-        mask: How much each position counts; its scale does not matter.
+        mask: Weight of each position; its scale has no effect.
 
     Shape:
         - first: (N, C_1, H_1, W_1)
@@ -88,22 +88,22 @@ def fsp_matrix(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Ten
 def spatial_distance(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    r"""How differently two maps relate positions, one figure an image.
+    r"""Return the distance between two maps' position similarities, one per image.
 
     .. math:: \sum_{pq} w_p w_q (\cos(s_p, s_q) - \cos(t_p, t_q))^2,
         \quad w_p = \frac{1}{HW}
 
     After Tung, Mori: "Similarity-Preserving Knowledge Distillation", ICCV 2019,
-    arXiv 1907.09682, which compares the images of a batch; here, the positions
-    of an image, so that it means the same at batch 1. The (HW, HW) matrices are
-    never made: the inner product of two of them is the squared norm of a matrix
-    of channels by channels,
+    arXiv 1907.09682. The paper compares the images of a batch; here, the positions
+    of an image are compared, so the batch size has no effect. The (HW, HW) matrices
+    are never built: the inner product of two of them is the squared norm of a
+    channels-by-channels matrix,
     :math:`\sum_{pq} w_p w_q \cos(a_p, a_q) \cos(b_p, b_q) = \|A W B^T\|_F^2`.
 
     Args:
-        student: Map.
-        teacher: Map of the same size.
-        mask: How much each position counts; its scale does not matter.
+        student: Map of the student.
+        teacher: Map of the teacher, of the same size.
+        mask: Weight of each position; its scale has no effect.
 
     Shape:
         - student: (N, C_s, H, W)
@@ -120,11 +120,11 @@ def spatial_distance(
 
 
 def attention_map(level: Tensor) -> Tensor:
-    """Where a layer looks: the sum of squares over channels.
+    """Return the spatial attention of a map: the sum of squares over channels.
 
     Zagoruyko, Komodakis: "Paying More Attention to Attention", ICLR 2017, arXiv
-    1612.03928. Not normalised yet. The published code takes the mean over channels,
-    which makes no difference once normalised.
+    1612.03928. The result is not normalised. The published code takes the mean over
+    channels, which is the same after normalisation.
 
     Shape:
         - level: (N, C, H, W)
@@ -136,16 +136,16 @@ def attention_map(level: Tensor) -> Tensor:
 def channel_standardise(
     level: Tensor, mask: Tensor | None = None, eps: float = 1e-8
 ) -> Tensor:
-    """Each channel with mean 0 and variance 1 over images and positions.
+    """Standardise each channel to mean 0 and variance 1 over images and positions.
 
     Cao et al.: "PKD: General Distillation Framework for Object Detectors via
-    Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. A channel that
-    is constant (a 1x1 map at batch 1) becomes zero, with finite gradients: the
-    variance is the biased one, and `eps` stands under the root.
+    Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. The variance is
+    the biased one and `eps` is added to it before the root, so a constant channel (a
+    1x1 map at batch 1) becomes zero and has finite gradients.
 
     Args:
         level: The map.
-        mask: How much each position counts for mean and variance.
+        mask: Weight of each position in mean and variance.
         eps: Added to the variance.
 
     Shape:
@@ -160,9 +160,9 @@ def channel_standardise(
 
 
 def _channel_mean(rows: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of (N, C, L) over images and positions, (C, 1)."""
+    """Return the mean of (N, C, L) over images and positions, (C, 1)."""
     if weights is None:
-        # In two steps: several times as fast on CPUs as over both dimensions.
+        # Two steps are several times as fast on CPUs as one mean over both dimensions.
         return rows.mean(2).mean(0).unsqueeze(1)
     total = weights.sum().clamp_min(1e-6)
     return ((rows * weights).sum(2).sum(0) / total).unsqueeze(1)
@@ -171,7 +171,7 @@ def _channel_mean(rows: Tensor, weights: Tensor | None) -> Tensor:
 def channel_kl(
     student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Divergence between the channels' distributions over positions.
+    r"""Return the KL divergence between the channels' distributions over positions.
 
     .. math:: \tau^2 \mathrm{KL}\left(\mathrm{softmax}_p(F^t_c / \tau) \,\|\,
         \mathrm{softmax}_p(F^s_c / \tau)\right)
@@ -180,10 +180,10 @@ def channel_kl(
     2021, arXiv 2011.13256.
 
     Args:
-        student: Map.
-        teacher: Map.
+        student: Map of the student.
+        teacher: Map of the teacher.
         tau: Temperature.
-        mask: How much each position counts: both distributions are multiplied by it.
+        mask: Weight of each position: both distributions are multiplied by it.
 
     Shape:
         - student, teacher: (N, C, H, W)
@@ -191,14 +191,14 @@ def channel_kl(
         - output: (N, C)
     """
     if mask is not None:
-        # A floor instead of 0, whose logarithm would make 0 * inf in the KL.
+        # A floor above 0: the logarithm of 0 would give 0 * inf in the KL.
         offset = mask.clamp_min(1e-6).log() * tau
         student, teacher = student + offset, teacher + offset
     return softmax_kl(student.flatten(2), teacher.flatten(2), tau)
 
 
 def weighted_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of a map, over positions weighted by `mask`; 0 where all of it is 0.
+    """Return the mean of a map, positions weighted by `mask`; 0 if the mask is all 0.
 
     Shape:
         - values: (N, C, H, W)
@@ -211,7 +211,7 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def weighted_average(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of figures; 0 where there are none, and where all weights are 0.
+    """Return the weighted mean of `values`; 0 for no values or all-zero weights.
 
     Shape:
         - values, weights: (M,)
@@ -223,16 +223,16 @@ def weighted_average(values: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def decorrelation(inherit: Tensor, explore: Tensor, eps: float = 1e-3) -> Tensor:
-    r"""How much of what is explored was inherited: mean squared cosine.
+    r"""Return the mean squared cosine between inherited and explored features.
 
     .. math:: \frac{1}{NHW} \sum_p \frac{(a_p \cdot b_p)^2}
         {|a_p|^2 (|b_p|^2 + \epsilon^2 |a_p|^2)}
 
-    with a, b the two outputs at one location, centred over channels. Our reading of
-    the exploration module of Min, Wang: "Integrating Knowledge Distillation of
-    Multiple Strategies", of which only the abstract can be had. `eps` keeps
-    gradients finite where nothing is explored yet (b = 0), and lets an exploration
-    much shorter than `eps` times the inheritance pass.
+    where a and b are the two outputs at a position, centred over channels. This is our
+    reading of the exploration module of Min, Wang: "Integrating Knowledge Distillation
+    of Multiple Strategies"; only the abstract is available. `eps` keeps gradients
+    finite while nothing is explored yet (b = 0); explored features much shorter than
+    `eps` times the inherited ones are not penalised.
 
     Shape:
         - inherit, explore: (N, C, H, W), (N, C) or (N, L, C)
@@ -242,5 +242,5 @@ def decorrelation(inherit: Tensor, explore: Tensor, eps: float = 1e-3) -> Tensor
     a = inherit - inherit.mean(dim, keepdim=True)
     b = explore - explore.mean(dim, keepdim=True)
     aa, bb = a.square().sum(dim), b.square().sum(dim)
-    # The last summand is only for locations where both are zero.
+    # The last summand only matters where both are zero.
     return ((a * b).sum(dim).square() / (aa * (bb + eps**2 * aa) + 1e-20)).mean()

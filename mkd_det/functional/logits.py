@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
-    r"""Divergence between softened distributions, one figure a distribution.
+    r"""Return the KL divergence between softened distributions, one per distribution.
 
     .. math:: \tau^2 \sum_k p^t_k (\log p^t_k - \log p^s_k),
         \quad p = \mathrm{softmax}(z / \tau)
 
     Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", NIPS
-    workshop 2014, arXiv 1503.02531. Its mean is PyTorch's 'batchmean'; PyTorch's
-    'mean' divides by the number of classes too.
+    workshop 2014, arXiv 1503.02531. The mean of the output equals PyTorch's reduction
+    'batchmean'; PyTorch's 'mean' also divides by the number of classes.
 
     Args:
-        student: Logits.
-        teacher: Logits.
-        tau: Temperature, or one for each distribution; tau^2 keeps the gradient's
-            size over temperatures.
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        tau: Temperature, a number or one per distribution. The factor tau^2 makes
+            the size of the gradient independent of the temperature.
 
     Shape:
         - student, teacher: (\*, K)
@@ -37,19 +37,22 @@ def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> T
 def decoupled_kl(
     student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    r"""Divergence in the label against all else, and among all else: (TCKD, NCKD).
+    r"""Return the two parts of decoupled distillation, (TCKD, NCKD).
+
+    TCKD compares the label's probability with the rest, NCKD compares the
+    distributions over the other classes:
 
     .. math:: \tau^2 \mathrm{KL}((p^t_y, 1 - p^t_y) \| (p^s_y, 1 - p^s_y)), \qquad
         \tau^2 \mathrm{KL}(\hat p^t \| \hat p^s), \quad
         \hat p = \mathrm{softmax}(z_{k \neq y} / \tau)
 
     Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge Distillation", CVPR 2022, arXiv
-    2203.08679. What they replace is the first plus :math:`1 - p^t_y` times the second.
+    2203.08679. The usual KL divergence equals TCKD + :math:`(1 - p^t_y)` NCKD.
 
     Args:
-        student: Logits.
-        teacher: Logits.
-        labels: The right class of each sample.
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        labels: Ground-truth class of each sample.
         tau: Temperature.
 
     Shape:
@@ -69,22 +72,21 @@ def decoupled_kl(
 def quality_bce(
     student: Tensor, teacher: Tensor, beta: float = 1.0, tau: float = 1.0
 ) -> Tensor:
-    r"""Binary cross entropy against soft targets, weighted by the disagreement.
+    r"""Return binary cross entropy with soft targets, weighted by the disagreement.
 
     .. math:: \tau^2 |\sigma_t - \sigma_s|^\beta \,
         \mathrm{BCE}(\sigma_s, \sigma_t), \quad \sigma = \sigma(z / \tau)
 
     Wang et al.: "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     CVPR 2024, arXiv 2306.11369; the weight is that of the quality focal loss (Li et
-    al. 2020, arXiv 2006.04388). The gradient flows through the weight too, as in
-    the published code. With `beta` 0 the least value is the teacher's entropy, else
-    it is 0.
+    al. 2020, arXiv 2006.04388). The gradient also flows through the weight, as in the
+    published code. The minimum is 0, or the teacher's entropy for `beta` 0.
 
     Args:
         student: Logits of independent classes.
         teacher: Logits of independent classes.
-        beta: Exponent of the weight: 0, or at least 1 (between, the gradient at
-            agreement is infinite).
+        beta: Exponent of the weight: 0 or at least 1. Between 0 and 1 the gradient
+            is infinite where student and teacher agree.
         tau: Temperature of both sides.
 
     Shape:
@@ -96,18 +98,18 @@ def quality_bce(
 def class_factors(
     confidence: Tensor, exponent: float, mask: Tensor | None = None
 ) -> Tensor:
-    r"""How much each class counts, so that rare ones catch up with frequent ones.
+    r"""Return a weight per class that gives rare classes more influence.
 
     .. math:: w_c = n_c^{-b} \frac{\sum_k n_k}{\sum_k n_k^{1 - b}},
         \quad n_c = \max(N, \sum_p \sigma_{pc})
 
-    The sum of :math:`w_c n_c` is that of :math:`n_c`. Inverse frequency (`exponent`
-    1) and its tempered forms, with counts that are soft and the batch's own.
+    The soft counts :math:`n_c` come from the batch. Exponent 1 is inverse frequency.
+    The weights keep the total: :math:`\sum_c w_c n_c = \sum_c n_c`.
 
     Args:
-        confidence: How sure the teacher is of each class at each place.
-        exponent: b, from 0 (all factors 1) to 1.
-        mask: How much each place counts.
+        confidence: The teacher's confidence in each class at each position.
+        exponent: b, from 0 (all weights 1) to 1.
+        mask: Weight of each position.
 
     Shape:
         - confidence: (N, P, C)
@@ -122,12 +124,13 @@ def class_factors(
 
 
 def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
-    r"""Divergence between softened probabilities of independent classes, summed.
+    r"""Return the KL divergence of independent classes, summed over classes.
 
     .. math:: \tau^2 \sum_k \left( \mathrm{BCE}(\sigma_s, \sigma_t)
         - \mathrm{BCE}(\sigma_t, \sigma_t) \right), \quad \sigma = \sigma(z_k / \tau)
 
-    Hinton's divergence (arXiv 1503.02531) of each class against all else.
+    Each class is a two-way distribution (class, not the class), compared as in Hinton
+    et al., arXiv 1503.02531.
 
     Shape:
         - student, teacher: logits (\*, K)
@@ -143,7 +146,9 @@ def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Te
 
 
 def difficulty(teacher: Tensor, pruned: Tensor) -> Tensor:
-    r"""How far apart a teacher and its pruned self are: :math:`\| p_t - p_p \|_2`.
+    r"""Return the distance between a teacher and its pruned copy.
+
+    .. math:: d = \| p_t - p_p \|_2
 
     "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
     10.1016/j.neucom.2024.128375.
@@ -156,8 +161,9 @@ def difficulty(teacher: Tensor, pruned: Tensor) -> Tensor:
 
 
 def normalized_ranks(values: Tensor) -> Tensor:
-    """Place of each value among all: 0 for the least, 1 for the greatest, equal
-    for equal values; 0 where all are equal.
+    """Return the rank of each value, scaled from 0 (smallest) to 1 (largest).
+
+    Equal values have equal ranks. All ranks are 0 if all values are equal.
 
     Shape:
         - values, output: (M,)
@@ -173,15 +179,18 @@ def normalized_ranks(values: Tensor) -> Tensor:
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    r"""Focal loss of a softmax: :math:`-\sum_k t_k (1 - p_k)^\gamma \log p_k`.
+    r"""Return the focal loss of a softmax.
+
+    .. math:: -\sum_k t_k (1 - p_k)^\gamma \log p_k
 
     Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
     which has the sigmoid form and hard targets.
 
     Args:
-        logits: Of classes that exclude each other.
-        target: Their probabilities.
-        gamma: How much less easy classes count; 0 is cross entropy.
+        logits: Logits of mutually exclusive classes.
+        target: Target probabilities.
+        gamma: Focusing exponent: larger values down-weight easy samples more; 0 is
+            cross entropy.
 
     Shape:
         - logits, target: (\*, K)
@@ -194,20 +203,22 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
 def sigmoid_focal(
     logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = 0.25
 ) -> Tensor:
-    r"""Focal loss of independent classes, for hard and soft targets.
+    r"""Return the focal loss of independent classes, for hard and soft targets.
 
     .. math:: (\alpha t + (1 - \alpha)(1 - t)) \, |t - \sigma|^\gamma \,
         \mathrm{BCE}(\sigma, t)
 
     Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
-    where t is 0 or 1 and :math:`|t - \sigma|` is :math:`1 - p_t`; between, it is the
-    quality focal loss of Li et al., NeurIPS 2020, arXiv 2006.04388, with alpha.
+    where t is 0 or 1 and :math:`|t - \sigma|` is :math:`1 - p_t`. For t between 0 and 1
+    it is the quality focal loss of Li et al., NeurIPS 2020, arXiv 2006.04388, with
+    alpha.
 
     Args:
-        logits: Of independent classes.
-        target: Their probabilities.
-        gamma: How much less what is easy counts; 0 is binary cross entropy.
-        alpha: Weight of positives; None for 1 on both sides.
+        logits: Logits of independent classes.
+        target: Target probabilities.
+        gamma: Focusing exponent: larger values down-weight easy samples more; 0 is
+            binary cross entropy.
+        alpha: Weight of positives; negatives have 1 - alpha. None: both have 1.
 
     Shape:
         - logits, target, output: (\*)
@@ -221,16 +232,16 @@ def sigmoid_focal(
 
 
 def effective_number_weights(counts: Tensor, beta: float = 0.999) -> Tensor:
-    r"""Weights of classes by their effective number of samples, mean 1.
+    r"""Return class weights by the effective number of samples, with mean 1.
 
     .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
 
     Cui et al.: "Class-Balanced Loss Based on Effective Number of Samples", CVPR
-    2019, arXiv 1901.05555, whose weights sum to the number of classes, as here.
+    2019, arXiv 1901.05555. The weights sum to the number of classes, as in the paper.
 
     Args:
-        counts: Samples of each class, all above 0.
-        beta: From 0 (all 1) towards 1 (inverse frequency).
+        counts: Number of samples of each class, all above 0.
+        beta: From 0 (all weights 1) towards 1 (inverse frequency).
 
     Shape:
         - counts, output: (C,)
@@ -240,18 +251,25 @@ def effective_number_weights(counts: Tensor, beta: float = 0.999) -> Tensor:
 
 
 def logit_rows(logits: Tensor) -> Tensor:
-    """Logits (N, K), (N, L, K) or (N, K, H, W) as (M, K): a row a sample or place."""
+    """Reshape logits to one row per sample or position.
+
+    Shape:
+        - logits: (N, K), (N, L, K) or (N, K, H, W)
+        - output: (M, K)
+    """
     if logits.dim() == 4:
         logits = logits.movedim(1, -1)
     return logits.flatten(0, -2)
 
 
 def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
-    r"""One minus Pearson's correlation of rows; 0 where one of them does not vary (the
-    product of the norms below is under `eps`).
+    r"""Return one minus Pearson's correlation of paired rows.
 
     .. math:: 1 - \frac{\langle u - \bar u, v - \bar v \rangle}
         {\| u - \bar u \| \, \| v - \bar v \|}
+
+    The distance is 0 where a row is constant: where the product of the norms is at
+    most `eps`.
 
     Shape:
         - one, other: (M, K)

@@ -1,4 +1,4 @@
-"""Attention maps of hidden layers."""
+"""Attention transfer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from .base import PairLoss
 
 @LOSSES.register_module()
 class AttentionKD(PairLoss):
-    r"""The student looks where the teacher looks.
+    r"""Matches the spatial attention maps of student and teacher.
 
     .. math:: \frac{1}{N} \sum_n \left\| \frac{A^s_n}{\|A^s_n\|_2} -
         \frac{A^t_n}{\|A^t_n\|_2} \right\|_2^2, \quad A = \sum_c F_c^2
 
     Zagoruyko, Komodakis: "Paying More Attention to Attention: Improving the
     Performance of Convolutional Neural Networks via Attention Transfer", ICLR 2017,
-    arXiv 1612.03928. Maps of different size are pooled to the smaller; channels need
-    not be equal. In [0, 2], whatever the batch, image size, channels and levels.
+    arXiv 1612.03928. Maps of different size are pooled to the smaller one; channels
+    may differ. The loss is in [0, 2] for every batch size, image size and number of
+    channels and levels.
 
-    The paper sums the norms over the levels, with a weight beta / 2; its text has
-    the norm, its code the square, averaged over the positions too, which makes it
-    smaller the larger the map. Here: the square, summed over positions, averaged
-    over images and levels.
+    The paper sums over levels, with the weight beta / 2. Its text uses the norm; its
+    code uses the square, averaged over positions, so the loss shrinks as the map
+    grows. Here the square is summed over positions and averaged over images and
+    levels.
 
     A mask multiplies both maps before they are normalised.
 
@@ -39,10 +40,10 @@ class AttentionKD(PairLoss):
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of one level."""
+        """Return the loss of one level."""
         if student.dim() == 2 or teacher.dim() == 2:
             raise ShapeMismatchError(
-                'AttentionKD: a vector has no positions to attend to',
+                'AttentionKD: vectors have no spatial attention',
                 expected='(N, C, H, W)',
                 actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
                 fix="dict(type='FeatureKD', ...)",

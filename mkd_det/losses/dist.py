@@ -1,4 +1,4 @@
-"""Relations between classes and between samples, instead of exact probabilities."""
+"""Distillation from a stronger teacher by correlations (DIST)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .base import PairLoss
 
 @LOSSES.register_module()
 class DIST(PairLoss):
-    r"""The student ranks as the teacher does, within a sample and within a class.
+    r"""Matches correlations between classes and between samples (DIST).
 
     .. math:: \tau^2 \left( \beta \, \frac{1}{N} \sum_n d(p^s_{n:}, p^t_{n:})
         + \gamma \, \frac{1}{K} \sum_k d(p^s_{:k}, p^t_{:k}) \right), \qquad
         d(u, v) = 1 - \rho(u, v)
 
-    with :math:`\rho` Pearson's correlation and p the softmax at temperature tau. Huang,
-    You, Wang, Qian, Xu: "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022,
-    arXiv 2205.10536: a strong teacher is too far off to be matched exactly, and
-    correlation does not mind scale and shift. The published code has the factor
-    :math:`\tau^2`, the paper's formula does not; at tau 1, its default, they are one.
+    where :math:`\rho` is Pearson's correlation and p the softmax at temperature tau.
+    Huang, You, Wang, Qian, Xu: "Knowledge Distillation from A Stronger Teacher",
+    NeurIPS 2022, arXiv 2205.10536. Exact probabilities of a much stronger teacher are
+    hard to match; correlations are invariant to scale and shift. The published code
+    has the factor :math:`\tau^2`, the paper's formula has not; both are equal at tau 1,
+    the default of the paper.
 
-    What does not vary has no correlation: a batch of one sample has no second part.
+    Constant rows have no correlation, so the second part is 0 for a single sample.
 
     Args:
         beta: Weight of the relation between classes.
@@ -35,8 +36,8 @@ class DIST(PairLoss):
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
-        - student, teacher: logits (N, K), or (N, K, H, W) or (N, L, K), whose places
-          are samples
+        - student, teacher: logits (N, K), (N, K, H, W) or (N, L, K); each position
+          is a sample
         - output: ()
     """
 
@@ -48,7 +49,7 @@ class DIST(PairLoss):
         super().__init__(**base)
         if not (beta >= 0 and gamma >= 0 and beta + gamma > 0 and tau > 0):
             raise ConfigError(
-                'DIST: beta and gamma must be >= 0, one of them and tau above 0',
+                'DIST: beta and gamma must be >= 0 and not both 0, tau > 0',
                 actual=(beta, gamma, tau),
                 fix='beta=1.0, gamma=1.0, tau=1.0',
             )
@@ -57,11 +58,11 @@ class DIST(PairLoss):
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of one level of logits."""
+        """Return the loss of one level of logits."""
         if mask is not None:
             raise ShapeMismatchError(
-                'DIST: samples are related to each other, and cannot be weighed',
-                fix='no `teacher_weights` for this teacher',
+                'DIST: cannot weight samples, because it compares them with each other',
+                fix='leave this teacher out of `teacher_weights`',
             )
         p, q = ((logit_rows(z) / self.tau).softmax(-1) for z in (student, teacher))
         if not len(p):

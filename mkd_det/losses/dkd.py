@@ -1,4 +1,4 @@
-"""Soft outputs in two parts: the label, and the rest."""
+"""Decoupled knowledge distillation (DKD)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from .base import PairLoss
 
 @LOSSES.register_module()
 class DKD(PairLoss):
-    r"""How sure the teacher is of the label, and what else it could be, apart.
+    r"""Weights the label's probability and the other classes separately (DKD).
 
     .. math:: \alpha \, \mathrm{TCKD} + \beta \, \mathrm{NCKD}
 
-    see `functional.decoupled_kl`. Zhao, Cui, Song, Qiu, Liang: "Decoupled Knowledge
-    Distillation", CVPR 2022, arXiv 2203.08679: in plain soft outputs, what the teacher
-    says of the other classes counts least where it is sure of the label. The paper's
-    weights: beta 2 on CIFAR from ResNet-56 to ResNet-20 and 8 where the teacher is far
-    better, at tau 4; 0.5 at tau 1 on ImageNet. Its code warms the loss up over 20
-    epochs: `schedule=dict(warmup_iters=...)`, in iterations. For two-stage detectors
-    see `ProposalDKD`.
+    `functional.decoupled_kl` defines both parts. Zhao, Cui, Song, Qiu, Liang:
+    "Decoupled Knowledge Distillation", CVPR 2022, arXiv 2203.08679. The usual KL
+    divergence suppresses the other classes where the teacher is confident of the
+    label. The paper's weights: at tau 4 on CIFAR, beta 2 from ResNet-56 to ResNet-20
+    and up to 8 for much stronger teachers; at tau 1 on ImageNet, beta 0.5. The
+    published code warms the loss up over 20 epochs:
+    `schedule=dict(warmup_iters=...)`, in iterations. `ProposalDKD` is the form for
+    two-stage detectors.
 
     Args:
-        alpha: Weight of the label against all else.
-        beta: Weight of what is said of the other classes.
+        alpha: Weight of TCKD: the label's probability against the rest.
+        beta: Weight of NCKD: the distribution over the other classes.
         tau: Temperature.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
-        - student, teacher: logits (N, K), K at least 2; of (N, K, H, W) or (N, L, K)
-          all places have their image's label
-        - mask: as many entries as rows
+        - student, teacher: logits (N, K) with K >= 2, (N, K, H, W) or (N, L, K); all
+          positions have the label of their image
+        - mask: one weight per row of logits
         - output: dict(target=(), rest=())
     """
 
@@ -52,7 +53,7 @@ class DKD(PairLoss):
         super().__init__(**base)
         if not (alpha >= 0 and beta >= 0 and alpha + beta > 0 and tau > 0):
             raise ConfigError(
-                'DKD: alpha and beta must be >= 0, one of them and tau above 0',
+                'DKD: alpha and beta must be >= 0 and not both 0, tau > 0',
                 actual=(alpha, beta, tau),
                 fix='alpha=1.0, beta=2.0, tau=4.0',
             )
@@ -65,9 +66,12 @@ class DKD(PairLoss):
         mask: Sequence[Tensor] | None,
         truth: GroundTruth | None = None,
     ) -> dict[str, Tensor]:
-        """Both parts, mean over levels."""
+        """Return both parts, mean over levels."""
         if truth is None:
-            raise ShapeMismatchError('DKD: needs the labels of the images')
+            raise ShapeMismatchError(
+                'DKD: the labels of the images are missing',
+                fix="dict(type='ProposalDKD', ...) for two-stage detectors",
+            )
         return self._of_labels(student, teacher, torch.stack(list(truth.labels)), mask)
 
     def _of_labels(
@@ -79,7 +83,7 @@ class DKD(PairLoss):
     ) -> dict[str, Tensor]:
         if student[0].shape[1] < 2:
             raise ShapeMismatchError(
-                f'{type(self).__name__}: needs logits of two classes or more',
+                f'{type(self).__name__}: the logits must have at least two classes',
                 actual=tuple(student[0].shape),
             )
         masks: Sequence[Tensor | None] = mask or [None] * len(student)
@@ -102,16 +106,19 @@ class DKD(PairLoss):
 
 @LOSSES.register_module()
 class ProposalDKD(DKD):
-    r"""`DKD` on the proposals of a two-stage detector, background among the classes.
+    r"""Applies `DKD` to the proposals of a two-stage detector.
 
     .. math:: \frac{1}{R} \sum_r \alpha \, \mathrm{TCKD}_r + \beta \, \mathrm{NCKD}_r
 
-    Zhao et al., CVPR 2022, arXiv 2203.08679, whose code has these defaults for Faster
-    R-CNN, and counts all proposals alike. `labels` are those that the student's own
-    loss gets: `taps=dict(labels='roi_head.bbox_head.loss_cls:in1')`.
+    The background is one of the classes. Zhao et al., CVPR 2022, arXiv 2203.08679; the
+    defaults are those of the published code for Faster R-CNN, which also weights all
+    proposals equally. `labels` are the targets of the student's own classification
+    loss: `taps=dict(labels='roi_head.bbox_head.loss_cls:in1')`.
 
     Args:
-        alpha, beta, tau: As in `DKD`.
+        alpha: Weight of TCKD, see `DKD`.
+        beta: Weight of NCKD, see `DKD`.
+        tau: Temperature.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -138,11 +145,11 @@ class ProposalDKD(DKD):
         truth: GroundTruth | None = None,
         labels: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
-        """Both parts, mean over proposals."""
+        """Return both parts, mean over proposals."""
         shapes = [tuple(x.shape) for x in (*student, *teacher, *labels)]
         if len(shapes) != 3 or shapes[0] != shapes[1] or shapes[2] != shapes[0][:1]:
             raise ShapeMismatchError(
-                'ProposalDKD: needs one level of logits from each side, and labels',
+                'ProposalDKD: needs one level of logits per side, and their labels',
                 expected='(R, K + 1) twice, (R,)',
                 actual=shapes,
                 fix="student='classes', teacher='proposals.teacher', labels='labels',"

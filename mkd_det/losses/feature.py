@@ -1,4 +1,4 @@
-"""Features themselves, compared in published ways."""
+"""Feature distillation: pointwise, standardised, and channel-wise."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ Form = Literal['pearson', 'l2', 'l2_sum', 'channel']
 
 @LOSSES.register_module()
 class FeatureKD(PairLoss):
-    r"""The student's features resemble the teacher's.
+    r"""Compares the features of student and teacher in one of four published forms.
 
     Forms (`form`):
 
     - 'pearson' (default). :math:`\frac{1}{2} \mathrm{mean} (\hat F^s - \hat F^t)^2`
-      with each channel standardised over images and positions: 1 minus the mean
-      Pearson correlation of the channels, free of their scale and offset. Cao et
-      al.: "PKD: General Distillation Framework for Object Detectors via Pearson
-      Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. The code resizes to
-      the larger map and sums over the levels, with weight 6; here the smaller map,
-      the mean over the levels.
+      with each channel standardised over images and positions. This is 1 minus the
+      mean Pearson correlation of the channels, and is invariant to their scale and
+      offset. Cao et al.: "PKD: General Distillation Framework for Object Detectors
+      via Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039. The
+      published code resizes to the larger map and sums over levels, with weight 6;
+      here maps are pooled to the smaller one and levels are averaged.
     - 'l2'. :math:`\mathrm{mean} (F^s - F^t)^2`. Romero et al.: "FitNets: Hints for
-      Thin Deep Nets", ICLR 2015, arXiv 1412.6550. The paper has half the sum of
+      Thin Deep Nets", ICLR 2015, arXiv 1412.6550. The paper uses half the sum of
       squares; the mean does not grow with the map.
     - 'l2_sum'. The same squares, summed over channels, positions and levels, mean over
-      images: as MGD's published code has them.
+      images, as in the published code of MGD.
     - 'channel'. :math:`\frac{\tau^2}{C} \sum_c \mathrm{KL}(\mathrm{softmax}_p(F^t_c /
       \tau) \| \mathrm{softmax}_p(F^s_c / \tau))`, each channel a distribution over
       positions. Shu et al.: "Channel-wise Knowledge Distillation for Dense
       Prediction", ICCV 2021, arXiv 2011.13256.
 
-    Maps of different size are pooled to the smaller. Channels must be equal: read
-    the sides of an adapter where they are not.
+    Maps of different size are pooled to the smaller one. Channels must be equal; where
+    they differ, read the two sides of an adapter.
 
     Args:
-        form: One of the four above.
-        tau: Temperature of 'channel'; the other forms have none.
+        form: 'pearson', 'l2', 'l2_sum' or 'channel'.
+        tau: Temperature of 'channel'; the other forms ignore it.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
         - student: per level (N, C, H_s, W_s), (N, L, C) or (N, C)
         - teacher: per level (N, C, H_t, W_t), (N, L, C) or (N, C)
-        - mask: per level (N, 1, H, W), how much each position counts
+        - mask: per level (N, 1, H, W), the weight of each position
         - output: ()
     """
 
@@ -80,7 +80,7 @@ class FeatureKD(PairLoss):
         teacher: list[Tensor],
         mask: Sequence[Tensor] | None,
     ) -> Tensor | dict[str, Tensor]:
-        """Mean over the levels, or their sum."""
+        """Return the mean over levels, or their sum for 'l2_sum'."""
         found = super().over_levels(student, teacher, mask)
         assert isinstance(found, Tensor)
         return found * len(student) if self.form == 'l2_sum' else found
@@ -88,7 +88,7 @@ class FeatureKD(PairLoss):
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of one level."""
+        """Return the loss of one level."""
         student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
         if mask is not None:
             mask = pool_to(mask, (student.shape[-2], student.shape[-1]))
@@ -96,7 +96,7 @@ class FeatureKD(PairLoss):
             kl = channel_kl(student, teacher, self.tau, mask).mean(1)
             if mask is None:
                 return kl.mean()
-            # A factor on a whole map is none for its softmax.
+            # The softmax cancels a factor on a whole map: weight the images here.
             count = mask.mean((1, 2, 3))
             return (kl * count).sum() / count.sum().clamp_min(1e-6)
         squares = (student - teacher).square()

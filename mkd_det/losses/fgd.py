@@ -1,4 +1,4 @@
-"""Features, objects and background apart, and how places hang together."""
+"""Focal and global distillation (FGD)."""
 
 from __future__ import annotations
 
@@ -19,45 +19,51 @@ Reduction = Literal['mean', 'sum']
 
 @LOSSES.register_module()
 class FGD(PairLoss):
-    r"""Focal and global distillation of feature maps.
+    r"""Compares features of objects, background and context separately (FGD).
 
     .. math:: \sum_p \left(\alpha M_p + \beta (1 - M_p)\right) S_p \, A^S_p
         \sum_c A^C_c (F^t_{cp} - F^s_{cp})^2 + \gamma \, (|A^S_t - A^S_s|
         + |A^C_t - A^C_s|) + \lambda (R(F^t) - R(F^s))^2
 
     Yang, Li, Jiang, Gong, Yuan, Zhao, Yuan: "Focal and Global Knowledge Distillation
-    for Detectors", CVPR 2022, arXiv 2111.11837. M is 1 in boxes of the ground truth;
-    S is one over the cells of the smallest box there, or of all background, so that
-    objects count alike; :math:`A^S = HW \, \mathrm{softmax}(\mathrm{mean}_c |F| / T)`
-    and :math:`A^C = C \, \mathrm{softmax}(\mathrm{mean}_p |F| / T)` are the teacher's
-    attention; R adds context of the whole map (GcBlock, Cao et al. 2019, arXiv
-    1904.11492), with layers for each side that are learned. Where widths differ, a 1x1
-    convolution leads the student into the teacher's.
+    for Detectors", CVPR 2022, arXiv 2111.11837. M is 1 inside ground-truth boxes. S is
+    1 / (number of cells) of the smallest box at a position, or of the whole
+    background, so that objects of all sizes have equal weight.
+    :math:`A^S = HW \, \mathrm{softmax}(\mathrm{mean}_c |F| / T)` and
+    :math:`A^C = C \, \mathrm{softmax}(\mathrm{mean}_p |F| / T)` are the spatial and
+    channel attention. R adds global context (GcBlock: Cao et al. 2019, arXiv
+    1904.11492) by trained layers, separate for student and teacher. Where widths
+    differ, a 1x1 convolution projects the student to the teacher's width.
 
-    The published code sums squares over channels and places, divides by images alone,
-    and adds up levels: `reduction='sum'`, with its weights for RetinaNet alpha=1e-3,
-    beta=gamma=5e-4, lam=5e-6 (two stages: alpha=gamma=5e-5, beta=2.5e-5, lam=5e-7). By
-    default channels, places of the attention and of R, and levels are averaged, so that
-    weights do not depend on sizes; the sum over objects is the method's own. Against
-    the published weights attention and context then count less on large maps (P3 of a
-    COCO image: a fortieth and a hundredth) and more on the smallest. The code also
-    counts cells at which a box just ends, we those that it reaches into; and it scales
-    boxes by their own image's size, which shifts them where a batch is padded: we by
-    the batch's.
+    Differences from the published code:
+
+    - The code sums squares over channels and positions, divides by the number of
+      images only, and sums over levels. `reduction='sum'` does the same; the code's
+      weights are then, for RetinaNet, alpha=1e-3, beta=gamma=5e-4, lam=5e-6 (two-stage
+      detectors: alpha=gamma=5e-5, beta=2.5e-5, lam=5e-7). The default
+      `reduction='mean'` averages over channels, over the positions of attention and
+      context, and over levels, so that weights do not depend on sizes; the sum over
+      objects is kept. Relative to the published weights, attention and context then
+      have less weight on large maps (1/40 and 1/100 on P3 of a COCO image) and more on
+      the smallest.
+    - The code includes cells that a box only touches at its end; here a box covers the
+      cells that it overlaps.
+    - The code scales boxes by the size of their own image, which shifts them in padded
+      batches; here boxes are scaled by the size of the batch.
 
     Args:
         alpha: Weight of objects.
         beta: Weight of the background.
         gamma: Weight of the attention.
-        lam: Weight of the context.
-        temperature: T of the attention.
+        lam: Weight of the global context.
+        temperature: Temperature T of the attention.
         reduction: 'mean' or 'sum', see above.
         channels: (C_s, C_t) of each level. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
-        - student: (N, C_s, H, W) a level
-        - teacher: (N, C_t, H, W) likewise
+        - student: per level (N, C_s, H, W)
+        - teacher: per level (N, C_t, H, W)
         - output: dict(focal=(), attention=(), context=())
     """
 
@@ -79,8 +85,8 @@ class FGD(PairLoss):
         weights = (alpha, beta, gamma, lam)
         if not (min(weights) >= 0 and max(weights) > 0 and temperature > 0):
             raise ConfigError(
-                'FGD: alpha, beta, gamma and lam must be >= 0, one of them and the'
-                ' temperature above 0',
+                'FGD: alpha, beta, gamma and lam must be >= 0 and not all 0,'
+                ' temperature > 0',
                 actual=(*weights, temperature),
             )
         if reduction not in get_args(Reduction):
@@ -105,11 +111,11 @@ class FGD(PairLoss):
         mask: Sequence[Tensor] | None,
         truth: GroundTruth | None = None,
     ) -> dict[str, Tensor]:
-        """The three parts over all levels."""
+        """Return the three parts over all levels."""
         if len(self.aligners) != len(student) or student[0].dim() != 4 or truth is None:
             raise ShapeMismatchError(
-                'FGD: needs maps of as many levels as it was told of, and boxes',
-                expected=f'{len(self.aligners)} levels (N, C, H, W)',
+                'FGD: needs feature maps and ground-truth boxes',
+                expected=f'{len(self.aligners)} levels of shape (N, C, H, W)',
                 actual=f'{len(student)} levels, the first {tuple(student[0].shape)}',
                 fix="taps=dict(fpn='neck')",
             )
@@ -141,7 +147,7 @@ class FGD(PairLoss):
         return focal, self.gamma * (spatial + channel), self.lam * context
 
     def _scales(self, truth: GroundTruth, level: Tensor) -> Tensor:
-        """How much each place counts, alpha and beta included: (N, 1, H, W)."""
+        """Return the weight of each position, with alpha and beta: (N, 1, H, W)."""
         size = (level.shape[-2], level.shape[-1])
         scales = []
         for boxes in truth.boxes:
@@ -151,7 +157,7 @@ class FGD(PairLoss):
             cells = rows.sum(1) * columns.sum(1)
             inside = rows[:, :, None] * columns[:, None, :]
             of_boxes = inside / cells.clamp_min(1)[:, None, None]
-            # One more, for images without boxes; and the smallest box wins.
+            # A row of zeros for images without boxes. The smallest box wins.
             nothing = of_boxes.new_zeros(1, *size)
             objects = torch.cat([of_boxes, nothing]).amax(0)
             empty = (objects == 0).to(level.dtype)
@@ -161,7 +167,7 @@ class FGD(PairLoss):
 
 
 def attention(level: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Of places (N, 1, H, W) and of channels (N, C, 1, 1), of mean 1 each."""
+    """Return spatial (N, 1, H, W) and channel (N, C, 1, 1) attention, mean 1 each."""
     strength = level.abs()
     places = strength.mean(1).flatten(1) / temperature
     spatial = places.softmax(1) * places.shape[1]
@@ -171,10 +177,13 @@ def attention(level: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 class Context(nn.Module):
-    """Adds to every place what the whole map says, weighed by place (GcBlock).
+    """Adds a learned global context to every position of a map (GcBlock).
 
     Args:
-        channels: Of the map.
+        channels: Channels of the map.
+
+    Shape:
+        - input, output: (N, C, H, W)
     """
 
     def __init__(self, channels: int) -> None:
@@ -187,12 +196,12 @@ class Context(nn.Module):
             nn.ReLU(),
             nn.Conv2d(hidden, channels, 1),
         )
-        # It begins as nothing, as in the published code.
+        # Starts as the identity, as in the published code.
         nn.init.zeros_(self.change[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.change[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, level: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the map with its context added."""
         weights = self.places(level).flatten(2).softmax(-1)
         context = (level.flatten(2) * weights).sum(-1)[:, :, None, None]
         return level + self.change(context)

@@ -1,4 +1,4 @@
-"""Relations between layers, and between positions."""
+"""Relations between layers and between positions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Relation = Literal['channel', 'spatial']
 
 @LOSSES.register_module()
 class RelationKD(PairLoss):
-    r"""How the student gets from layer to layer resembles how the teacher does.
+    r"""Compares relations between layers, or between positions.
 
     Relations (`relation`):
 
@@ -33,29 +33,28 @@ class RelationKD(PairLoss):
       :math:`G = F_i F_j^T / HW`, (N, C_i, C_j), each divided by its Frobenius norm;
       :math:`\frac{1}{N} \sum_n \| G^s_n - G^t_n \|_F^2`, in [0, 4]. Yim et al.: "A
       Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
-      Transfer Learning", CVPR 2017. Needs two levels or more and equal channels.
-      The paper does not normalise (`normalize=False`), and so its size grows with
-      features and channels. Code in circulation averages over the entries of G
-      instead of summing them.
-    - 'spatial'. Per level the cosine similarity between positions, (N, HW, HW); the
-      mean squared difference, in [0, 4]. Free of channels. After Tung, Mori:
-      "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682,
-      per image instead of per batch.
+      Transfer Learning", CVPR 2017. Needs at least two levels and equal channels.
+      The paper does not normalise (`normalize=False`), so the loss grows with the
+      size of features and channels. Common reimplementations average over the entries
+      of G instead of summing them.
+    - 'spatial'. The mean squared difference of the cosine similarities between
+      positions, (N, HW, HW) per level, in [0, 4]. Channels may differ. After Tung,
+      Mori: "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv
+      1907.09682, which compares the images of a batch instead of positions.
 
-    Maps of different size are pooled to the smaller. Published comparisons find FSP
-    alone below plain soft outputs: use it beside them, with a small weight.
+    Maps of different size are pooled to the smaller one. In published comparisons FSP
+    alone is worse than soft outputs: use it in addition, with a small weight.
 
     Args:
-        relation: One of the two above.
-        normalize: Divide the flow matrices by their norms ('channel' only; the
-            cosine is normalised as it is).
+        relation: 'channel' or 'spatial'.
+        normalize: Divide the flow matrices by their norms ('channel' only).
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
         - student: per level (N, C_s, H_s, W_s), (N, L, C_s) or, for 'channel',
           (N, C_s)
         - teacher: per level as the student, with C_t = C_s for 'channel'
-        - mask: per level (N, 1, H, W), how much each position counts
+        - mask: per level (N, 1, H, W), the weight of each position
         - output: ()
     """
 
@@ -77,7 +76,7 @@ class RelationKD(PairLoss):
         self.relation = relation
         self.normalize = normalize
         if relation == 'spatial':
-            # The plan reads it from the instance.
+            # The plan reads `demands` from the instance.
             self.demands = frozenset()  # type: ignore[misc]
 
     def over_levels(
@@ -86,15 +85,15 @@ class RelationKD(PairLoss):
         teacher: list[Level],
         mask: Sequence[Tensor] | None,
     ) -> Tensor | dict[str, Tensor]:
-        """Mean over consecutive pairs of levels ('channel') or over levels."""
+        """Return the mean over pairs of levels ('channel') or over levels."""
         if self.relation == 'spatial':
             return super().over_levels(student, teacher, mask)
         if len(student) < 2 or len(student) != len(teacher):
             raise ShapeMismatchError(
-                "RelationKD(relation='channel') relates consecutive levels",
-                expected='two levels or more, as many on both sides',
+                "RelationKD: relation='channel' compares consecutive levels",
+                expected='at least two levels, equally many on both sides',
                 actual=f'student {len(student)}, teacher {len(teacher)}',
-                fix="relation='spatial'  # relates the positions of one level",
+                fix="relation='spatial'  # compares the positions of each level",
             )
         losses = [
             self._flow_distance(
@@ -118,10 +117,10 @@ class RelationKD(PairLoss):
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of one level, for 'spatial'."""
+        """Return the loss of one level, for 'spatial'."""
         if student.dim() == 2 or teacher.dim() == 2:
             raise ShapeMismatchError(
-                "RelationKD(relation='spatial'): a vector has no positions",
+                "RelationKD: relation='spatial' needs maps; vectors have no positions",
                 expected='(N, C, H, W)',
                 actual=f'{tuple(student.shape)} and {tuple(teacher.shape)}',
                 fix="dict(type='FeatureKD', ...)",

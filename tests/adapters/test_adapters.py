@@ -221,9 +221,11 @@ def test_zero_reconstruction_leaves_a_fixed_projection() -> None:
 
 
 def test_other_numbers_of_levels_are_an_error_that_lists_them() -> None:
-    with pytest.raises(ShapeMismatchError, match=r'1 levels: 8/8') as info:
+    with pytest.raises(ShapeMismatchError) as info:
         GuidanceLayer(specs(8), specs(16, 32))
-    assert '2 levels: 16/8, 32/16' in str(info.value)
+    assert info.value.expected == '2 levels: 16/8 32/16'
+    assert info.value.actual == '1 levels: 8/8'
+    assert 'one path per level' in info.value.fix
 
 
 @pytest.mark.parametrize(
