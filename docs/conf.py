@@ -39,6 +39,7 @@ myst_heading_anchors = 3
 
 # Docstrings write code in single backticks, and have Google's sections.
 default_role = 'code'
+smartquotes = False
 autodoc_typehints = 'none'
 autodoc_class_signature = 'mixed'
 autodoc_member_order = 'bysource'
@@ -48,3 +49,18 @@ napoleon_custom_sections = [
     ('Shape', 'notes_style'),
     ('Class attributes', 'notes_style'),
 ]
+
+
+def mark_code(app, what, name, obj, options, lines):  # noqa: D103
+    # Docstrings show code as an indented block after a line that ends in a colon;
+    # reStructuredText wants two colons there.
+    for i in range(len(lines) - 2):
+        line, gap, block = lines[i : i + 3]
+        depth = len(line) - len(line.lstrip())
+        if line.endswith(':') and not gap and block.startswith(' ' * (depth + 4)):
+            lines[i] += ':' if not line.endswith('::') else ''
+
+
+def setup(app):  # noqa: D103
+    # Before napoleon, which comes at 500.
+    app.connect('autodoc-process-docstring', mark_code, priority=400)

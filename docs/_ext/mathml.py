@@ -41,7 +41,5 @@ def _convert(node: nodes.Element, as_block: bool) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the renderer as `mathml`."""
-    app.add_html_math_renderer(
-        'mathml', (visit_math, None), (visit_math_block, None)
-    )
+    app.add_html_math_renderer('mathml', (visit_math, None), (visit_math_block, None))
     return {'parallel_read_safe': True, 'parallel_write_safe': True}

@@ -1,0 +1,192 @@
+"""Pages that are generated from the code when the site is built.
+
+A page holds a line `<!-- generated: NAME -->`; `render(NAME)` gives the Markdown that
+replaces it. So a key, command or error is documented where it is defined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / 'configs' / '_base_' / 'recipes'
+_MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
+
+
+def render(name: str) -> str:
+    """Return the Markdown of one generated part."""
+    return _PARTS[name]()
+
+
+# -- config ----------------------------------------------------------------------
+
+
+def render_config() -> str:
+    """Return the keys of a `Distiller`, class by class."""
+    from mkd_det import config
+
+    classes = [
+        value
+        for value in vars(config).values()
+        if inspect.isclass(value) and value.__module__ == config.__name__
+    ]
+    whole = config.DistillConfig
+    return render_dataclasses([whole, *(c for c in classes if c is not whole)])
+
+
+def render_dataclasses(classes: list[type]) -> str:
+    """Return a section for each dataclass, with a table of its fields."""
+    return '\n\n'.join(_dataclass_section(cls) for cls in classes)
+
+
+def _dataclass_section(cls: type) -> str:
+    from mkd_det.parsing import documented
+
+    texts = documented(cls)
+    hints = get_type_hints(cls)
+    rows = [
+        f'| `{field.name}` | {_type_words(field, hints[field.name])} |'
+        f' {_default(field)} | {_cell(texts[field.name])} |'
+        for field in fields(cls)  # type: ignore[arg-type]
+    ]
+    head = ['| key | type | default | meaning |', '|---|---|---|---|']
+    summary = (inspect.getdoc(cls) or '').partition('\n')[0]
+    return '\n'.join([f'### {cls.__name__}', '', summary, '', *head, *rows])
+
+
+def _type_words(field: Field, annotation: Any) -> str:
+    """Say which values a key takes; refer to the section of another dataclass."""
+    from mkd_det.parsing import words_of
+
+    if field.metadata.get('rest'):
+        return 'all other keys'
+    inner = re.search(r'(\w+Config)\b', str(annotation))
+    if inner:
+        link = f'[`{inner[1]}`](#{inner[1].lower()})'
+        return f'{link} by name' if 'Mapping' in str(annotation) else link
+    return _cell(field.metadata.get('words') or words_of(annotation))
+
+
+def _default(field: Field) -> str:
+    if field.metadata.get('rest'):
+        return ''
+    if field.default is not MISSING:
+        plain = field.default is None or isinstance(field.default, (str, int, float))
+        return f'`{field.default!r}`' if plain or field.default == () else ''
+    return '' if field.default_factory is not MISSING else 'required'
+
+
+# -- commands --------------------------------------------------------------------
+
+
+def render_commands() -> str:
+    """Return a section for each command: what it does, its arguments, an example."""
+    from mkd_det.cli import commands
+
+    return '\n\n'.join(
+        _command_section(name, module.make_parser())
+        for name, module in commands().items()
+    )
+
+
+def _command_section(name: str, parser: argparse.ArgumentParser) -> str:
+    usage = ' '.join(parser.format_usage().removeprefix('usage: ').split())
+    rows = [
+        f'| {_option(action)} | {_cell(_help(parser, action))} |'
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS
+        and not isinstance(action, argparse._HelpAction)
+    ]
+    parts = [f'## {name}', (parser.description or '').strip(), f'```text\n{usage}\n```']
+    if rows:
+        parts.append('\n'.join(['| argument | meaning |', '|---|---|', *rows]))
+    if parser.epilog:
+        parts.append(f'```text\n{parser.epilog.strip()}\n```')
+    return '\n\n'.join(parts)
+
+
+def _option(action: argparse.Action) -> str:
+    names = action.option_strings or [str(action.metavar or action.dest)]
+    return ', '.join(f'`{name}`' for name in names)
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    text = (action.help or '') % {**vars(action), 'prog': parser.prog}
+    choices = action.choices or ()
+    return text + (f' ({", ".join(map(str, choices))})' if choices else '')
+
+
+# -- errors ----------------------------------------------------------------------
+
+
+def render_errors() -> str:
+    """Return a table of all typed errors: when they appear, and how to fix them."""
+    rows = ['| error | it appears when | fix |', '|---|---|---|']
+    for cls in errors():
+        when, _, fix = (inspect.getdoc(cls) or '').partition('Fix: ')
+        rows.append(f'| `{cls.__name__}` | {_cell(when)} | {_cell(fix)} |')
+    return '\n'.join(rows)
+
+
+def errors() -> list[type]:
+    """Return `MkdError` and every class below it, in the order of the tree."""
+    from mkd_det.errors import MkdError
+
+    return list(_tree(MkdError))
+
+
+def _tree(cls: type) -> Iterator[type]:
+    yield cls
+    for below in cls.__subclasses__():
+        if below.__module__ == 'mkd_det.errors':
+            yield from _tree(below)
+
+
+# -- recipes ---------------------------------------------------------------------
+
+
+def render_recipes() -> str:
+    """Return a table of all recipes: what they do, and what they need."""
+    from mmengine.config import Config
+
+    rows = ['| recipe | what it does | needs |', '|---|---|---|']
+    for path in sorted(RECIPES.glob('*.py')):
+        text = path.read_text(encoding='utf-8')
+        doc = re.match(r'"""(.*?)"""', text, re.DOTALL)
+        assert doc, f'{path.name} has no docstring'
+        needs = Config.fromfile(path).get('needs') or {}
+        words = ', '.join(f'`{key}={value!r}`' for key, value in needs.items())
+        summary = re.split(r'(?<=[^.][.])\s|\n\n', doc[1])[0]
+        rows.append(f'| `{path.name}` | {_cell(summary)} | {_cell(words)} |')
+    return '\n'.join(rows)
+
+
+def _cell(text: str) -> str:
+    """Return text as one cell of a table."""
+    return ' '.join(text.split()).replace('|', '\\|')
+
+
+_PARTS: dict[str, Callable[[], str]] = {
+    'config': render_config,
+    'commands': render_commands,
+    'errors': render_errors,
+    'recipes': render_recipes,
+}
+
+
+def _replace_marks(app: Sphinx, page: str, source: list[str]) -> None:
+    source[0] = _MARK.sub(lambda mark: render(mark[1]), source[0])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Let Sphinx replace the marks of every page that it reads."""
+    app.connect('source-read', _replace_marks)
+    return {'parallel_read_safe': True, 'parallel_write_safe': True}
