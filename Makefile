@@ -1,7 +1,7 @@
 # Two commands, each alone enough on a machine with Python 3.10+ and a C++ compiler:
 #     make demo    trains a teacher, a student alone and a student with M-KD
 #     make test    runs the tests
-# Both make the environment first (tools/setup_env.py), once.
+# Both make the environment first (scripts/setup_env.py), once.
 #     make demo PYTHON=python3.12 VENV=/somewhere/else
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ env:
 	    echo "No $(PYTHON) here. On Debian or Ubuntu:"; \
 	    echo "    sudo apt-get update && sudo apt-get install -y python3-dev python3-venv g++"; \
 	    exit 1; }
-	@$(PYTHON) tools/setup_env.py --venv $(VENV)
+	@$(PYTHON) scripts/setup_env.py --venv $(VENV)
 
 demo: env
 	@echo "Demo: three trainings on drawn digits, about 10 minutes on two cores"

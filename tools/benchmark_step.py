@@ -56,7 +56,6 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from mkd_det.training.preflight import check_amp
 from mkd_det.cli.common import (
     config_parser,
     console,
@@ -66,9 +65,10 @@ from mkd_det.cli.common import (
 from mkd_det.configs import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.io.paths import check_output_file
+from mkd_det.teachers.engine import SPEEDS, Engine
+from mkd_det.training.preflight import check_amp
 from mkd_det.training.runtime import build_model, is_distill, student_config
 from mkd_det.weighting.sampler import SourceSampler
-from mkd_det.teachers.engine import SPEEDS, Engine
 
 CACHED = 'cached'
 
@@ -86,7 +86,8 @@ NAMES = {
 
 def image_size(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(H, W) of the images that a pipeline yields: the last size it names, and
-    of several (multi-scale training) the largest."""
+    of several (multi-scale training) the largest.
+    """
     found = (640, 640)
     for step in pipeline:
         for key in ('scale', 'scales', 'img_scale', 'crop_size', 'size'):

@@ -27,13 +27,19 @@ from pathlib import Path
 from threading import Event
 
 import _environment  # noqa: F401
+from mkd_det.experiments.runs.training import (
+    metric_of,
+    settings_in,
+    stage_of,
+    steps_of,
+    write_config,
+)
 from mmengine.config import Config
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 import mkd_det  # noqa: F401
-from mkd_det.training.preflight import check_amp, check_before_start
 from mkd_det.cli.common import (
     add_devices,
     config_parser,
@@ -41,6 +47,7 @@ from mkd_det.cli.common import (
     main_guard,
     quiet_libraries,
 )
+from mkd_det.errors import ConfigError, is_integer, prefix_errors
 from mkd_det.experiments.comparison import report
 from mkd_det.experiments.comparison.marks import Start, marks_of, start_of
 from mkd_det.experiments.comparison.rows import (
@@ -50,9 +57,6 @@ from mkd_det.experiments.comparison.rows import (
     schedulers_of,
 )
 from mkd_det.experiments.comparison.runs import Run, outcome, read_run
-from mkd_det.errors import ConfigError, is_integer, prefix_errors
-from mkd_det.io.paths import check_writable_folder, relative_to_cwd
-from mkd_det.training.runtime import prepare_config
 from mkd_det.experiments.runs import (
     Stage,
     StageError,
@@ -61,14 +65,10 @@ from mkd_det.experiments.runs import (
     run_stage,
     run_together,
 )
-from mkd_det.experiments.runs.training import (
-    metric_of,
-    settings_in,
-    stage_of,
-    steps_of,
-    write_config,
-)
+from mkd_det.io.paths import check_writable_folder, relative_to_cwd
 from mkd_det.teachers.bank import load_teacher_cfg
+from mkd_det.training.preflight import check_amp, check_before_start
+from mkd_det.training.runtime import prepare_config
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import _environment  # noqa: F401
+from mkd_det.experiments.runs.training import settings_of
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -43,7 +44,6 @@ from mkd_det.experiments.runs import (
     run_stage,
     write_json,
 )
-from mkd_det.experiments.runs.training import settings_of
 
 CONFIGS = {
     'teacher': 'configs/demo/gfl_r18-w48_digits.py',
@@ -215,7 +215,8 @@ def make_report(
 
 def _load_models(stages: Sequence[Stage]) -> dict[str, Any]:
     """The three detectors, by stock mmdet. What M-KD has trained is a plain
-    student: the plain student's config loads it."""
+    student: the plain student's config loads it.
+    """
     from mmdet.apis import init_detector
 
     models = {}

@@ -10,14 +10,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .common import (
-    add_config,
-    add_launcher,
-    command,
-    command_parser,
-    join_processes,
-    set_work_dir,
-)
+from .common import add_config, add_launcher, command, command_parser, set_work_dir
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -113,30 +106,13 @@ def apply_resume(cfg: Config, resume: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check, then train."""
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
     from ..configs import load_config
-    from ..hooks.last_validation_hook import LastValidationHook
-    from ..hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
-    from ..io.quiet import ignore_library_warnings
-    from ..training.preflight import check_before_start
-    from ..training.runtime import prepare_config
+    from ..run import train
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
     apply_args(cfg, args)
-    ignore_library_warnings()
-    setup_cache_size_limit_of_dynamo()
-    cfg = prepare_config(cfg)
-    check_before_start(cfg)
-    join_processes(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    use_safe_checkpoint_hook(runner)
-    if cfg.get('resume'):
-        runner.register_hook(LastValidationHook())
-    runner.train()
+    train(cfg)
 
 
 main = command(make_parser, run)

@@ -42,6 +42,16 @@ def is_distill(cfg: Config) -> bool:
     return type_name((cfg.get('model') or {}).get('type')) == 'Distiller'
 
 
+def check_is_distill(cfg: Config) -> None:
+    """Raise ConfigError unless the config's model is a `Distiller`."""
+    if not is_distill(cfg):
+        raise ConfigError(
+            'this is no distill config',
+            expected="model=dict(type='Distiller', ...)",
+            actual=f'model=dict(type={cfg.model.get("type")!r}, ...)',
+        )
+
+
 def get_distiller(runner: Runner, asker: str) -> Distiller:
     """The runner's model, out of its wrappers.
 
@@ -80,7 +90,8 @@ def build_model(cfg: Config) -> Any:
 
 def class_count(model: nn.Module) -> int | None:
     """How many classes a detector or classifier tells apart; None where it does not
-    say, or where classes are words that it reads."""
+    say, or where classes are words that it reads.
+    """
     if hasattr(model, 'language_model'):
         return None
     head: Any = model
@@ -144,8 +155,9 @@ def _copy_while_computing(cfg: Config) -> None:
 
 
 def _refuse_layer_decay(cfg: Config) -> None:
-    """mmdet's constructor for it tells layers by names that begin with 'backbone.';
-    ours begin with 'student.', and every layer would get the last one's rate."""
+    """Mmdet's constructor for it tells layers by names that begin with 'backbone.';
+    ours begin with 'student.', and every layer would get the last one's rate.
+    """
     constructor = type_name((cfg.get('optim_wrapper') or {}).get('constructor'))
     if constructor == 'LearningRateDecayOptimizerConstructor':
         raise ConfigError(
@@ -183,7 +195,8 @@ def student_config(cfg: Config) -> Config:
 
 def _mentions_us(value: Any, key: str) -> bool:
     """Whether a variable that a config happens to hold speaks of this package
-    (paths of recipes and teachers). Parts with a meaning are dealt with apart."""
+    (paths of recipes and teachers). Parts with a meaning are dealt with apart.
+    """
     if key in ('model', 'default_hooks', 'custom_hooks', 'custom_imports'):
         return False
     return isinstance(value, str) and re.search(rf'\b{PACKAGE}\b', value) is not None
@@ -222,7 +235,8 @@ def _is_ours(name: str) -> bool:
 
 def _plain_scopes(value: Any) -> None:
     """Take our scope off what a config has from a `mkd_det::` base. What is ours is
-    found without it, and the rest is mmdet's."""
+    found without it, and the rest is mmdet's.
+    """
     if isinstance(value, dict):
         if value.get('_scope_') == PACKAGE:
             del value['_scope_']

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, exit codes, output, distributed start.
+"""What the commands share: arguments, exit codes, output.
 
 Nothing here imports torch or mmengine at the top, see `mkd_det.startup`.
 """
@@ -11,8 +11,8 @@ from .arguments import (
     config_parser,
 )
 from .guard import BAD_INPUT, INTERRUPTED, command, guard, print_error
-from .launch import join_processes, set_work_dir
 from .output import console, quiet_libraries
+from .work_dir import set_work_dir
 
 main_guard = guard  # only for scripts that are not moved yet
 
@@ -27,7 +27,6 @@ __all__ = [
     'config_parser',
     'console',
     'guard',
-    'join_processes',
     'main_guard',
     'print_error',
     'quiet_libraries',

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import measuring
 from matplotlib.figure import Figure
+from mkd_det.experiments.runs.training import settings_of
 
 from mkd_det.cli.common import main_guard
 from mkd_det.errors import CheckpointFileError
 from mkd_det.experiments.runs import Stage, read_history
-from mkd_det.experiments.runs.training import settings_of
 
 CONFIGS = 'configs/classification'
 NOISE = {'train_dataloader.dataset.label_noise': '0.2'}
@@ -143,7 +143,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def draw_curves(stages: Sequence[tuple[str, int, Stage]], path: Path) -> None:
     """Cross entropy on the labels in training, mean over the seeds, for the rows that
-    have it as their own loss; what teachers add is left out."""
+    have it as their own loss; what teachers add is left out.
+    """
     figure = Figure(figsize=(7, 4), layout='constrained')
     axes = figure.subplots()
     for row in CURVES:

@@ -79,7 +79,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """A group of bars for every case; 1 is the student's step and the plain
-    teachers' forward."""
+    teachers' forward.
+    """
     figure = Figure(figsize=(8, 4), layout='constrained')
     axes = figure.subplots()
     width = 0.8 / len(SPEEDS)

@@ -11,10 +11,10 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 
-from mkd_det.experiments.comparison.figures import draw_runs
 from mkd_det.configs import load_config
-from mkd_det.training.runtime import build_model
+from mkd_det.experiments.comparison.figures import draw_runs
 from mkd_det.experiments.runs import ROOT, Stage, display, run_stage, write_json
+from mkd_det.training.runtime import build_model
 
 Run = dict[str, Any]
 

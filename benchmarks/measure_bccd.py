@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import measuring
+from mkd_det.experiments.runs.training import settings_of
 
 from mkd_det.cli.common import main_guard
 from mkd_det.experiments.runs import Stage
-from mkd_det.experiments.runs.training import settings_of
 
 TEACHER = 'configs/bccd/gfl_r18-w64_bccd.py'
 STUDENT = 'configs/bccd/gfl_r18-w16_bccd.py'

@@ -29,6 +29,7 @@ from typing import Any
 import chain_report
 import measuring
 from measure_cifar10 import BATCH, REVISED
+from mkd_det.experiments.runs.training import settings_of
 from mmengine.config import Config
 
 from mkd_det.cli.common import main_guard
@@ -43,7 +44,6 @@ from mkd_det.experiments.runs import (
     run_stage,
     write_json,
 )
-from mkd_det.experiments.runs.training import settings_of
 
 TOOL = ROOT / 'tools' / 'train_chain.py'
 CHAINS = 'configs/chain'

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the environment in which `make demo` and `make test` run.
 
-    python3 tools/setup_env.py [--venv .venv]
+    python3 scripts/setup_env.py [--venv .venv]
 
 Needs nothing but Python 3.10+, a C++ compiler and a package index that pip can
 reach. It makes a virtual environment (on top of the torch that this Python has,
@@ -215,7 +215,8 @@ def check_machine(mmcv_stands: bool) -> None:
 
 def torch_of_this_python() -> list[str]:
     """Pins of the torch and torchvision that this Python has, if they work and
-    are new enough; else none."""
+    are new enough; else none.
+    """
     found = output_of(sys.executable, TRY_TORCH)
     if found is None:
         return []
@@ -335,7 +336,7 @@ def check(env: Environment) -> None:
 def fingerprint() -> str:
     """What the environment depends on: when it changes, it is set up again."""
     digest = hashlib.sha256(f'{ROOT} {sys.executable} {sys.version}'.encode())
-    for name in ('constraints.txt', 'setup.py', 'tools/setup_env.py'):
+    for name in ('constraints.txt', 'setup.py', 'scripts/setup_env.py'):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 

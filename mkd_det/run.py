@@ -1,0 +1,161 @@
+"""Runs a training, or the test of a student, from a config.
+
+`train` and `evaluate` check everything that can be checked before they write anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+from .data import check_data, check_loaders
+from .errors import ConfigError
+from .hooks.last_validation_hook import LastValidationHook
+from .hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
+from .io.checkpoint import (
+    extract_state_dict,
+    load_state_dict_strict,
+    read_checkpoint,
+)
+from .io.paths import check_output_file, check_writable_folder
+from .io.quiet import ignore_library_warnings
+from .training.preflight import check_before_start
+from .training.runtime import prepare_config
+
+
+def train(cfg: Config) -> Runner:
+    """Check a training, then run it to its end.
+
+    Args:
+        cfg: Config of the training, with `work_dir` and `launcher`.
+
+    Returns:
+        The runner, after its last iteration.
+
+    Raises:
+        MkdError: The training could not start, or diverged.
+    """
+    _prepare_process()
+    cfg = prepare_config(cfg)
+    check_before_start(cfg)
+    runner = build_runner(cfg)
+    use_safe_checkpoint_hook(runner)
+    if cfg.get('resume'):
+        runner.register_hook(LastValidationHook())
+    runner.train()
+    return runner
+
+
+def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, float]:
+    """Test a plain model on the test set of its config.
+
+    Args:
+        cfg: Config of the model, with `work_dir` and `launcher`; of a distill config,
+            what `student_config` returns.
+        checkpoint: Path or address of the weights. They must fit completely.
+        out: Pickle file for the predictions.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        MkdError: The test could not start, or the weights do not fit.
+    """
+    from mmdet.evaluation import DumpDetResults
+
+    _prepare_process()
+    check_test(cfg, checkpoint, out)
+    content = read_checkpoint(checkpoint)
+    check_data(cfg, splits=('test',))
+    check_loaders(cfg, splits=('test',))
+    runner = build_runner(cfg)
+    load_weights(runner, content, checkpoint)
+    if out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+    return runner.test()
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, after its processes have found each other."""
+    join_processes(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def join_processes(cfg: Config) -> None:
+    """Let several processes of one launcher find each other without a GPU.
+
+    mmengine's own way selects a GPU first. Does nothing where there is one.
+    """
+    if cfg.get('launcher') != 'pytorch' or get_device() != 'cpu':
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    # As mmengine would wrap it, but without a GPU's number.
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    cfg.setdefault('model_wrapper_cfg', dict(**wrapper, device_ids=None))
+
+
+def check_test(cfg: Config, checkpoint: str, out: str | None = None) -> None:
+    """Raise for what would stop a test later, or lose its results.
+
+    Raises:
+        ConfigError: There is nothing to test, or a path cannot be written to.
+    """
+    for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
+        if cfg.get(key) is None:
+            raise ConfigError(
+                f'the config has no `{key}`',
+                expected='test_dataloader, test_evaluator and test_cfg',
+                fix=f'{key} = val_{key.removeprefix("test_")}',
+            )
+    check_writable_folder(cfg.work_dir, '--work-dir')
+    if out is not None:
+        check_output_file(out, '--out', checkpoint)
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test time augmentation: by default, flipped and not."""
+    nms = dict(type='nms', iou_threshold=0.5)
+    default = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+    cfg.model = ConfigDict(**cfg.get('tta_model', default), module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or _flipping(dataset.pipeline)
+
+
+def _flipping(pipeline: Sequence[dict]) -> list[dict[str, Any]]:
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+    # Metrics may need more than mmdet's default keys: keep the config's own.
+    keys = tuple(pipeline[-1].get('meta_keys', keys))
+    pack = dict(type='PackDetInputs', meta_keys=(*keys, 'flip', 'flip_direction'))
+    last = dict(type='TestTimeAug', transforms=[flips, [pack]])
+    return [*deepcopy(list(pipeline[:-1])), last]
+
+
+def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
+    """Fill the runner's model from a checkpoint, completely or not at all."""
+    # Hooks such as EMAHook choose here which weights count.
+    runner.call_hook('after_load_checkpoint', checkpoint=content)
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    weights = extract_state_dict(content, path)
+    load_state_dict_strict(model, weights, path, 'the model of the config')
+
+
+def _prepare_process() -> None:
+    """Set what mmdet's own tools set in their process."""
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+    ignore_library_warnings()
+    setup_cache_size_limit_of_dynamo()
