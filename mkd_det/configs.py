@@ -1,4 +1,4 @@
-"""Reads config files; says what they import, and what to write where they are wrong."""
+"""Reading config files, and the imports and models in them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from .errors import ConfigError, nearest_names
 from .registry import type_name
 
-# Keys of a config that are no arguments of a runner.
-_READ_BESIDE = (
+# Keys of a config that mmengine reads outside the arguments of Runner.
+_NON_RUNNER_KEYS = (
     'custom_imports',
     'model_wrapper_cfg',
     'runner_type',
@@ -29,15 +29,16 @@ _READ_BESIDE = (
 def load_config(
     path: str, options: dict | None = None, source: str = '--cfg-options'
 ) -> Config:
-    """Read a config file, or a packaged one (`mmdet::...`), with overrides.
+    """Read a config of a training, apply overrides and set the default scope.
 
     Args:
-        path: The file.
-        options: The overrides.
-        source: Where they come from, for messages.
+        path: A file, or a packaged config such as `mmdet::gfl/gfl_r50_fpn_1x_coco.py`.
+        options: Overrides by dotted key.
+        source: The option that gave them, for messages.
 
     Raises:
-        ConfigError: There is no such file; the nearest names are listed.
+        ConfigError: The config cannot be read or has no `model`, or an override does
+            not fit it.
     """
     cfg = read_config(path)
     if options:
@@ -45,7 +46,7 @@ def load_config(
     if not isinstance(cfg.get('model'), dict):
         raise ConfigError(
             f'config {path} has no `model`',
-            expected="model=dict(type='Distiller', ...), or any detector's",
+            expected="model=dict(type='Distiller', ...), or the model of a detector",
             actual=repr(cfg.get('model')),
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -53,17 +54,20 @@ def load_config(
 
 
 def read_config(path: str) -> Config:
-    """Read a config file, or a packaged one, of whatever it is a config.
+    """Read any config: a file, or a packaged config (`mmdet::...`).
+
+    Args:
+        path: The file or the name of the packaged config.
 
     Raises:
-        ConfigError: There is no such file, or it cannot be read.
+        ConfigError: The file does not exist, or it cannot be read.
     """
     if '::' in path:
         return _read_packaged(path)
     if not Path(path).is_file():
         folder = Path(path).is_dir()
         raise ConfigError(
-            'this is a folder' if folder else 'there is no such config file',
+            'the config is a folder' if folder else 'there is no such config file',
             expected='a config file',
             actual=path if Path(path).is_absolute() else f'{path}, from {Path.cwd()}',
             available=_siblings(Path(path, 'config.py') if folder else Path(path)),
@@ -71,33 +75,39 @@ def read_config(path: str) -> Config:
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is code
-        words = str(error.args[0] if isinstance(error, KeyError) else error)
-        shown = words.partition(', the current sys')[0]  # the whole of sys.path
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        shown = text.partition(', the current sys')[0]  # leaves sys.path out
         raise ConfigError(
             f'config {path} cannot be read',
             actual=f'{type(error).__name__}: {shown}',
-            fix=_way_out(error, words, path),
+            fix=_suggest_fix(error, text, path),
         ) from error
 
 
 def _read_packaged(name: str) -> Config:
     package = name.partition('::')[0]
     try:
-        # `get_config` would install a package that is not there.
+        # `get_config` installs a missing package with pip.
         if find_spec(package) is None:
             raise ModuleNotFoundError(f'package {package!r} is not installed')
         return get_config(name)
     except Exception as error:  # a config is code
         raise ConfigError(
-            'there is no such packaged config, or it cannot be read',
+            'the packaged config does not exist or cannot be read',
             expected='mkd_det::folder/name.py, or mmdet::folder/name.py',
             actual=f'{name} ({type(error).__name__}: {error})',
         ) from error
 
 
 def plain_model_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The model of a config, of a distill config its student's; with the preprocessor
-    that stands beside it, which a runner hands to a model without one."""
+    """Return the config of the plain model, for a distill config the student's.
+
+    Includes the data preprocessor that stands beside the model: a runner passes it to a
+    model that has none.
+
+    Args:
+        cfg: A config of a training.
+    """
     holders = [cfg['model'], cfg]
     if type_name(cfg['model'].get('type')) == 'Distiller':
         holders.insert(0, cfg['model']['student'])
@@ -110,51 +120,48 @@ def plain_model_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def custom_imports_of(cfg: Mapping[str, Any]) -> list[str]:
-    """Names of the modules that a config imports."""
+    """Return the names of the modules that a config imports."""
     names = (cfg.get('custom_imports') or {}).get('imports') or []
     return [names] if isinstance(names, str) else list(names)
 
 
 def add_custom_imports(cfg: Config, *names: str) -> None:
-    """Let a config import modules, before its own."""
+    """Make a config import modules, before those that it imports already."""
     imports = list(dict.fromkeys([*names, *custom_imports_of(cfg)]))
     cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
 
 
-def _way_out(error: Exception, words: str, path: str) -> str:
-    """What to write where a config cannot be read."""
+def _suggest_fix(error: Exception, text: str, path: str) -> str:
+    """Return what to do about a config that cannot be read."""
     if isinstance(error, ImportError):
         return (
-            f'PYTHONPATH=. python tools/train.py {path}: modules of your own are'
-            ' looked\nfor in the folders of PYTHONPATH'
+            f'PYTHONPATH=. mkd-det train {path}  # with the folders of your own modules'
         )
-    if '.mim' in words:
-        return (
-            'pip install -e . where setup.py is: it puts the configs into the package'
-        )
+    if '.mim' in text:
+        return 'pip install -e .  # in the folder of setup.py, links the configs'
     if isinstance(error, FileNotFoundError):
         return (
-            '`_base_` is relative to the folder of the config that names it; or'
+            'write `_base_` relative to the folder of the config that names it, or'
             " _base_ = ['mkd_det::...']"
         )
-    if 'Duplicate key' in words:
+    if 'Duplicate key' in text:
         return (
-            'one base only with these keys; what the other one says of them, in the'
+            'remove one of the bases that have these keys, and write what it set in the'
             ' config itself'
         )
-    return '--debug shows where'
+    return 'add --debug to see the traceback'
 
 
 def _merge(cfg: Config, options: dict, source: str) -> None:
-    """Put options into the config.
+    """Merge overrides into the config.
 
-    As with mmengine, a new key may stand below a known one (an argument that the
-    config leaves to its default); a new one at the top would have no effect.
+    As with mmengine, a new key is allowed below a known one: it sets an argument that
+    the config leaves at its default. A new key at the top level would have no effect.
 
     Raises:
-        ConfigError: The key is not known, or a list has no such place.
+        ConfigError: A top-level key is unknown, or a key does not fit the config.
     """
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_READ_BESIDE}
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_NON_RUNNER_KEYS}
     for key in options:
         first = key.partition('.')[0]
         if first not in known:
@@ -167,13 +174,13 @@ def _merge(cfg: Config, options: dict, source: str) -> None:
             cfg.merge_from_dict({key: options[key]})
         except (KeyError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(
-                f'{source}: {key} fits nothing in the config',
+                f'{source}: {key} does not fit the config',
                 actual=str(error.args[0] if error.args else error).partition('\n')[0],
             ) from error
 
 
 def _siblings(path: Path) -> list[str]:
-    """Files of the same ending in the same folder (or the nearest above)."""
+    """Return files of the same suffix in the folder, or in the nearest parent."""
     folder = path.parent
     while not folder.is_dir():
         folder = folder.parent

@@ -1,6 +1,6 @@
-"""How mmengine finds us: `mkd_det::` config names and the scope they bring.
+"""Registration with mmengine: the scope `mkd_det` and names of packaged configs.
 
-mmengine fixes this module's name and that of `register_all_modules`.
+mmengine requires the name of this module and of `register_all_modules`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ SCOPE = 'mkd_det'
 
 
 def register_scope() -> None:
-    """Make 'mkd_det::...' a config name and 'mkd_det' a scope. Idempotent.
+    """Register the scope 'mkd_det' and the prefix 'mkd_det::' of config names.
 
-    What a config takes from a `mkd_det::` base is built in our scope. Each registry
-    of that scope is a child of mmdet's and finds there what mmdet has, and what we
-    put into mmengine's own registries: `Distiller`, classifiers and their data.
+    Parts of a config that come from a `mkd_det::` base are built in this scope. Each
+    registry of the scope is a child of mmdet's registry, and so finds mmdet's classes
+    and those of mmengine's registries, which include ours. Calling it again has no
+    effect.
     """
     if SCOPE in MODULE2PACKAGE:
         return
     MODULE2PACKAGE[SCOPE] = SCOPE
     for parent in list(vars(mmdet.registry).values()):
         if isinstance(parent, Registry) and parent.scope == 'mmdet':
-            # The parent's locations: looking something up in a parent does not
-            # make mmengine import what the parent would register.
+            # With the parent's locations: mmengine does not import the locations of a
+            # parent when it looks a class up there.
             Registry(
                 parent.name, parent=parent, scope=SCOPE, locations=parent._locations
             )
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Register mmdet's modules; ours were with the import of this package.
+    """Register mmdet's modules; importing mkd_det has registered its own.
 
-    mmengine calls it for `get_model`.
+    mmengine's `get_model` calls this function.
 
     Args:
         init_default_scope: Make 'mmdet' the default scope, as configs expect.

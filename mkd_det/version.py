@@ -1,4 +1,4 @@
-"""Our version, and whether the packages beside us suit."""
+"""The version of mkd_det, and the check of installed packages."""
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ from .errors import EnvironmentVersionError
 
 __version__ = '0.1.0'
 
-# Import name, the distributions that provide it, lowest version, what to install.
+# Import name, distributions that provide it, lowest version, what to install.
 _NEEDED = (
     ('torch', ('torch',), '2.6', 'torch>=2.6'),
     ('mmengine', ('onedl-mmengine', 'mmengine'), '0.10.7', 'onedl-mmengine>=0.10.12'),
@@ -19,7 +19,7 @@ _NEEDED = (
 
 
 def check_versions() -> None:
-    """Raise EnvironmentVersionError for what is missing, too old or broken."""
+    """Raise EnvironmentVersionError if a package is too old or mmcv is broken."""
     for name, distributions, lowest, install in _NEEDED:
         found = next((v for d in distributions if (v := _version(d))), None)
         if found is not None and Version(found) < Version(lowest):

@@ -10,12 +10,12 @@ from ..structures import Levels
 class Branch:
     """A trainable addition to the student itself, folded away on export.
 
-    Not an `nn.Module`: what it adds lives inside the student, so that the
-    student's forward uses it and the optimizer sees it.
+    It is not an `nn.Module`: what it adds lives inside the student, where the student's
+    forward uses it and the optimizer finds it.
     """
 
     def attach(self, student: nn.Module) -> None:
-        """Put the addition into the student. It changes no output yet."""
+        """Put the addition into the student, without changing any output."""
         raise TypeError(f'{type(self).__name__} must define attach()')
 
     def detach(self) -> None:
@@ -23,14 +23,14 @@ class Branch:
         raise TypeError(f'{type(self).__name__} must define detach()')
 
     def taps(self) -> dict[str, tuple[str, ...]]:
-        """What terms can read as `<branch>.<key>`: module paths, a level each."""
+        """Return what terms can read as `<branch>.<key>`: one module path per level."""
         return {}
 
     def losses(self, levels: dict[str, Levels]) -> dict[str, Tensor]:
-        """The branch's own losses, logged as `loss_<branch>_<key>`.
+        """Return the branch's own losses, logged as `loss_<branch>_<key>`.
 
         Args:
-            levels: What the modules of `taps` yielded in this step.
+            levels: Outputs of the modules of `taps` in this step.
         """
         return {}
 
@@ -39,5 +39,5 @@ class Branch:
         raise TypeError(f'{type(self).__name__} must define fold()')
 
     def unfold(self, state: dict[str, Tensor]) -> None:
-        """The reverse, for a plain state dict: the addition starts at zero."""
+        """Turn a plain state dict, in place, into the student's."""
         raise TypeError(f'{type(self).__name__} must define unfold()')

@@ -1,1 +1,1 @@
-"""Parts of single papers that the core does not need: filters along rows."""
+"""Methods of single papers that the core does not need: 1xK filters."""

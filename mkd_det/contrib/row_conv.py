@@ -1,4 +1,4 @@
-"""Convolutions along rows: 1xK kernels in the place of KxK ones."""
+"""Convolutions along rows: 1xK kernels instead of KxK ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.nn.modules.utils import _pair
 
 from ..errors import ConfigError, nearest_names, prefix_errors
 
-# By exact type: a subclass (deformable, standardised) may be no plain convolution.
+# Compared by exact type: a subclass (deformable, standardised) may compute something
+# else.
 _CONVS = (nn.Conv2d, Conv2d)
 Kernel = int | tuple[int, int]
 
@@ -28,33 +29,34 @@ def row_conv(
     dilation: Kernel = 1,
     **rest: Any,
 ) -> nn.Conv2d:
-    r"""A convolution with a 1xK kernel, for what would have had a KxK one.
+    r"""Return a convolution with a 1xK kernel that replaces a KxK one.
 
-    Line-based hardware sees a row of the image at a time; Son: "Densely Guided
+    Line-based hardware processes one row of an image at a time. Son: "Densely Guided
     Knowledge Distillation using Multiple Teacher Assistants", thesis, Ajou University,
-    2021, trains students of 1xN filters for it. It is an ordinary `nn.Conv2d` that
-    looks along W only; stride and output size are those of the KxK convolution. It
-    equals that one exactly where all rows of the kernel but the middle one are zero
-    (see `to_square`). A weight of KxK that is loaded into it gives its middle row.
+    2021, trains students with 1xN filters for it. The result is an ordinary `nn.Conv2d`
+    along W; stride and output size are those of the KxK convolution. It equals the KxK
+    convolution whose other rows are zero (see `to_square`). Loading a KxK weight takes
+    its middle row.
 
-    In models that build their layers by mmcv, it is asked for by
-    `conv_cfg=dict(type='RowConv')`; `RowModel` converts any model. A 1x1 kernel stays.
+    Use `conv_cfg=dict(type='RowConv')` in models that build their layers with mmcv;
+    `RowModel` converts any model. 1x1 kernels stay unchanged.
 
     Args:
         in_channels: Channels C_in.
         out_channels: Channels C_out.
         kernel_size: K, odd.
-        stride: Along both axes.
-        padding: dilation * (K - 1) / 2, so that maps keep their size.
-        dilation: Along both axes.
-        rest: groups, bias, padding_mode, as `nn.Conv2d` has them.
+        stride: Stride along both axes.
+        padding: Must be dilation * (K - 1) / 2, which keeps the size of maps.
+        dilation: Dilation along both axes.
+        **rest: groups, bias, padding_mode, ... of `nn.Conv2d`.
 
     Shape:
         - input: (N, C_in, H, W)
         - output: (N, C_out, ceil(H / stride), ceil(W / stride))
 
     Raises:
-        ConfigError: K is even, the kernel is no square, or maps would change size.
+        ConfigError: K is even, the kernel is not square, or the padding would change
+            the size of maps.
     """
     height, width = _pair(kernel_size)
     if height == width == 1:
@@ -79,12 +81,12 @@ def row_conv(
 def _check_square(
     size: tuple[int, int], padding: Kernel | str, same: tuple[int, ...]
 ) -> None:
-    """Raise unless a row can stand for a kernel of this size and padding."""
+    """Raise unless a row can replace a kernel of this size and padding."""
     pad = same if padding == 'same' else tuple(_pair(padding))
     if size[0] != size[1] or size[0] % 2 == 0 or pad != same:
         raise ConfigError(
-            f'RowConv: no row can stand for a kernel of {size[0]}x{size[1]} with'
-            f' padding {pad}',
+            f'RowConv: a row cannot replace a {size[0]}x{size[1]} kernel with padding'
+            f' {pad}',
             expected=f'an odd square kernel with padding {same}',
         )
 
@@ -93,49 +95,50 @@ def _check_square(
 def row_model(
     model: dict, on: str | Sequence[str] = 'backbone', data_preprocessor: Any = None
 ) -> nn.Module:
-    """Builds a model and converts its convolutions to rows.
+    """Build a model and convert its KxK convolutions to 1xK ones.
 
         model = dict(type='RowModel', model={{_base_.model}}, on='backbone')
 
-    What comes back is the model itself, of its own class, with the keys it always had:
-    to all who use it nothing has changed but the shape of kernels.
+    The result has the class and the state dict keys of the given model; only the shapes
+    of kernels change.
 
     Args:
         model: Config of any detector or classifier.
-        on: Paths of modules to convert, with all below them. A part of the backbone
-            makes a mixed model: `on=['backbone.layer3', 'backbone.layer4']`.
-        data_preprocessor: For a model that has none of its own.
+        on: Paths of modules; all convolutions in them are converted. A part of the
+            backbone gives a mixed model: `on=['backbone.layer3', 'backbone.layer4']`.
+        data_preprocessor: Data preprocessor for a model whose config has none.
 
     Raises:
-        ConfigError: A path is not there, or holds nothing that can be converted.
+        ConfigError: A path does not exist, or no convolution there can be converted.
     """
     if data_preprocessor is not None:
         model = {'data_preprocessor': data_preprocessor, **model}
-    built = MODELS.build(model)
-    to_rows(built, on)
-    return built
+    converted = MODELS.build(model)
+    to_rows(converted, on)
+    return converted
 
 
 def to_rows(model: nn.Module, on: str | Sequence[str] = 'backbone') -> list[str]:
-    """Convert convolutions in place; kernels keep their middle rows.
+    """Convert convolutions in place, keeping the middle rows of their kernels.
 
     Args:
         model: Any model.
-        on: Paths of modules; all KxK convolutions there and below.
+        on: Paths of modules; all KxK convolutions in them are converted.
 
     Returns:
-        Paths of what was converted.
+        Paths of the converted convolutions.
 
     Raises:
-        ConfigError: A path is not there, or holds nothing that can be converted.
+        ConfigError: A path does not exist, or no convolution there can be converted.
     """
     converted: list[str] = []
     modules = dict(model.named_modules(remove_duplicate=False))
-    rows: dict[nn.Module, nn.Module] = {}  # one that several share stays one
+    rows: dict[nn.Module, nn.Module] = {}  # shared layers stay shared
     for path in [on] if isinstance(on, str) else on:
         if path not in modules:
             raise ConfigError(
-                f'rows: {path!r} names no module',
+                f'RowModel: the model has no module {path!r}',
+                actual=path,
                 available=nearest_names(path, modules),
                 fix="on='backbone'",
             )
@@ -148,14 +151,14 @@ def to_rows(model: nn.Module, on: str | Sequence[str] = 'backbone') -> list[str]
         ]
         if not below:
             raise ConfigError(
-                f'rows: there is no KxK convolution at or below {path!r}',
+                f'RowModel: no KxK convolution at or below {path!r}',
                 expected='an nn.Conv2d with K > 1',
                 actual=type(modules[path]).__name__,
             )
         for name in below:
             square = modules[name]
             if square not in rows:
-                with prefix_errors(f'rows: {name}'):
+                with prefix_errors(f'RowModel: {name}'):
                     rows[square] = _row_of(square)
             parent, _, leaf = name.rpartition('.')
             setattr(model.get_submodule(parent), leaf, rows[square])
@@ -191,8 +194,10 @@ def _take_middle_row(
 
 
 def middle_row(given: Tensor, wanted: Tensor) -> Tensor:
-    """The middle row of a kernel (O, I, K, K) where (O, I, 1, K) is wanted; anything
-    else as it is given."""
+    """Return the middle row of a kernel (O, I, K, K) where (O, I, 1, K) is wanted.
+
+    Other tensors are returned unchanged.
+    """
     if given.dim() != 4 or given.shape == wanted.shape:
         return given
     *channels, height, width = given.shape
@@ -202,12 +207,13 @@ def middle_row(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 def to_square(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights of a converted model for the model that it was made from: kernels KxK
-    with zeros above and below the row. It then predicts the same.
+    """Return the weights of a converted model for the unconverted model.
+
+    Kernels are padded to KxK with rows of zeros, so predictions are equal.
 
     Args:
         weights: State dict of the converted model.
-        model: A model of the class it was made from, unconverted.
+        model: The unconverted model.
     """
     squares = dict(weights)
     for key, wanted in model.state_dict().items():

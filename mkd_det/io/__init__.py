@@ -1,1 +1,1 @@
-"""Files and the process: reading and writing safely, quiet libraries, random states."""
+"""Files, paths, library output and random states."""

@@ -1,4 +1,4 @@
-"""Files that are there completely or not at all, whatever happens meanwhile."""
+"""Atomic writing: a file is complete or unchanged, also after a kill or a full disk."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from ..errors import CheckpointSaveError
 
-# A full disk, a used-up quota, a file that is larger than files may be.
+# Full disk, quota exceeded, file too large for the file system.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
-    """Write `data` beside `path`, then let it take the name.
+    """Write `data` to a temporary file beside `path`, then rename it to `path`.
 
-    A kill or a full disk at any moment leaves what was at `path` before. A link stays
-    a link, and a file keeps its permissions.
+    If the process is killed or the disk is full, `path` keeps its previous content.
+    Symbolic links and file permissions are kept.
 
     Args:
         path: A local file.
         data: Its new content.
 
     Raises:
-        CheckpointSaveError: The file could not be written; nothing of it is
-            left, and what was at `path` before is still there.
+        CheckpointSaveError: The file could not be written. The temporary file is
+            removed and `path` keeps its previous content.
     """
     try:
         _write(Path(os.path.realpath(path)), data)
@@ -38,11 +38,11 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
-    # Two processes may write one file; each has a partial one of its own.
+    # Two processes may write the same file: each has its own temporary file.
     partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_torn(path)
+        _remove_leftovers(path)
         with open(partial, 'wb') as file:
             file.write(data)
             file.flush()
@@ -56,23 +56,23 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
-def _remove_torn(path: Path) -> None:
-    """Take away what killed processes have left of this file."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` that killed processes left behind."""
     pattern = re.compile(rf'\.{re.escape(path.name)}\.(\d+)\.partial')
     for beside in path.parent.iterdir():
-        torn = pattern.fullmatch(beside.name)
-        if torn and not _runs(int(torn[1])):
+        leftover = pattern.fullmatch(beside.name)
+        if leftover and not _is_running(int(leftover[1])):
             with suppress(OSError):
                 beside.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it runs, under another user
     return True
 
 
@@ -81,16 +81,16 @@ def _not_saved(path: Path, size: int, error: Exception) -> CheckpointSaveError:
     if getattr(error, 'errno', None) not in NO_ROOM:
         return CheckpointSaveError(
             f'{path} could not be written: {reason}',
-            expected='a name for a file, in a folder that can be written to',
-            fix='another folder or name; what was saved before is still there',
+            expected='a file name in a writable folder',
+            fix='choose another folder or name; the previous file is unchanged',
         )
     folder = next(p for p in path.absolute().parents if p.is_dir())
     return CheckpointSaveError(
         f'{path} could not be written: {reason}',
-        expected=f'{_mib(size)} for this file',
-        actual=f'{_mib(shutil.disk_usage(folder).free)} free on its disk',
-        fix='make room, then start again (a training: with --resume): what was saved'
-        ' before is still there',
+        expected=f'{_mib(size)} of free space',
+        actual=f'{_mib(shutil.disk_usage(folder).free)} free',
+        fix='free some disk space and start again (a training with --resume); the'
+        ' previous file is unchanged',
     )
 
 
@@ -100,7 +100,7 @@ def _mib(size: int) -> str:
 
 @register_backend('atomic', force=True)
 class AtomicBackend(LocalBackend):
-    """mmengine's local files, but written with `write_atomically`."""
+    """mmengine's local file backend, writing with `write_atomically`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to `filepath`."""

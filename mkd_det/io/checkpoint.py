@@ -1,4 +1,4 @@
-"""Reads checkpoint files without running what is pickled in them, and fills models."""
+"""Reading checkpoint files without running pickled code, and loading them strictly."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ from ..errors import (
 
 
 def _statistic(owner: Any, name: str) -> Any:
-    """What `getattr` may do in a checkpoint: mmengine's log buffers pickle the
-    names of their statistics this way. Anything else is refused."""
+    """Stand in for `getattr` while unpickling.
+
+    mmengine's log buffers pickle the names of their statistics with `getattr`. Every
+    other use is refused.
+    """
     of_buffer = owner is HistoryBuffer or isinstance(owner, HistoryBuffer)
     if of_buffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(owner, name)
     raise UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
 
 
-# torch keeps one list of safe types for all threads: whoever ends first clears it.
+# torch has one list of safe types for all threads, and the first thread that finishes
+# clears it.
 _READING = threading.Lock()
 
 
 def _plain_types() -> list[Any]:
-    """Tensors aside, what mmengine's checkpoints hold: logged numbers."""
+    """Return the types, besides tensors, that mmengine's checkpoints hold."""
     core = np._core if hasattr(np, '_core') else np.core
     types: list[Any] = [
         HistoryBuffer,
@@ -50,39 +54,44 @@ def _plain_types() -> list[Any]:
         type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'bool')
     ]
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
-        # numpy 2 renamed numpy.core; files of both kinds are about.
+        # numpy 2 renamed numpy.core; checkpoints use either name.
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
             types.append((function, f'{module}.{function.__name__}'))
     return types
 
 
 def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, unpickling nothing but tensors and plain types.
+    """Read a checkpoint to the CPU, unpickling only tensors and plain types.
 
-    mmengine's own loader falls back to full unpickling in silence, which runs
-    whatever code the file holds; this one never does unless told to.
+    mmengine's loader silently falls back to full unpickling, which runs any code that
+    the file holds. This one unpickles other objects only with `trust`.
 
     Args:
-        path: A file, or an http(s) address (downloaded once into torch's hub
-            folder).
-        trust: Unpickle anything. Only for files whose source you trust.
+        path: A file, or an http(s) address, which is downloaded once to torch's hub
+            folder.
+        trust: Unpickle any object. Only for files whose source you trust.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
         CheckpointFileError: The file is missing, truncated or no checkpoint.
-        UntrustedCheckpointError: It holds pickled objects beyond plain types.
+        UntrustedCheckpointError: It holds objects other than plain types.
     """
     file = _local_file(path)
     try:
         with _READING, torch.serialization.safe_globals(_plain_types()):
             content = torch.load(file, map_location='cpu', weights_only=not trust)
     except UnpicklingError as error:
-        # What was never pickled (a web page, a pointer of git LFS) is no danger.
+        # A file that is no pickle (a web page, a pointer of git LFS) is unreadable, not
+        # dangerous.
         pickled = not trust and _head(file)[:1] in (b'P', b'\x80')
         raise (_refused if pickled else _unreadable)(path, error) from None
     except (ImportError, AttributeError) as error:
         raise CheckpointFileError(
-            f'checkpoint {path} holds objects of code that is not installed here',
+            f'checkpoint {path} holds objects of a package that is not installed',
             actual=str(error),
+            fix='install that package',
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -103,11 +112,11 @@ def _head(file: str) -> bytes:
 def _unreadable(path: str, error: Exception) -> CheckpointFileError:
     file = _local_file(path)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    # What is no file of torch's gets torch's advice to trust it, or a bare number.
+    # For other files torch advises to trust them, or its message is a bare number.
     if 'weights_only' in reason or _head(file)[:1] not in (b'P', b'\x80'):
         reason = f'begins with {_head(file)!r}'
     return CheckpointFileError(
-        f'checkpoint {path} cannot be read: it is truncated, or no checkpoint',
+        f'checkpoint {path} cannot be read: it is truncated or no checkpoint',
         expected='a file written by torch.save',
         actual=f'{Path(file).stat().st_size} bytes; {reason}',
     )
@@ -121,7 +130,7 @@ def _refused(path: str, error: Exception) -> UntrustedCheckpointError:
         f'checkpoint {path} holds objects that could run code; it was not loaded',
         expected='tensors, numbers, strings and containers of them',
         actual=(telling or lines)[0].partition(' Please use')[0],
-        fix='trust_checkpoint=True beside `checkpoint`, if you trust its source',
+        fix='trust_checkpoint=True beside `checkpoint`, only if you trust its source',
     )
 
 
@@ -160,7 +169,16 @@ def _local_file(path: str) -> str:
 def extract_state_dict(
     content: Mapping[str, Any], path: str
 ) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint: under `state_dict` or `model`, or itself."""
+    """Return the state dict of a checkpoint.
+
+    Args:
+        content: The checkpoint: a dict with a state dict under `state_dict` or `model`,
+            or a state dict.
+        path: Its path, for the message.
+
+    Raises:
+        CheckpointFileError: It holds no tensors.
+    """
     for key in ('state_dict', 'model'):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -181,16 +199,17 @@ def check_weight_values(
     where: str,
     kind: type[MkdError] = CheckpointKeysError,
 ) -> None:
-    """Raise for weights that no training leaves behind.
+    """Raise unless all weights are finite numbers of a floating point type.
 
     Args:
-        weights: Those of the checkpoint.
-        own: Those of the model that they are for.
-        where: What the checkpoint is, for the message.
-        kind: What is raised.
+        weights: State dict of the checkpoint.
+        own: State dict of the model that they are for.
+        where: Name of the checkpoint, for the message.
+        kind: Type of the error.
 
     Raises:
-        MkdError: One of the weights is not finite, or of another type.
+        MkdError: A weight is not finite, a variance is negative, or the type is not
+            floating point where the model's is.
     """
     for key, mine in own.items():
         value = weights.get(key)
@@ -199,7 +218,7 @@ def check_weight_values(
         wrong = ''
         if not value.is_floating_point():
             wrong = f'of type {value.dtype}'.replace('torch.', '')
-        # torch does not compute in the types of eight bits.
+        # torch has no isfinite for eight-bit types.
         elif not torch.isfinite(value.float() if value.itemsize < 2 else value).all():
             wrong = 'not finite'
         elif key.endswith('running_var') and (value < 0).any():
@@ -208,27 +227,29 @@ def check_weight_values(
             raise kind(
                 f'{where}: {key} is {wrong}',
                 expected='finite floating point numbers',
-                fix='an earlier checkpoint of that training',
+                fix='use an earlier checkpoint of that training',
             )
 
 
 def drop_batch_counters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All but the counters of BatchNorm: old checkpoints lack them, and nothing reads
-    them."""
+    """Return the weights without BatchNorm's batch counters.
+
+    Old checkpoints lack the counters, and inference does not use them.
+    """
     return {k: v for k, v in weights.items() if not k.endswith('num_batches_tracked')}
 
 
 def compare_state_dicts(
     own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> tuple[list[str], list[str], list[str]]:
-    """In what weights are not those of a model; counters do not matter.
+    """Compare the state dicts of a model and a checkpoint, ignoring batch counters.
 
     Args:
-        own: The model's.
-        weights: Those of the checkpoint.
+        own: State dict of the model.
+        weights: State dict of the checkpoint.
 
     Returns:
-        Keys that are missing, keys that are unexpected, and what is of another shape.
+        Missing keys, unexpected keys, and descriptions of differing shapes.
     """
     own, weights = drop_batch_counters(own), drop_batch_counters(weights)
     missing = [k for k in own if k not in weights]
@@ -242,16 +263,16 @@ def compare_state_dicts(
 
 
 def load_checkpoint_strict(model: nn.Module, path: str, what: str) -> dict[str, Any]:
-    """Load a checkpoint completely, or raise and change nothing.
+    """Load a checkpoint completely, or raise without changing the model.
 
     Args:
-        model: The model to fill.
-        path: The checkpoint; `module.` before its keys is cut off, as
-            mmengine does.
-        what: What the model is, for the message.
+        model: The model to load into.
+        path: The checkpoint. The prefix `module.` of its keys is removed, as mmengine
+            does.
+        what: Name of the model, for the message.
 
     Returns:
-        All that the checkpoint holds.
+        The content of the checkpoint.
 
     Raises:
         CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
@@ -264,7 +285,17 @@ def load_checkpoint_strict(model: nn.Module, path: str, what: str) -> dict[str, 
 def load_state_dict_strict(
     model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, what: str
 ) -> None:
-    """`load_checkpoint_strict` for weights that have been read already."""
+    """Load a state dict completely, or raise without changing the model.
+
+    Args:
+        model: The model to load into.
+        weights: The state dict; see `load_checkpoint_strict` for its prefix.
+        path: The checkpoint that it is from, for the message.
+        what: Name of the model, for the message.
+
+    Raises:
+        CheckpointKeysError: Keys are missing or unexpected, or shapes differ.
+    """
     weights = {k.removeprefix('module.'): v for k, v in weights.items()}
     own = model.state_dict()
     missing, unexpected, shapes = compare_state_dicts(own, weights)
@@ -274,7 +305,7 @@ def load_state_dict_strict(
             f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
             expected=', '.join(missing[:4]) or None,
             actual=', '.join(unexpected[:4] or shapes[:4]) or None,
-            fix='the config that this checkpoint was trained with',
+            fix='use the config that this checkpoint was trained with',
         )
     check_weight_values(weights, own, f'checkpoint {path}')
     model.load_state_dict(weights, strict=False)

@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all."""
+"""Reading and writing small json files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .atomic import write_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write json to `path`; an interruption leaves what was there before."""
+    """Write json to `path` atomically."""
     write_atomically(path, (json.dumps(content, indent=1) + '\n').encode())
 
 
 def read_json(path: Path) -> Any:
-    """The content of a json file, or None where there is no valid one."""
+    """Return the content of a json file, or None if it is missing or invalid."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Keeps what libraries say about themselves out of what a run says."""
+"""Silencing messages of libraries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """For the first import of mmdet, which tells of optional packages that are not
-    there, as if that were an error."""
+    """Silence mmdet's messages about optional packages while it is imported."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         yield
@@ -20,8 +19,7 @@ def quiet_import() -> Iterator[None]:
 
 @contextmanager
 def suppress_info_logs() -> Iterator[None]:
-    """For what is tried only: the log would say all of it once more, when it is done.
-    Of an optimizer that is a line for each parameter."""
+    """Silence INFO logs during a dry run, so that messages do not appear twice."""
     logging.disable(logging.INFO)
     try:
         yield
@@ -30,5 +28,5 @@ def suppress_info_logs() -> Iterator[None]:
 
 
 def ignore_library_warnings() -> None:
-    """No more warnings of mmdet about its own inside, on each run the same ones."""
+    """Ignore warnings that mmdet, mmengine and mmcv raise about their own code."""
     warnings.filterwarnings('ignore', module=r'(mmdet|mmengine|mmcv)\b')

@@ -1,4 +1,4 @@
-"""The random states of this process, as plain tensors and numbers."""
+"""Reading, setting and preserving the random states of this process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """States of python's, numpy's and torch's global generators.
+    """Return the states of Python's, numpy's and torch's global generators.
 
-    Tensors, numbers and None only, so that a checkpoint that holds them can be
-    read with `weights_only=True`. Of the GPUs, the one this process works on.
+    The states are tensors, numbers and None only, so a checkpoint with them can be read
+    with `weights_only=True`. Of the GPUs, only the current device is included.
     """
     version, keys, gauss = random.getstate()
     _, numpy_keys, position, has_gauss, cached = np.random.get_state()
@@ -29,14 +29,14 @@ def random_state() -> dict[str, Any]:
         ),
         torch=torch.get_rng_state(),
     )
-    # Asking would start CUDA in a process that has not used it.
+    # Reading the state would initialise CUDA in a process that does not use it.
     if torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set what `random_state` returned. Its tensors may be on any device."""
+    """Restore states returned by `random_state`; tensors may be on any device."""
     python, legacy = state['python'], state['numpy']
     keys = tuple(python['keys'].cpu().tolist())
     random.setstate((python['version'], keys, python['gauss']))
@@ -56,7 +56,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, the draws after it are as if it had not been."""
+    """Restore all random states on exit."""
     state = random_state()
     try:
         yield

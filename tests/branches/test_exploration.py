@@ -12,7 +12,8 @@ from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mkd_det.branches.exploration import ExplorationBranch, ParallelLinear
+from mkd_det.branches.exploration import ExplorationBranch
+from mkd_det.branches.parallel_linear import ParallelLinear
 from mkd_det.errors import ConfigError, TapNotFoundError
 from mkd_det.registry import BRANCHES, build_component
 
@@ -61,7 +62,9 @@ EVERYTHING = ['stem', 'convs', 'fc']
 
 
 def test_it_is_built_from_a_config_and_knows_a_path_or_a_list() -> None:
-    branch = build_component(BRANCHES, dict(type='ExplorationBranch', on='convs'), 'branch e')
+    branch = build_component(
+        BRANCHES, dict(type='ExplorationBranch', on='convs'), 'branch e'
+    )
     assert isinstance(branch, ExplorationBranch) and branch.on == ('convs',)
     assert ExplorationBranch(['convs.0', 'fc']).on == ('convs.0', 'fc')
     for bad in (dict(on=[]), dict(on='convs', decorrelation=-1)):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mkd_det.io.checkpoint import load_state_dict_strict, compare_state_dicts
 from mkd_det.errors import CheckpointKeysError
+from mkd_det.io.checkpoint import compare_state_dicts, load_state_dict_strict
 
 
 def norm() -> nn.Module:
