@@ -18,8 +18,9 @@ from mmengine.registry import MODELS
 
 import tiny
 import tiny_images
-from mkd_det.experiments.chain.chain import Member, read_chain, stage_config
 from mkd_det.configs import load_config
+from mkd_det.experiments.chain.chain import ChainMember, read_chain
+from mkd_det.experiments.chain.member_configs import member_config
 from mkd_det.training.runtime import student_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -344,7 +345,7 @@ def test_every_stage_of_a_chain_builds_and_the_last_runs_one_step(
     chain = read_chain(Config.fromfile(file).to_dict())
     students = {}
     for member in chain.members:
-        cfg = stage_config(member, students, chain)
+        cfg = member_config(member, students, chain)
         student_config(cfg).dump(tmp_path / f'{member.name}.py')
         students[member.name] = str(tmp_path / f'{member.name}.py'), 'none.pth'
         for teacher in cfg.model.get('teachers', {}).values():
@@ -368,7 +369,7 @@ def test_name_of_a_chain_matches_its_contents(file: Path) -> None:
     assert rows == (method == 'rows')
 
 
-def size(member: Member) -> str:
+def size(member: ChainMember) -> str:
     """What tells the members of a chain apart: depth or width."""
     model = plain(load_config(member.cfg, dict(member.options)).model)
     return str(model.backbone.get('base_channels') or model.backbone.depth)

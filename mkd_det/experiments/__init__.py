@@ -1,1 +1,1 @@
-"""Many trainings as one job: runs, chains, comparisons, the demo."""
+"""Experiments of several trainings: chains, comparisons, the demo."""

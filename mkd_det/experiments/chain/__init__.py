@@ -1,1 +1,1 @@
-"""Chains of teacher assistants (DGKD, TAKD)."""
+"""Chains of assistants: a chain file becomes ordinary trainings."""

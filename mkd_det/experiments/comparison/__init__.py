@@ -1,1 +1,1 @@
-"""Several ways to train one student, side by side: `tools/compare.py`."""
+"""Several ways to train one student, compared over seeds."""

@@ -1,4 +1,4 @@
-"""Pictures of a comparison."""
+"""Figures of a comparison."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from .runs import Outcome, cut_off
 from .statistics import Spread
+from .summary import RowSummary, with_incomplete_log
 
 
 def draw_runs(
     rows: Mapping[str, Sequence[float]],
-    lines: Mapping[str, float],
+    references: Mapping[str, float],
     axis: str,
     path: Path,
 ) -> None:
-    """Every run as a dot, every mean as a stroke.
+    """Draw a dot for each training, and a stroke for the mean of each row.
 
     Args:
-        rows: Values of the runs, by row.
-        lines: Values to compare with, drawn across.
+        rows: Values of the trainings, by row.
+        references: Values to compare with, drawn as vertical lines, by label.
         axis: Label of the axis.
-        path: Of the PNG.
+        path: The PNG file.
     """
     height = 1 + 0.36 * max(len(rows), 3)
     figure = Figure(figsize=(7, height), layout='constrained')
     axes = figure.subplots()
-    for place, values in enumerate(rows.values()):
-        axes.plot(values, [place] * len(values), 'o', color='C0', alpha=0.6)
-        axes.plot([statistics.mean(values)], [place], '|', color='C3', ms=20, mew=2.5)
-    for label, value in lines.items():
+    for index, values in enumerate(rows.values()):
+        axes.plot(values, [index] * len(values), 'o', color='C0', alpha=0.6)
+        axes.plot([statistics.mean(values)], [index], '|', color='C3', ms=20, mew=2.5)
+    for label, value in references.items():
         axes.axvline(value, color='0.5', ls='--', label=label)
-    if lines:
+    if references:
         axes.legend(loc='lower right')
-    axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
+    axes.set_yticks(range(len(rows)), [_as_label(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(axis)
     axes.grid(axis='x', alpha=0.3)
@@ -48,26 +48,27 @@ def draw_runs(
 
 
 def draw_curves(
-    outcomes: Sequence[Outcome], metric: str, unit: str, path: Path
+    summaries: Sequence[RowSummary], metric: str, unit: str, path: Path
 ) -> None:
-    """What counts, and the student's own loss, while it is trained: the mean over the
-    seeds, and a band from the least to the largest.
+    """Draw the metric and the student's own loss over the training.
+
+    Lines are means over the seeds; bands reach from the smallest to the largest value.
 
     Args:
-        outcomes: The rows.
-        metric: What counts.
-        unit: Of the budget: 'epoch' or 'iteration'.
-        path: Of the PNG.
+        summaries: The rows.
+        metric: Name of the metric that counts.
+        unit: Unit of the budget: 'epoch' or 'iteration'.
+        path: The PNG file.
     """
     figure = Figure(figsize=(11, 4.4), layout='constrained')
     left, right = figure.subplots(1, 2)
-    every = [run for outcome in outcomes for run in outcome.runs]
-    for number, outcome in enumerate(outcomes):
-        style = {'color': _colour(number), 'label': _plain(outcome.name)}
-        lost = cut_off(outcome.runs, every)
-        whole = [run for run in outcome.runs if run not in lost]
-        _band(left, [run.curve for run in whole], marker='o', ms=4, **style)
-        _band(right, [run.losses for run in whole], **style)
+    of_all = [result for summary in summaries for result in summary.results]
+    for number, summary in enumerate(summaries):
+        style = {'color': _colour(number), 'label': _as_label(summary.name)}
+        incomplete = with_incomplete_log(summary.results, of_all)
+        shown = [result for result in summary.results if result not in incomplete]
+        _draw_band(left, [result.curve for result in shown], marker='o', ms=4, **style)
+        _draw_band(right, [result.losses for result in shown], **style)
     left.set(title=f'{metric} in validation', xlabel=unit)
     right.set(title="the student's own loss, in training", xlabel='iteration')
     right.set_ylim(0, None)
@@ -75,12 +76,12 @@ def draw_curves(
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     left.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure, left)
+    _add_legend(figure, left)
     figure.savefig(path, dpi=130)
 
 
-def _band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> None:
-    """At the steps that all curves have."""
+def _draw_band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> None:
+    """Draw mean and band at the steps that all curves have."""
     if not curves:
         return
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
@@ -93,64 +94,73 @@ def _band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> Non
         axes.fill_between(steps, low, high, color=style['color'], alpha=0.15, lw=0)
 
 
-def draw_parts(outcomes: Sequence[Outcome], path: Path) -> None:
-    """AP by size and by class, a bar for each row, with its standard deviation."""
-    kinds = list(dict.fromkeys(kind for outcome in outcomes for kind in outcome.parts))
-    counts = [_names(outcomes, kind) for kind in kinds]
-    width = max(7.0, 0.16 * len(outcomes) * sum(map(len, counts)) + 3)
+def draw_parts(summaries: Sequence[RowSummary], path: Path) -> None:
+    """Draw AP by size and by class: a bar for each row, with its deviation.
+
+    Args:
+        summaries: The rows.
+        path: The PNG file.
+    """
+    kinds = list(dict.fromkeys(kind for row in summaries for kind in row.parts))
+    names_by_kind = [_part_names(summaries, kind) for kind in kinds]
+    width = max(7.0, 0.16 * len(summaries) * sum(map(len, names_by_kind)) + 3)
     figure = Figure(figsize=(min(width, 40), 4.2), layout='constrained')
     panels = figure.subplots(
         1,
         len(kinds),
         sharey=True,
         squeeze=False,
-        width_ratios=[max(len(names), 2) for names in counts],
+        width_ratios=[max(len(names), 2) for names in names_by_kind],
     )
-    for axes, kind, names in zip(panels[0], kinds, counts):
-        bar = 0.8 / len(outcomes)
-        for number, outcome in enumerate(outcomes):
-            found = [outcome.parts.get(kind, {}).get(name) for name in names]
-            known = [one or Spread(math.nan, None, 0) for one in found]
+    for axes, kind, names in zip(panels[0], kinds, names_by_kind):
+        bar = 0.8 / len(summaries)
+        for number, summary in enumerate(summaries):
+            found = [summary.parts.get(kind, {}).get(name) for name in names]
+            values = [one or Spread(math.nan, None, 0) for one in found]
             axes.bar(
-                np.arange(len(names)) + (number - (len(outcomes) - 1) / 2) * bar,
-                [one.mean for one in known],
+                np.arange(len(names)) + (number - (len(summaries) - 1) / 2) * bar,
+                [value.mean for value in values],
                 bar,
-                yerr=[one.deviation or 0.0 for one in known],
+                yerr=[value.deviation or 0.0 for value in values],
                 color=_colour(number),
-                label=_plain(outcome.name),
+                label=_as_label(summary.name),
                 error_kw={'lw': 0.8},
             )
-        turned = 60 if len(names) > 12 else 0
-        axes.set_xticks(range(len(names)), [_plain(n) for n in names], rotation=turned)
+        rotation = 60 if len(names) > 12 else 0
+        labels = [_as_label(name) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=rotation)
         axes.set_title(f'AP by {kind}')
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-    panels[0][0].set_ylim(0, None)  # a deviation may reach below
-    _legend(figure, panels[0][0])
+    panels[0][0].set_ylim(0, None)  # error bars may reach below 0
+    _add_legend(figure, panels[0][0])
     figure.savefig(path, dpi=130)
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    """Below, where it hides nothing."""
+def _add_legend(figure: Any, axes: Any) -> None:
+    """Add a legend below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    place = {'loc': 'outside lower center', 'ncols': min(len(labels), 5)}
-    figure.legend(handles, labels, frameon=False, fontsize='small', **place)
+    position = {'loc': 'outside lower center', 'ncols': min(len(labels), 5)}
+    figure.legend(handles, labels, frameon=False, fontsize='small', **position)
 
 
-def _names(outcomes: Sequence[Outcome], kind: str) -> list[str]:
-    return list(dict.fromkeys(n for o in outcomes for n in o.parts.get(kind, {})))
+def _part_names(summaries: Sequence[RowSummary], kind: str) -> list[str]:
+    names = (name for row in summaries for name in row.parts.get(kind, {}))
+    return list(dict.fromkeys(names))
 
 
 def _colour(number: int) -> Any:
-    """Black for the base, then ten colours, then their light shades."""
+    """Return black for the base, then ten colours, then their light shades."""
     if number == 0:
         return '#222222'
     shade, hue = divmod((number - 1) % 20, 10)
     return colormaps['tab20'](2 * hue + shade)
 
 
-def _plain(text: str) -> str:
-    """Without what matplotlib would take for mathematics; nor does it leave out of the
-    legend what begins with _."""
+def _as_label(text: str) -> str:
+    r"""Return a label that matplotlib shows as it is.
+
+    A `$` would begin mathematics, and a leading `_` would hide the label.
+    """
     shown = text.replace('$', r'\$')
     return f' {shown}' if shown.startswith('_') else shown

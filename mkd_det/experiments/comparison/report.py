@@ -1,118 +1,108 @@
-"""The report of a comparison: one content, as a page, as markdown and as json."""
+"""The report of a comparison: one content as markdown, html page and json."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...io import html as page
-from ..runs import write_json
+from ...io import markdown
+from ...io.json_files import write_json
+from ...io.markdown import escape
 from .figures import draw_curves, draw_parts, draw_runs
-from .runs import Outcome, cut_off
-from .statistics import Difference, Spread, rule
+from .statistics import PairedDifference, Spread, verdict_rule
+from .summary import RowSummary, with_incomplete_log
 
 PAGE, MARKDOWN, JSON = 'index.html', 'report.md', 'report.json'
 RUNS, CURVES, PARTS = 'runs.png', 'curves.png', 'parts.png'
 
+_MEMORY_NOTES = {
+    'GPU': 'Memory: peak of what torch has allocated on the GPU.',
+    'process': 'Memory: peak main memory of the training process with its libraries,'
+    ' without processes that load data.',
+    '': 'Memory: "-" where neither a GPU nor the system (Linux) reports it.',
+}
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was run.
+    """All results of a comparison.
 
     Args:
-        outcomes: The rows, the base first.
-        metric: What counts, as people call it.
-        key: The same in the log.
-        seeds: Of all rows.
-        steps: The budget of the base.
-        unit: 'epochs' or 'iterations'.
-        least: The least gain that counts.
-        together: How many trainings ran at a time.
-        command: That does it again.
-        notes: What else must be known of all rows.
+        rows: Summaries of the rows, the base first.
+        metric: Name of the metric that counts.
+        key: Its key in the log.
+        seeds: Seeds of all rows.
+        steps: Budget of the base.
+        unit: Unit of the budget: 'epochs' or 'iterations'.
+        least_gain: The smallest gain that counts.
+        parallel: Number of trainings that ran at a time.
+        command: Command that repeats the comparison.
+        notes: Notes on all rows.
     """
 
-    outcomes: Sequence[Outcome]
+    rows: Sequence[RowSummary]
     metric: str
     key: str
     seeds: Sequence[int]
     steps: int
     unit: str
-    least: float
-    together: int
+    least_gain: float
+    parallel: int
     command: str
     notes: Sequence[str] = ()
 
     @property
-    def base(self) -> Outcome:
-        return self.outcomes[0]
+    def base(self) -> RowSummary:
+        """The row of the student alone."""
+        return self.rows[0]
 
     @property
     def digits(self) -> int:
-        """Behind the point: fewer for what is told in percent."""
-        return 2 if self.base.figure.mean > 1 else 3
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report.
-
-    Args:
-        title: Above it.
-        text: Paragraphs.
-        points: A list.
-        table: Its rows, the header first.
-        picture: File name and caption.
-        code: Lines to copy.
-    """
-
-    title: str
-    text: Sequence[str] = ()
-    points: Sequence[str] = ()
-    table: Sequence[Sequence[str]] = ()
-    picture: tuple[str, str] | None = None
-    code: Sequence[str] = field(default=())
+        """Decimals of the metric: fewer if it is in percent."""
+        return 2 if self.base.metric.mean > 1 else 3
 
 
 def write_report(comparison: Comparison, out: Path) -> None:
-    """Write page, markdown, json and pictures into a folder."""
+    """Write page, markdown, json and figures.
+
+    Args:
+        comparison: The results.
+        out: Folder for the files.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    outcomes = comparison.outcomes
-    values = {o.name: [run.metrics[comparison.key] for run in o.runs] for o in outcomes}
+    rows, key = comparison.rows, comparison.key
+    values = {row.name: [r.metrics[key] for r in row.results] for row in rows}
     draw_runs(values, {}, f'{comparison.metric}, a dot for each seed', out / RUNS)
     unit = comparison.unit.removesuffix('s')
-    draw_curves(outcomes, comparison.metric, unit, out / CURVES)
-    if all(outcome.parts for outcome in outcomes):
-        draw_parts(outcomes, out / PARTS)
-    made = sections(comparison)
-    others = _listed(outcomes[1:]) or 'nothing yet'
-    title = f'Compared with {comparison.base.name}: {others}'
-    page.write_page(out / PAGE, title, _to_html(title, made))
-    (out / MARKDOWN).write_text(_to_markdown(title, made), encoding='utf-8')
-    write_json(out / JSON, _finite(entries(comparison)))
+    draw_curves(rows, comparison.metric, unit, out / CURVES)
+    if _all_have_parts(comparison):
+        draw_parts(rows, out / PARTS)
+    title = f'Compared with {comparison.base.name}: {_names(rows[1:])}'
+    text = to_markdown(title, comparison)
+    (out / MARKDOWN).write_text(text, encoding='utf-8')
+    markdown.write_page(out / PAGE, title, text)
+    write_json(out / JSON, _finite(to_json(comparison)))
 
 
-def _listed(outcomes: Sequence[Outcome], most: int = 4) -> str:
-    """Names, as far as they fit into a title."""
-    names = [outcome.name for outcome in outcomes]
+def _names(rows: Sequence[RowSummary], most: int = 4) -> str:
+    """Return the names of the rows, shortened to the length of a title."""
+    names = [row.name for row in rows]
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    return ', '.join(names[:most]) + more or 'nothing yet'
 
 
-def entries(comparison: Comparison) -> dict[str, Any]:
-    """All numbers: rows, and the runs that they come from."""
-    whole = {k: v for k, v in vars(comparison).items() if k != 'outcomes'}
-    outcomes = comparison.outcomes
-    runs = [asdict(run) for outcome in outcomes for run in outcome.runs]
-    return {**whole, 'rows': [o.entry() for o in outcomes], 'runs': runs}
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return all numbers: those of the rows, and those of every training."""
+    whole = {k: v for k, v in vars(comparison).items() if k != 'rows'}
+    runs = [asdict(result) for row in comparison.rows for result in row.results]
+    return {**whole, 'rows': [row.entry() for row in comparison.rows], 'runs': runs}
 
 
 def _finite(value: Any) -> Any:
-    """Json knows no NaN: what there is nothing of is null."""
+    """Replace NaN, which json does not know, by None."""
     if isinstance(value, dict):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -120,175 +110,196 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# -- what it says -----------------------------------------------------------------
+# -- text -----------------------------------------------------------------------------
 
 
-def sections(comparison: Comparison) -> list[Section]:
-    """The whole report."""
-    return [
-        _overview(comparison),
-        _in_words(comparison),
-        _caveats(comparison),
-        _parts(comparison),
-        _curves(comparison),
-        _costs(comparison),
-        Section('How it is judged', text=rule(comparison.least)),
-        _again(comparison),
+def to_markdown(title: str, comparison: Comparison) -> str:
+    """Return the whole report.
+
+    Args:
+        title: Its heading.
+        comparison: The results.
+    """
+    blocks = [
+        f'# {escape(title)}',
+        *_overview(comparison),
+        *_verdicts(comparison),
+        *_caveats(comparison),
+        *_parts(comparison),
+        *_curves(comparison),
+        *_costs(comparison),
+        '## How verdicts are reached',
+        *map(escape, verdict_rule(comparison.least_gain)),
+        *_reproduction(comparison),
     ]
+    return '\n\n'.join(blocks) + '\n'
 
 
-def _overview(comparison: Comparison) -> Section:
-    base, digits = comparison.base, comparison.digits
-    seeds = ', '.join(map(str, comparison.seeds))
+def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Return the main table as plain text, the header first."""
+    digits = comparison.digits
     header = (
-        'row', comparison.metric, 'difference',
-        '95 %, bootstrap', "95 %, Student's t", 'verdict',
-    )  # fmt: skip
+        'row',
+        comparison.metric,
+        'difference',
+        '95 %, bootstrap',
+        "95 %, Student's t",
+        'verdict',
+    )
     rows = [
         (
-            outcome.name + ('*' if outcome.marks else ''),
-            _shown(outcome.figure, digits),
-            *_difference(outcome.difference, digits),
-            outcome.verdict.word if outcome.verdict else 'the base',
+            row.name + ('*' if row.caveats else ''),
+            _shown(row.metric, digits),
+            *_difference_cells(row.difference, digits),
+            row.verdict.word if row.verdict else 'the base',
         )
-        for outcome in comparison.outcomes
+        for row in comparison.rows
     ]
-    text = [
+    return [header, *rows]
+
+
+def _overview(comparison: Comparison) -> list[str]:
+    base = comparison.base
+    seeds = ', '.join(map(str, comparison.seeds))
+    texts = [
         f'Each row trains the student of "{base.name}" ({base.params:,} parameters)'
-        f' for {comparison.steps} {comparison.unit}, with seeds'
-        f' {seeds}. What counts is {comparison.metric} ({comparison.key}) after the'
-        ' last step; more is better. Mean ± standard deviation over the seeds; the'
-        ' difference is to the base, seed by seed.',
+        f' for {comparison.steps} {comparison.unit}, with seeds {seeds}. What counts is'
+        f' {comparison.metric} ({comparison.key}) after the last step; higher is'
+        ' better. Numbers are mean ± standard deviation over the seeds; differences are'
+        ' to the base, seed by seed.'
     ]
-    if any(outcome.marks for outcome in comparison.outcomes):
-        text.append(
-            'Rows with * differ from the base in more than how they are taught; see'
-            ' below.'
+    if any(row.caveats for row in comparison.rows):
+        texts.append(
+            'Rows with * differ from the base in more than how the student is taught;'
+            ' see below.'
         )
-    return Section(
-        'What came out',
-        text=text,
-        table=(header, *rows),
-        picture=(RUNS, f'{comparison.metric} of every run, and the mean of each row.'),
-    )
+    caption = f'{comparison.metric} of every training, and the mean of each row.'
+    return [
+        '## Results',
+        *map(escape, texts),
+        _table(overview_table(comparison)),
+        markdown.picture(RUNS, caption),
+    ]
 
 
-def _difference(difference: Difference | None, digits: int) -> tuple[str, ...]:
+def _difference_cells(
+    difference: PairedDifference | None, digits: int
+) -> tuple[str, ...]:
     if difference is None:
         return '', '', ''
-    intervals = (difference.bootstrap, difference.student)
+    intervals = (difference.bootstrap, difference.student_t)
     return (
         _shown(difference.spread, digits, sign='+'),
         *(
-            f'{pair[0]:+.{digits}f} to {pair[1]:+.{digits}f}' if pair else '-'
-            for pair in intervals
+            f'{bounds[0]:+.{digits}f} to {bounds[1]:+.{digits}f}' if bounds else '-'
+            for bounds in intervals
         ),
     )
 
 
-def _in_words(comparison: Comparison) -> Section:
+def _verdicts(comparison: Comparison) -> list[str]:
     points = []
-    for outcome in comparison.outcomes[1:]:
-        assert outcome.verdict is not None and outcome.difference is not None
-        mean = outcome.difference.spread.mean
+    for row in comparison.rows[1:]:
+        assert row.verdict is not None and row.difference is not None
+        mean = row.difference.spread.mean
         if math.isnan(mean):
-            points.append(f'{outcome.name}: not measured on this data.')
+            points.append(f'{row.name}: not measured on this data.')
             continue
-        marked = f' Mind: {"; ".join(outcome.marks)}.' if outcome.marks else ''
+        caveats = f' Caveats: {"; ".join(row.caveats)}.' if row.caveats else ''
         points.append(
-            f'{outcome.name}: {outcome.verdict.word}. {mean:+.{comparison.digits}f}'
-            f' {comparison.metric} on the mean; {outcome.verdict.reason}.{marked}'
+            f'{row.name}: {row.verdict.word}. {mean:+.{comparison.digits}f}'
+            f' {comparison.metric} on average; {row.verdict.reason}.{caveats}'
         )
-    return Section('In words', points=points or ['Nothing can be compared yet.'])
+    return ['## Verdicts', _bullets(points or ['There is nothing to compare yet.'])]
 
 
-def _caveats(comparison: Comparison) -> Section:
-    marked = [o for o in comparison.outcomes if o.marks]
-    points = [f'{o.name}: {mark}' for o in marked for mark in o.marks]
-    equal = (
-        'All other rows begin, seed by seed, with the very weights of the base (bit for'
-        ' bit; looked at before the first run), on the same data, with the same'
-        ' schedule.'
-    )
-    if not marked:
-        equal = equal.replace('All other rows', 'All rows')
-    return Section(
-        'Is it like with like?', text=(equal, *comparison.notes), points=points
-    )
+def _caveats(comparison: Comparison) -> list[str]:
+    points = [f'{row.name}: {text}' for row in comparison.rows for text in row.caveats]
+    others = 'All other rows' if points else 'All rows'
+    texts = [
+        f'{others} begin, seed by seed, with exactly the initial weights of the base'
+        ' (compared bit by bit before the first training), on the same data and with'
+        ' the same schedule.',
+        *comparison.notes,
+    ]
+    listed = [_bullets(points)] if points else []
+    return ['## Are the rows comparable?', *map(escape, texts), *listed]
 
 
-def _parts(comparison: Comparison) -> Section:
-    title = 'AP by size and by class'
+def _parts(comparison: Comparison) -> list[str]:
+    title = '## AP by size and by class'
     parts: dict[str, dict[str, None]] = {}
-    for outcome in comparison.outcomes:
-        for kind, known in outcome.parts.items():
+    for row in comparison.rows:
+        for kind, known in row.parts.items():
             parts.setdefault(kind, {}).update(dict.fromkeys(known))
     if not parts:
-        return Section(
-            title, text=('Not measured: it takes a CocoMetric in `val_evaluator`.',)
-        )
+        text = 'Not measured: this needs a CocoMetric in `val_evaluator`.'
+        return [title, escape(text)]
     names = [(kind, name) for kind, inner in parts.items() for name in inner]
     none = Spread(math.nan, None, 0)
     rows = [
-        (o.name, *(_shown(o.parts.get(k, {}).get(n, none), 3) for k, n in names))
-        for o in comparison.outcomes
+        (row.name, *(_shown(row.parts.get(k, {}).get(n, none), 3) for k, n in names))
+        for row in comparison.rows
     ]
-    return Section(
+    header = ('row', *(f'{kind}: {name}' for kind, name in names))
+    caption = 'Mean, and standard deviation over the seeds.'
+    drawn = _all_have_parts(comparison)
+    return [
         title,
-        text=('COCO box AP. - where the validation data has nothing of it.',),
-        table=(('row', *(f'{kind}: {name}' for kind, name in names)), *rows),
-        picture=(PARTS, 'Mean, and standard deviation over the seeds.')
-        if all(outcome.parts for outcome in comparison.outcomes)
-        else None,
-    )
+        'COCO box AP. "-": the validation data has no such objects.',
+        _table([header, *rows]),
+        *([markdown.picture(PARTS, caption)] if drawn else []),
+    ]
 
 
-def _curves(comparison: Comparison) -> Section:
+def _curves(comparison: Comparison) -> list[str]:
     caption = (
-        'Means; the band is from the least to the largest of the seeds. The loss is'
-        ' loss_cls, loss_bbox and loss_dfl of the student; without any of these names,'
-        ' all of it, with what teachers add.'
+        'Means; the band reaches from the smallest to the largest value of the seeds.'
+        ' The loss is loss_cls, loss_bbox and loss_dfl of the student. If it has none'
+        ' of these, it is the whole loss, with the terms.'
     )
-    every = [run for outcome in comparison.outcomes for run in outcome.runs]
-    lost = [run for o in comparison.outcomes for run in cut_off(o.runs, every)]
-    told = ', '.join(f'{run.row} with seed {run.seed}' for run in lost)
-    text = [f'Left out, since a part of the log was lost: {told}.'] if lost else []
-    return Section('Learning curves', text=text, picture=(CURVES, caption))
+    of_all = [result for row in comparison.rows for result in row.results]
+    incomplete = [
+        result
+        for row in comparison.rows
+        for result in with_incomplete_log(row.results, of_all)
+    ]
+    named = ', '.join(f'{r.row} with seed {r.seed}' for r in incomplete)
+    texts = [f'Left out because their logs are incomplete: {named}.'] if named else []
+    return [
+        '## Learning curves',
+        *map(escape, texts),
+        markdown.picture(CURVES, caption),
+    ]
 
 
-def _costs(comparison: Comparison) -> Section:
+def _costs(comparison: Comparison) -> list[str]:
     base = comparison.base
     header = ('row', 's / iteration', 'extra', 'MiB', 'extra', 's / training')
     rows = [
         (
-            o.name,
-            _shown(o.iteration, 3),
-            _extra(o.extra_iteration, base.iteration, 3) if o is not base else '',
-            _shown(o.memory, 0),
-            _extra(o.extra_memory, base.memory, 0) if o is not base else '',
-            f'{sum(run.seconds for run in o.runs) / len(o.runs):.0f}',
+            row.name,
+            _shown(row.iteration, 3),
+            _extra(row.extra_iteration, base.iteration, 3) if row is not base else '',
+            _shown(row.memory, 0),
+            _extra(row.extra_memory, base.memory, 0) if row is not base else '',
+            f'{sum(r.seconds for r in row.results) / len(row.results):.0f}',
         )
-        for o in comparison.outcomes
+        for row in comparison.rows
     ]
-    kinds = {run.memory_of for o in comparison.outcomes for run in o.runs}
-    memory = {
-        'GPU': 'Memory: most that torch has held on the GPU.',
-        'process': 'Memory: most that the training process has held of the main memory,'
-        ' with its libraries; processes that load data are not counted.',
-        '': 'Memory: "-" where neither a GPU nor the system (Linux) tells.',
-    }
-    text = [
-        'Wall-clock seconds of this machine: the median over the logged iterations of a'
-        ' run, its data included; mean over the seeds. Of a training: over all its'
-        ' starts, its validations included.'
+    texts = [
+        'Wall-clock seconds on this machine. Per iteration: median over the logged'
+        ' iterations, data loading included; mean over the seeds. Per training: over'
+        ' all its starts, validations included.'
     ]
-    if comparison.together > 1:
-        text.append(
-            f'{comparison.together} trainings ran at a time; where they shared a device'
-            ' or cores, these are no seconds of a training alone.'
+    if comparison.parallel > 1:
+        texts.append(
+            f'{comparison.parallel} trainings ran at a time. Where they shared a device'
+            ' or cores, a training alone takes less.'
         )
-    text += [words for kind, words in memory.items() if kind in kinds]
-    return Section('What it costs', text=text, table=(header, *rows))
+    kinds = {result.memory_of for row in comparison.rows for result in row.results}
+    texts += [note for kind, note in _MEMORY_NOTES.items() if kind in kinds]
+    return ['## Costs', *map(escape, texts), _table([header, *rows])]
 
 
 def _extra(extra: Spread, base: Spread, digits: int) -> str:
@@ -298,70 +309,37 @@ def _extra(extra: Spread, base: Spread, digits: int) -> str:
     return f'{extra.mean:+.{digits}f} ({share:+.0f} %)'
 
 
-def _again(comparison: Comparison) -> Section:
-    points = [f'{o.name}: from {o.source}; {o.config}' for o in comparison.outcomes]
-    return Section(
-        'How to do it again',
-        text=(
-            f'All numbers, and the command of every run: {JSON}. The complete config of'
-            ' each row, which tools/train.py runs by itself:',
-        ),
-        points=points,
-        code=(comparison.command,),
+def _reproduction(comparison: Comparison) -> list[str]:
+    points = [f'{row.name}: from {row.source}; {row.config}' for row in comparison.rows]
+    text = (
+        f'{JSON} has all numbers, and the command of every training. The complete'
+        ' config of each row, which mkd-det train runs by itself:'
     )
+    return [
+        '## How to repeat it',
+        escape(text),
+        _bullets(points),
+        markdown.code_block([comparison.command]),
+    ]
 
 
-def _shown(spread: Spread, digits: int, sign: str = '') -> str:
-    if not spread.count:
+def _all_have_parts(comparison: Comparison) -> bool:
+    return all(row.parts for row in comparison.rows)
+
+
+def _shown(value: Spread, digits: int, sign: str = '') -> str:
+    if not value.count:
         return '-'
-    mean = f'{spread.mean:{sign}.{digits}f}'
-    if spread.deviation is None:
+    mean = f'{value.mean:{sign}.{digits}f}'
+    if value.deviation is None:
         return mean
-    return f'{mean} ± {spread.deviation:.{digits}f}'
+    return f'{mean} ± {value.deviation:.{digits}f}'
 
 
-# -- how it is written --------------------------------------------------------------
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    header, *rows = ([escape(cell) for cell in line] for line in lines)
+    return markdown.table(header, rows)
 
 
-def _to_html(title: str, made: Sequence[Section]) -> str:
-    parts = [f'<h1>{html.escape(title)}</h1>\n']
-    for section in made:
-        parts.append(f'<h2>{html.escape(section.title)}</h2>\n')
-        parts += [f'<p>{html.escape(text)}</p>\n' for text in section.text]
-        if section.points:
-            items = ''.join(f'<li>{html.escape(p)}</li>\n' for p in section.points)
-            parts.append(f'<ul>\n{items}</ul>\n')
-        if section.table:
-            wide = page.table(section.table[0], section.table[1:])
-            parts.append(f'<div style="overflow-x: auto">\n{wide}</div>\n')
-        if section.picture:
-            parts.append(page.figure(*section.picture))
-        if section.code:
-            parts.append(f'<pre>{html.escape(chr(10).join(section.code))}</pre>\n')
-    return ''.join(parts)
-
-
-def _to_markdown(title: str, made: Sequence[Section]) -> str:
-    blocks = [f'# {_escaped(title)}']
-    for section in made:
-        blocks.append(f'## {_escaped(section.title)}')
-        blocks += [_escaped(text) for text in section.text]
-        if section.points:
-            blocks.append('\n'.join(f'- {_escaped(p)}' for p in section.points))
-        if section.table:
-            header, *rows = [[_escaped(c) for c in row] for row in section.table]
-            lines = [header, ['---'] * len(header), *rows]
-            blocks.append('\n'.join(f'| {" | ".join(line)} |' for line in lines))
-        if section.picture:
-            name, caption = section.picture
-            blocks.append(f'![{_escaped(caption)}]({name})')
-        blocks += [f'    {line}' for line in section.code]
-    return '\n\n'.join(blocks) + '\n'
-
-
-def _escaped(text: str) -> str:
-    """Without what markdown would take for its own."""
-    text = html.escape(text, quote=False)
-    for sign in '\\|*_`[]':
-        text = text.replace(sign, f'\\{sign}')
-    return text.replace('\n', ' ')
+def _bullets(points: Sequence[str]) -> str:
+    return markdown.bullet_list(map(escape, points))

@@ -1,1 +1,1 @@
-"""The demo: three ordinary training runs, shown together. See tools/demo.py."""
+"""The demo: three ordinary trainings, shown together."""

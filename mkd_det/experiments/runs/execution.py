@@ -105,7 +105,9 @@ def _train(
     return {**state, 'seconds': seconds, 'memory': round(memory) or None}
 
 
-def _start_process(run: TrainingRun, environment: Mapping[str, str]) -> subprocess.Popen:
+def _start_process(
+    run: TrainingRun, environment: Mapping[str, str]
+) -> subprocess.Popen:
     with open(run.folder / LOG, 'ab') as log:
         return subprocess.Popen(
             [

@@ -37,7 +37,9 @@ def main_metric(cfg: Config, title: str, wanted: str = '') -> tuple[str, str]:
     """
     evaluators = evaluators_of(cfg)
     types = [type_name(evaluator.get('type')) for evaluator in evaluators]
-    measured = [key for name, e in zip(types, evaluators) for key in logged_keys(name, e)]
+    measured = [
+        key for name, e in zip(types, evaluators) for key in logged_keys(name, e)
+    ]
     key = wanted or next(iter(measured), '')
     if not types or not key:
         raise ConfigError(

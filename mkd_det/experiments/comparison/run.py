@@ -1,0 +1,193 @@
+"""Runs a comparison: checks everything, trains what is missing, writes the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+
+from ...errors import ExperimentError
+from ...io.paths import check_writable_folder, relative_to_cwd
+from ..runs import (
+    TrainingRun,
+    locked_folder,
+    make_display,
+    run_in_parallel,
+    run_training,
+)
+from .caveats import find_caveats
+from .options import ComparisonOptions
+from .preparation import (
+    PreparedComparison,
+    RowSeed,
+    notes_on_schedules,
+    prepare_comparison,
+)
+from .report import Comparison, write_report
+from .rows import read_rows
+from .summary import SeedResult, read_seed_result, summarize_row
+
+
+@dataclass(frozen=True)
+class ComparisonOutcome:
+    """What a comparison came to, finished or not.
+
+    Args:
+        comparison: All results; None while the base has none.
+        report: Folder of the report.
+        failed: Errors of trainings, by title.
+        stopped: Whether it was stopped before its end.
+    """
+
+    comparison: Comparison | None
+    report: Path
+    failed: Mapping[str, ExperimentError]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """Trainings that are finished, failed, or stopped.
+
+    Args:
+        results: Results by row and seed.
+        failed: Errors by title.
+        stopped: Whether some trainings were stopped.
+    """
+
+    results: dict[RowSeed, SeedResult] = field(default_factory=dict)
+    failed: dict[str, ExperimentError] = field(default_factory=dict)
+    stopped: bool = False
+
+    def of_row(self, prepared: PreparedComparison, row: str) -> list[SeedResult]:
+        """Return the results of a row in the order of its seeds."""
+        keys = [key for key in prepared.trainings if key[0] == row]
+        return [self.results[key] for key in keys if key in self.results]
+
+
+def compare(
+    base: str,
+    rows: Sequence[str],
+    work_dir: str | Path,
+    options: ComparisonOptions | None = None,
+    out: str | Path | None = None,
+    command: str = '',
+) -> ComparisonOutcome:
+    """Train a student alone and in other ways, and compare the results.
+
+    Args:
+        base: `path` or `name=path` of the config of the student alone.
+        rows: `path` or `name=path` of configs and recipes.
+        work_dir: Folder of the comparison.
+        options: Settings of the comparison.
+        out: Folder of the report; default: `report` in the work dir.
+        command: Command that repeats the comparison, for the report.
+
+    Raises:
+        MkdError: A row could not be trained to its end. This is checked before the
+            first training; errors of trainings stand in the outcome.
+    """
+    options = options or ComparisonOptions()
+    options.check_teacher_files()
+    read = read_rows(base, rows, options)
+    folder = Path(os.path.abspath(work_dir))
+    out = Path(out) if out else folder / 'report'
+    check_writable_folder(out, '--out')
+    with locked_folder(folder, 'comparison'):
+        prepared = prepare_comparison(read, options, folder)
+        finished = _run_trainings(prepared, options.devices)
+        comparison = None
+        if finished.of_row(prepared, prepared.base.name):
+            comparison = _summarize(prepared, finished, options, command)
+            write_report(comparison, out)
+    return ComparisonOutcome(comparison, out, finished.failed, finished.stopped)
+
+
+def _run_trainings(prepared: PreparedComparison, devices: Sequence[str]) -> _Finished:
+    """Run what is missing."""
+    finished = _Finished()
+    key_of_metric = prepared.metric[1]
+    with make_display(len(prepared.trainings), 'comparison') as display:
+
+        def work(
+            item: tuple[RowSeed, TrainingRun],
+            environment: Mapping[str, str],
+            stop: Event,
+        ) -> None:
+            (row, seed), training = item
+            try:
+                result = run_training(training, environment, display, stop)
+                finished.results[row, seed] = read_seed_result(
+                    row, seed, training, result, key_of_metric
+                )
+            except ExperimentError as error:  # the others can still be compared
+                display.say(f'{training.title}: failed; continues with the others')
+                finished.failed[training.title] = error
+
+        try:
+            run_in_parallel(list(prepared.trainings.items()), devices, work)
+        except KeyboardInterrupt:
+            return replace(finished, stopped=True)
+    return finished
+
+
+def _summarize(
+    prepared: PreparedComparison,
+    finished: _Finished,
+    options: ComparisonOptions,
+    command: str,
+) -> Comparison:
+    base, (name, key) = prepared.base, prepared.metric
+    percent = any(result.metrics[key] > 1 for result in finished.results.values())
+    least_gain = options.least_gain
+    if least_gain is None:
+        least_gain = 0.5 if percent else 0.005
+    summaries = []
+    for row in prepared.rows:
+        results = finished.of_row(prepared, row.name)
+        if not results:
+            continue
+        students = {
+            seed: (
+                prepared.students[row.name, seed],
+                prepared.students[base.name, seed],
+            )
+            for seed in options.seeds
+        }
+        summaries.append(
+            summarize_row(
+                results,
+                finished.of_row(prepared, base.name),
+                key,
+                least_gain,
+                source=row.source,
+                config=relative_to_cwd(prepared.config_file(row)),
+                caveats=find_caveats(row.cfg, base.cfg, students),
+                params=prepared.students[row.name, options.seeds[0]].params,
+            )
+        )
+    training = prepared.trainings[base.name, options.seeds[0]]
+    return Comparison(
+        rows=summaries,
+        metric=name + (', %' if percent else ''),
+        key=key,
+        seeds=options.seeds,
+        steps=training.budget,
+        unit='epochs' if training.by_epoch else 'iterations',
+        least_gain=least_gain,
+        parallel=len(options.devices),
+        command=command,
+        notes=[*notes_on_schedules(prepared), *_notes_on_missing(prepared, finished)],
+    )
+
+
+def _notes_on_missing(prepared: PreparedComparison, finished: _Finished) -> list[str]:
+    """Describe trainings that are not in the report."""
+    notes = [f'{title}: failed; not included.' for title in finished.failed]
+    if finished.stopped:
+        total = len(prepared.trainings)
+        left = total - len(finished.results) - len(finished.failed)
+        notes.append(f'Stopped early: {left} of {total} trainings are not included.')
+    return notes
