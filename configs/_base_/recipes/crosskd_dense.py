@@ -1,7 +1,9 @@
-"""CrossKD: features of the student's head through the rest of the teacher's (Wang et
-al., CVPR 2024, arXiv 2306.11369). For heads with four stacked convolutions a branch;
-of others name the layer in `taps` (the student's) and `teachers.t.taps`. A config
-takes it as `**_base_.pop('recipe')`."""
+"""CrossKD: features of the student's head through the rest of the teacher's head.
+
+Wang et al., CVPR 2024, arXiv 2306.11369. For heads with four stacked convolutions a
+branch; for others name the layer in `taps` (the student's) and `teachers.t.taps`. A config
+takes it as `**_base_.pop('recipe')`.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

@@ -1,6 +1,8 @@
-"""DIST: the student ranks its proposals, and their classes, as the teacher does (Huang
-et al., NeurIPS 2022, arXiv 2205.10536). For two-stage detectors. A config takes it as
-`**_base_.pop('recipe')`."""
+"""DIST: correlations of class probabilities on the student's proposals.
+
+Huang et al., NeurIPS 2022, arXiv 2205.10536. For two-stage detectors. A config takes it as
+`**_base_.pop('recipe')`.
+"""
 
 _base_ = ['dkd_two_stage.py']
 recipe = dict(

@@ -1,6 +1,8 @@
-"""DKD: what the teacher says of the student's proposals, the label and the rest apart
-(Zhao et al., CVPR 2022, arXiv 2203.08679). For two-stage detectors. A config takes it as
-`**_base_.pop('recipe')`."""
+"""DKD: class probabilities on the student's proposals, target and other classes apart.
+
+Zhao et al., CVPR 2022, arXiv 2203.08679. For two-stage detectors. A config takes it as
+`**_base_.pop('recipe')`.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

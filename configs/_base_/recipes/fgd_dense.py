@@ -1,5 +1,7 @@
-"""FGD: the FPN's features, objects and background apart, and their context (Yang et al.,
-CVPR 2022, arXiv 2111.11837). A config takes it as `**_base_.pop('recipe')`."""
+"""FGD: features of the FPN, objects and background apart, and their context.
+
+Yang et al., CVPR 2022, arXiv 2111.11837. A config takes it as `**_base_.pop('recipe')`.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

@@ -1,4 +1,4 @@
-"""Soft outputs of image classifiers: teacher `t` and the student at temperature 4.
+"""Soft outputs of image classifiers at temperature 4.
 
 A config takes it as `**_base_.pop('recipe')`. To change one number there, write a line
 such as

@@ -1,6 +1,8 @@
-"""LD: box distributions in the main and the valuable region (Zheng et al., CVPR 2022,
-arXiv 2102.12252), and the classes beside them. For heads with distributions, as
-GFLHead. A config takes it as `**_base_.pop('recipe')`."""
+"""LD: box distributions in the main and the valuable region, and the classes beside them.
+
+Zheng et al., CVPR 2022, arXiv 2102.12252. For heads with distributions, such as GFLHead. A
+config takes it as `**_base_.pop('recipe')`.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

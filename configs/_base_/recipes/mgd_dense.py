@@ -1,6 +1,8 @@
-"""MGD: from a part of the student's FPN, all of the teacher's (Yang et al., ECCV 2022,
-arXiv 2205.01529). A config takes it as `**_base_.pop('recipe')`. For detectors of two
-stages: hidden=0.45."""
+"""MGD: the teacher's FPN, generated from a part of the student's.
+
+Yang et al., ECCV 2022, arXiv 2205.01529. A config takes it as `**_base_.pop('recipe')`. For
+two-stage detectors the paper has hidden=0.45.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

@@ -1,6 +1,8 @@
-"""M-KD with each term held at a share of the task's gradient, in place of fixed weights
-(docs/methods.md, "Gradient shares"). The shares are those that the fixed weights come to
-in their first epochs on BCCD. A config takes it as `**_base_.pop('recipe')`."""
+"""M-KD with each term held at a share of the task's gradient, instead of fixed weights.
+
+The shares are those to which the fixed weights come in their first epochs on BCCD
+(docs/results/recipes.md, "Gradient shares"). A config takes it as `**_base_.pop('recipe')`.
+"""
 
 _base_ = ['mkd_dense.py']
 recipe = dict(

@@ -1,5 +1,8 @@
-"""M-KD and FGD, each term held at a share of the task's gradient (docs/methods.md,
-"Gradient shares"). A config takes it as `**_base_.pop('recipe')`."""
+"""M-KD and FGD with each term held at a share of the task's gradient.
+
+See docs/results/recipes.md, "Gradient shares". A config takes it as
+`**_base_.pop('recipe')`.
+"""
 
 _base_ = ['mkd_balanced_dense.py']
 recipe = dict(

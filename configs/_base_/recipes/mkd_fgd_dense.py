@@ -1,5 +1,8 @@
-"""M-KD with FGD's objects beside it: both compare the FPN, FGD object by object
-(docs/methods.md, part J). A config takes it as `**_base_.pop('recipe')`."""
+"""M-KD with FGD beside it.
+
+Both compare the FPN, FGD object by object (docs/results/recipes.md, "By class"). A config
+takes it as `**_base_.pop('recipe')`.
+"""
 
 _base_ = ['mkd_dense.py']
 recipe = dict(

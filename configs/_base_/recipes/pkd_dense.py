@@ -1,7 +1,9 @@
-"""PKD: features of the FPN, each channel standardised (Cao et al., NeurIPS 2022, arXiv
-2207.02039). A config takes it as `**_base_.pop('recipe')`. Where widths differ, a 1x1
-convolution leads the student into the teacher's; where they do not, the FPNs are compared
-as they are, as in the paper."""
+"""PKD: features of the FPN, each channel standardised.
+
+Cao et al., NeurIPS 2022, arXiv 2207.02039. A config takes it as `**_base_.pop('recipe')`.
+Where widths differ, a 1x1 convolution leads the student into the teacher's width; where they
+do not, the FPNs are compared as they are, as in the paper.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 

@@ -1,5 +1,7 @@
-"""Soft outputs of the head alone, classes and boxes, as M-KD weighs them (docs/methods.md,
-part A). A config takes it as `**_base_.pop('recipe')`."""
+"""Soft outputs of the head alone, classes and boxes, with M-KD's weights.
+
+See docs/methods/mkd.md, "Soft outputs". A config takes it as `**_base_.pop('recipe')`.
+"""
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
