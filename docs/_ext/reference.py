@@ -10,8 +10,9 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
@@ -23,7 +24,12 @@ _MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
 
 def render(name: str) -> str:
     """Return the Markdown of one generated part."""
-    return _PARTS[name]()
+    return PARTS[name]()
+
+
+def marks(text: str) -> list[str]:
+    """Return the names of the generated parts that a page asks for."""
+    return _MARK.findall(text)
 
 
 # -- config ----------------------------------------------------------------------
@@ -33,18 +39,28 @@ def render_config() -> str:
     """Return the keys of a `Distiller`, class by class."""
     from mkd_det import config
 
-    classes = [
+    return _dataclass_sections(config, config.DistillConfig)
+
+
+def render_chain() -> str:
+    """Return the keys of a chain file, class by class."""
+    from mkd_det.experiments.chain import chain_file
+
+    return _dataclass_sections(chain_file, chain_file.ChainConfig)
+
+
+def dataclasses_of(module: ModuleType, whole: type) -> list[type]:
+    """Return the dataclasses that a module defines, `whole` before its parts."""
+    found = [
         value
-        for value in vars(config).values()
-        if inspect.isclass(value) and value.__module__ == config.__name__
+        for value in vars(module).values()
+        if is_dataclass(value) and getattr(value, '__module__', '') == module.__name__
     ]
-    whole = config.DistillConfig
-    return render_dataclasses([whole, *(c for c in classes if c is not whole)])
+    return [whole, *(cls for cls in found if cls is not whole)]  # type: ignore[misc]
 
 
-def render_dataclasses(classes: list[type]) -> str:
-    """Return a section for each dataclass, with a table of its fields."""
-    return '\n\n'.join(_dataclass_section(cls) for cls in classes)
+def _dataclass_sections(module: ModuleType, whole: type) -> str:
+    return '\n\n'.join(map(_dataclass_section, dataclasses_of(module, whole)))
 
 
 def _dataclass_section(cls: type) -> str:
@@ -170,12 +186,14 @@ def render_recipes() -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text as one cell of a table."""
+    """Return text of a docstring as one cell of a Markdown table."""
+    text = re.sub(r':math:`([^`]*)`', r'$\1$', text)
     return ' '.join(text.split()).replace('|', '\\|')
 
 
-_PARTS: dict[str, Callable[[], str]] = {
+PARTS: dict[str, Callable[[], str]] = {
     'config': render_config,
+    'chain': render_chain,
     'commands': render_commands,
     'errors': render_errors,
     'recipes': render_recipes,

@@ -1,8 +1,8 @@
 """M-KD: soft outputs, relations, attention and features, with guidance and exploration.
 
 For a pair of one-stage detectors with ResNet and FPN. The weights were found on BCCD
-(docs/results/mkd.md); on other data they have not been measured. A config takes it as `**_base_.pop('recipe')`.
-To change one number there, write a line such as
+(docs/results/mkd.md); on other data they have not been measured. A config takes it as
+`**_base_.pop('recipe')`. To change one number there, write a line such as
     _base_.recipe.terms.loss_soft.weight = 2.0
 before it, or in a config that inherits from yours
     model = dict(terms=dict(loss_soft=dict(weight=2.0)))
