@@ -1,8 +1,7 @@
-"""Packaging of mkd_det. Everything else about the project is in pyproject.toml."""
+"""Packaging of mkd_det; pyproject.toml configures the tools."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import site
@@ -30,7 +29,7 @@ ORIGINALS = {
 
 
 def openmm_requirements() -> list[str]:
-    """The forks; but where an original is installed already, the original.
+    """Return the forks; where an original is installed already, the original.
 
     Otherwise pip would write a fork's files over it. Asks the interpreter's own
     site-packages, because an isolated build does not have them on `sys.path`.
@@ -50,13 +49,15 @@ def openmm_requirements() -> list[str]:
 
 
 class BuildWithConfigs(build_py):
-    """Puts configs/ and tools/ into the package, as `mkd_det/.mim`.
+    """Puts configs, launchers and model-index.yml into the package as `mkd_det/.mim`.
 
-    mmengine looks there for 'mkd_det::coco/...py'. An editable install gets
-    links, so that the configs of the checkout are the ones that are used.
+    mmengine looks there for 'mkd_det::coco/...py', and `mim train` for configs/ and
+    tools/. An editable install gets model-index.yml alone: its configs and launchers
+    are those of the checkout, see `mkd_det/packaged.py`.
     """
 
     def run(self) -> None:
+        """Build as usual, then fill `.mim`."""
         super().run()
         editable = getattr(self, 'editable_mode', False)
         package = ROOT if editable else Path(self.build_lib)
@@ -64,18 +65,15 @@ class BuildWithConfigs(build_py):
         if target.exists():
             shutil.rmtree(target)
         target.mkdir(parents=True)
-        for name in ('configs', 'tools', 'model-index.yml'):
-            if editable:
-                (target / name).symlink_to(os.path.join('..', '..', name))
-            elif (ROOT / name).is_dir():
-                ignore = shutil.ignore_patterns('__pycache__')
+        shutil.copy2(ROOT / 'model-index.yml', target)
+        if not editable:
+            ignore = shutil.ignore_patterns('__pycache__')
+            for name in ('configs', 'tools'):
                 shutil.copytree(ROOT / name, target / name, ignore=ignore)
-            else:
-                shutil.copy2(ROOT / name, target / name)
 
 
 def version() -> str:
-    """The version, read without importing the package (which needs torch)."""
+    """Return the version, read without importing the package (which needs torch)."""
     text = (ROOT / 'mkd_det' / 'version.py').read_text(encoding='utf-8')
     found = re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE)
     assert found, 'mkd_det/version.py must set __version__'
@@ -83,7 +81,15 @@ def version() -> str:
 
 
 DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6']
+# The versions of sphinx for Python 3.10 want an older markdown-it-py than we use.
+DOCS = [
+    f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
+]
+# What onedl-mim imports, for the test of `mim train`. scripts/setup_env.py installs
+# onedl-mim itself, without its dependencies: opendatalab, which it needs for downloads
+# only, asks for old versions of packages that we use.
+MIM = ['click', 'colorama', 'model-index', 'pandas', 'tabulate']
+DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6', *MIM]
 
 setup(
     name='mkd_det',
@@ -97,11 +103,14 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mkd_det', 'mkd_det.*']),
+    package_data={'mkd_det': ['py.typed']},
+    entry_points={'console_scripts': ['mkd-det = mkd_det.cli:main']},
     cmdclass={'build_py': BuildWithConfigs},
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',
         *openmm_requirements(),
+        'markdown-it-py',
         'numpy>=1.22',
         'opencv-python',
         'packaging',
@@ -111,7 +120,7 @@ setup(
         'scipy',
         'tqdm',
     ],
-    extras_require={'demo': DEMO, 'dev': DEV, 'all': DEMO + DEV},
+    extras_require={'demo': DEMO, 'docs': DOCS, 'dev': DEV, 'all': DEMO + DOCS + DEV},
     zip_safe=False,
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -9,6 +9,8 @@ import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
+from .packaged import find_configs_in_checkout
+
 SCOPE = 'mkd_det'
 
 
@@ -23,6 +25,7 @@ def register_scope() -> None:
     if SCOPE in MODULE2PACKAGE:
         return
     MODULE2PACKAGE[SCOPE] = SCOPE
+    find_configs_in_checkout()
     for parent in list(vars(mmdet.registry).values()):
         if isinstance(parent, Registry) and parent.scope == 'mmdet':
             # With the parent's locations: mmengine does not import the locations of a

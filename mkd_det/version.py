@@ -7,7 +7,7 @@ from packaging.version import Version
 
 from .errors import EnvironmentVersionError
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 # Import name, distributions that provide it, lowest version, what to install.
 _NEEDED = (

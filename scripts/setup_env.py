@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the environment in which `make demo` and `make test` run.
+"""Make the environment in which `make demo` and `make test` run.
 
     python3 scripts/setup_env.py [--venv .venv]
 
@@ -84,7 +84,7 @@ class Environment:
         return self.output(code) is not None
 
     def output(self, code: str) -> str | None:
-        """What `code` prints, or None if it fails."""
+        """Return what `code` prints, or None if it fails."""
         return output_of(self.python, code) if self.python.exists() else None
 
     def run(self, command: list[str | Path], **env: str) -> None:
@@ -135,7 +135,7 @@ class Environment:
             print('\r\033[K', end='', flush=True)
 
     def _compiled(self, start: int) -> str:
-        """How many files ninja has compiled, from the end of the log."""
+        """Return how many files ninja has compiled, from the end of the log."""
         with open(self.log, 'rb') as log:
             log.seek(max(start, self.log.stat().st_size - 20_000))
             steps = re.findall(rb'^\s*\[(\d+)/(\d+)\] ', log.read(), re.MULTILINE)
@@ -157,6 +157,7 @@ def say(text: str, passing: bool = False) -> None:
 
 
 def minutes(seconds: float) -> str:
+    """Return seconds as minutes:seconds."""
     return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
@@ -170,7 +171,7 @@ def step(title: str, about: str) -> Iterator[None]:
 
 
 def output_of(python: str | Path, code: str) -> str | None:
-    """What `code` prints under `python`, or None if it fails."""
+    """Return what `code` prints under `python`, or None if it fails."""
     done = subprocess.run(
         [str(python), '-c', code],
         stdin=subprocess.DEVNULL,
@@ -214,8 +215,9 @@ def check_machine(mmcv_stands: bool) -> None:
 
 
 def torch_of_this_python() -> list[str]:
-    """Pins of the torch and torchvision that this Python has, if they work and
-    are new enough; else none.
+    """Return pins of this Python's torch and torchvision.
+
+    Empty where they do not work or are too old.
     """
     found = output_of(sys.executable, TRY_TORCH)
     if found is None:
@@ -227,9 +229,10 @@ def torch_of_this_python() -> list[str]:
 
 
 def make_venv(env: Environment, inherit: bool) -> None:
-    """Make the virtual environment, or make it whole again.
+    """Make the virtual environment, or repair it.
 
     Args:
+        env: The environment.
         inherit: Let it see what this Python has installed.
     """
     options = ['--system-site-packages'] if inherit else []
@@ -248,7 +251,7 @@ def make_venv(env: Environment, inherit: bool) -> None:
 
 
 def write_constraints(env: Environment, torch: list[str]) -> None:
-    """Our tested versions; but the torch that was there stays what it is."""
+    """Write the tested versions, but keep the torch that was there."""
     lines = (ROOT / 'constraints.txt').read_text(encoding='utf-8').splitlines()
     if torch:
         lines = [line for line in lines if not TORCH_STACK.match(line)] + torch
@@ -279,7 +282,7 @@ def install_mmcv(env: Environment) -> None:
 
 @contextlib.contextmanager
 def build_settings(env: Environment) -> Iterator[dict[str, str]]:
-    """Environment variables under which mmcv builds for the installed torch."""
+    """Yield environment variables under which mmcv builds for the installed torch."""
     settings = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(build_jobs())}
     nvcc = shutil.which('nvcc') or os.environ.get('CUDA_HOME')
     if not nvcc or not env.works(HAS_CUDA):
@@ -299,21 +302,24 @@ def build_settings(env: Environment) -> Iterator[dict[str, str]]:
 
 
 def build_jobs() -> int:
-    """Compilers at once: one a core, but at least 2 GB of memory for each."""
+    """Return how many compilers run at once: one a core, 2 GB of memory for each."""
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30
     return max(1, min(len(os.sched_getaffinity(0)), int(memory // 2)))
 
 
 def needs_cxx20(env: Environment) -> bool:
-    """Whether torch's own headers refuse an older standard."""
+    """Tell whether torch's own headers refuse an older standard."""
     where = env.output('import torch; print(torch.__path__[0])') or ''
     header = Path(where.splitlines()[-1], 'include', 'ATen', 'ATen.h')
     return header.exists() and 'error C++20' in header.read_text(encoding='utf-8')
 
 
 def install_rest(env: Environment) -> None:
-    """Ourselves (as links to this checkout), the demo's and the tests' packages."""
+    """Install this checkout (editable), and the packages of all extras."""
     env.pip('--no-build-isolation', '--editable', f'{ROOT}[all]')
+    if not env.works('import mim'):
+        # Not with its dependencies, see setup.py.
+        env.pip('--no-build-isolation', '--no-deps', 'onedl-mim')
     if not (env.folder / 'bin' / 'ruff').exists():
         # A program, not a module: the one that this Python has is of no use.
         env.pip('--ignore-installed', '--no-deps', 'ruff')
@@ -323,7 +329,7 @@ def install_rest(env: Environment) -> None:
 
 
 def check(env: Environment) -> None:
-    """Import all of it once, and note what `make` must know about the GPU."""
+    """Import everything once, and note what `make` must know about the GPU."""
     if not env.works('import mkd_det'):
         env.run([env.python, '-c', 'import mkd_det'])
     hide = env.works(HAS_CUDA) and not env.works(TRY_CUDA)
@@ -334,7 +340,7 @@ def check(env: Environment) -> None:
 
 
 def fingerprint() -> str:
-    """What the environment depends on: when it changes, it is set up again."""
+    """Return a hash of what the environment depends on."""
     digest = hashlib.sha256(f'{ROOT} {sys.executable} {sys.version}'.encode())
     for name in ('constraints.txt', 'setup.py', 'scripts/setup_env.py'):
         digest.update((ROOT / name).read_bytes())
@@ -342,7 +348,7 @@ def fingerprint() -> str:
 
 
 def set_up(env: Environment) -> None:
-    """All steps, in order. Each leaves alone what already stands."""
+    """Run all steps in order. Each skips what is done already."""
     check_machine(env.works(TRY_MMCV))
     torch = torch_of_this_python()
     say(f'Setting up {env.folder} for {ROOT.name}; details in {env.log}')
@@ -362,6 +368,7 @@ def set_up(env: Environment) -> None:
 
 
 def main() -> int:
+    """Set up the environment, or leave it as it is; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv')
     env = Environment(parser.parse_args().venv.absolute())

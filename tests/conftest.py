@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ import torch
 import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-# As when they are started: tools import what lies beside them.
-sys.path.append(str(ROOT / 'tools'))
 
 
 @pytest.fixture(scope='session', autouse=True)
