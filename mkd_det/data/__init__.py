@@ -1,8 +1,8 @@
-"""Data: what is looked at before training, and the demo's own data set.
+"""Data: checks before training, and the dataset of the demo.
 
-`check.check_data(cfg)` looks at the files that a config names;
-`loaders.check_loaders(cfg)` builds what a runner builds of them. `digits` makes
-the demo's pictures; it is imported by name, for it needs the `demo` extra.
+`check_data(cfg)` checks the files that a config names; `check_loaders(cfg)` builds
+dataloaders and evaluators as a runner does. `digits` makes the images of the demo; it
+is imported by name, because it needs the extra `demo`.
 """
 
 from .check import check_data

@@ -1,4 +1,4 @@
-"""Finds what is random in a data pipeline."""
+"""Finding the random transforms of a data pipeline."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 
 from ..io.random_state import preserved_random_state
 
-# Random ones of mmdet's that do not declare what is random in them, as others do
-# (mmcv's `cache_randomness`).
+# Random transforms of mmdet that do not declare their random methods with mmcv's
+# `cache_randomness`.
 _UNDECLARED = ('Albu', 'CutOut', 'InstaBoost')
 
 
 def random_transforms(dataset: Any) -> list[str]:
-    """Names of transforms of `dataset` that do not yield the same every time.
+    """Return the names of random transforms in a dataset's pipeline.
 
-    Known are those that declare it. Others are found by asking for one sample twice,
-    with other seeds; what differs then is called by the pipeline's name.
+    Transforms that declare their random methods are recognised. Other randomness is
+    found by loading one sample with two seeds; the result then names the pipeline.
 
     Args:
-        dataset: Of mmdet, wrapped or not.
+        dataset: A dataset of mmdet, with or without wrappers.
     """
     found = [
         type(transform).__name__
@@ -39,7 +39,7 @@ def random_transforms(dataset: Any) -> list[str]:
 
 
 def _transforms(part: Any) -> Iterator[Any]:
-    """All transforms inside of datasets, wrappers and transforms."""
+    """Yield all transforms inside datasets, wrappers and transforms."""
     for name in ('dataset', 'pipeline'):
         inner = getattr(part, name, None)
         if inner is not None and not isinstance(inner, (str, dict)):
@@ -53,7 +53,7 @@ def _transforms(part: Any) -> Iterator[Any]:
 
 
 def _sample(dataset: Any, seed: int) -> torch.Tensor:
-    """The first image, with all random states at `seed`; they are put back."""
+    """Return the first image, loaded with `seed`; restores the random states."""
     with preserved_random_state():
         random.seed(seed)
         np.random.seed(seed)

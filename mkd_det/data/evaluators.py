@@ -1,4 +1,4 @@
-"""Looks whether a metric measures by the annotations of the images it will see."""
+"""Checks that a metric uses the annotations of the images it will see."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 
 from ..errors import AnnotationError, nearest_names
-from .annotations import AnnotationSummary, read_coco
+from .annotations import AnnotationSummary
+from .coco import read_coco
 
 
 def check_evaluators(
-    evaluators: Any, listings: Mapping[str, AnnotationSummary], classes: Sequence[str]
+    evaluators: Any, summaries: Mapping[str, AnnotationSummary], classes: Sequence[str]
 ) -> None:
     """Check the annotation files of metrics.
 
     Args:
-        evaluators: A config, or a list of them.
-        listings: Of the COCO datasets that are measured, by annotation file. Empty
-            where they are of another kind: then it is not compared with them.
-        classes: Names of their classes.
+        evaluators: Config of an evaluator, or a list of configs.
+        summaries: Summaries of the COCO datasets that are evaluated, by annotation
+            file. If empty, the metric's file is not compared with them.
+        classes: Class names of the datasets.
 
     Raises:
-        AnnotationError: A file is missing or broken, of other images, or of
-            other classes.
+        AnnotationError: A file is missing or invalid, or has other images, other
+            classes, or no boxes.
     """
     if isinstance(evaluators, Mapping):
         evaluators = evaluators.get('metrics', evaluators)
@@ -37,15 +38,15 @@ def check_evaluators(
         if not osp.isfile(path):
             raise AnnotationError(
                 f'there is no annotation file {path}',
-                expected=f'ann_file of {metric.get("type")}',
-                fix='the same file as in the dataset, with its data_root',
+                expected=f'the ann_file of {metric.get("type")}',
+                fix='use the ann_file of the dataset, including its data_root',
             )
-        if _measures_as_coco(metric) and listings:
-            _compare(path, listings, classes, bool(metric.get('sort_categories')))
+        if _is_coco_metric(metric) and summaries:
+            _compare(path, summaries, classes, bool(metric.get('sort_categories')))
 
 
-def _measures_as_coco(metric: Mapping) -> bool:
-    """Whether a metric reads its file as CocoMetric does."""
+def _is_coco_metric(metric: Mapping) -> bool:
+    """Return whether a metric reads its file as CocoMetric does."""
     kind = metric.get('type')
     kind = kind if isinstance(kind, type) else METRICS.get(str(kind))
     measure = getattr(kind, 'compute_metrics', None)
@@ -54,49 +55,49 @@ def _measures_as_coco(metric: Mapping) -> bool:
 
 def _compare(
     path: str,
-    listings: Mapping[str, AnnotationSummary],
+    summaries: Mapping[str, AnnotationSummary],
     classes: Sequence[str],
     sorts: bool,
 ) -> None:
-    """Raise AnnotationError unless the metric's file is of the datasets' images."""
-    own = {osp.realpath(file): listing for file, listing in listings.items()}
+    """Raise AnnotationError unless the metric's file fits the datasets."""
+    own = {osp.realpath(file): summary for file, summary in summaries.items()}
     found = own.get(osp.realpath(path)) or read_coco(path, '', classes, test=True)
-    images = frozenset().union(*(listing.ids for listing in listings.values()))
-    fix = f"ann_file='{next(iter(listings))}' in the evaluator"
+    images = frozenset().union(*(summary.ids for summary in summaries.values()))
+    fix = f"ann_file='{next(iter(summaries))}' in the evaluator"
     if found.ids != images:
         both = len(found.ids & images)
         raise AnnotationError(
-            f"the evaluator's {path} is of other images than the dataset",
-            expected=f'the ids of {len(images)} images, as the dataset has them',
-            actual=f'{len(found.ids)} images, of which the dataset has {both}',
+            f"the evaluator's {path} has other images than the dataset",
+            expected=f'the {len(images)} image ids of the dataset',
+            actual=f'{len(found.ids)} images, {both} of them in the dataset',
             fix=fix,
         )
-    # Results hold numbers of classes; each file counts them in its own order.
+    # Results hold class indices, and each file numbers its classes in its own order.
     orders = [
-        [name for name in listing.names if name in classes]
-        for listing in (found, *listings.values())
+        [name for name in summary.names if name in classes]
+        for summary in (found, *summaries.values())
     ]
     wrong = orders[0] != orders[-1] and not sorts
     if wrong or set(orders[0]) != set(classes):
         raise AnnotationError(
-            f"the evaluator's {path} has other classes, or another order",
+            f"the evaluator's {path} has other classes, or in another order",
             expected=', '.join(orders[-1]),
             actual=', '.join(found.names),
             available=nearest_names(classes[0], found.names),
             fix=fix,
         )
-    boxes = sum(listing.boxes for listing in listings.values())
+    boxes = sum(summary.boxes for summary in summaries.values())
     if boxes and not found.boxes:
         raise AnnotationError(
-            f"the evaluator's {path} holds no box to measure by",
-            expected=f"boxes, as the dataset's {boxes}",
+            f"the evaluator's {path} has no box to evaluate on",
+            expected=f'the {boxes} boxes of the dataset',
             actual='; '.join(found.remarks) or None,
             fix=fix,
         )
-    if found.unmarked:
+    if found.without_iscrowd:
         raise AnnotationError(
-            f'{path}: annotation {found.unmarked} has no "iscrowd", and cannot be'
-            ' measured',
-            expected='"iscrowd": 0 in each annotation, for pycocotools',
+            f'{path}: annotation {found.without_iscrowd} has no "iscrowd", which'
+            ' pycocotools needs',
+            expected='"iscrowd": 0 in each annotation',
             fix='"iscrowd": 0',
         )

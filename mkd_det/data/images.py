@@ -1,4 +1,4 @@
-"""Looks whether images are there and can be read."""
+"""Checks that images exist and can be decoded."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .sample import evenly_spaced
+from .sampling import evenly_spaced
 
-# Tag of EXIF, and its values that exchange width and height.
-_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)
+# EXIF tag, and its values that swap width and height.
+_ORIENTATION, _ROTATED = 274, (5, 6, 7, 8)
 
 
 def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]:
-    """Check that all images are there, and decode a sample of them.
+    """Check that all images exist, and decode a sample of them.
 
     Args:
         paths: The images.
-        limit: Of more images, so many are decoded, evenly spaced.
+        limit: Maximum number of images to decode, evenly spaced.
 
     Returns:
-        Width and height of the images that were decoded, turned as mmdet turns them.
+        Width and height of the decoded images after EXIF rotation, as in mmdet.
 
     Raises:
-        ImageError: An image is missing, or cannot be decoded to its end.
+        ImageError: An image is missing, or cannot be decoded completely.
     """
     missing = _missing(paths)
     if missing:
         raise ImageError(
             f'{len(missing)} of {len(paths)} images are missing',
             expected=missing[0],
-            actual=f'no such file, seen from the folder {osp.abspath("")}',
-            fix="data_root=... and data_prefix=dict(img='...') of the dataset, "
-            'as they are here',
+            actual=f'no such file; relative paths start at {osp.abspath("")}',
+            fix="correct data_root and data_prefix=dict(img='...') of the dataset",
         )
     sample = evenly_spaced(paths, limit)
     sizes = {}
@@ -49,7 +48,7 @@ def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]
                 raise ImageError(
                     f'the image {path} cannot be read',
                     actual=f'{_size(path)}: {found}',
-                    fix='copy or unpack the file again, or take it out of the '
+                    fix='copy or unpack the file again, or remove it from the '
                     'annotation file',
                 )
             sizes[path] = found
@@ -61,8 +60,11 @@ def _size(path: str) -> str:
 
 
 def _missing(paths: Sequence[str]) -> list[str]:
-    """Paths without a file. A folder is listed once: one look at each of
-    100 000 files takes minutes on a network disk."""
+    """Return paths without a file.
+
+    Lists each folder once: testing 100 000 files one by one takes minutes on a network
+    disk.
+    """
     listed: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -76,11 +78,11 @@ def _missing(paths: Sequence[str]) -> list[str]:
 
 
 def _decode(path: str) -> tuple[int, int] | str:
-    """Width and height of an image, or what is wrong with it.
+    """Return width and height of an image, or what is wrong with it.
 
-    OpenCV, with which mmdet reads, fills what is missing of a cut-off JPEG
-    with grey and says nothing; PIL says it, and decodes JPEGs fast at an
-    eighth of their size, as OpenCV does. Some formats only OpenCV knows.
+    mmdet reads images with OpenCV, which silently fills the missing part of a truncated
+    JPEG with grey; PIL reports it. Both decode JPEGs fast at an eighth of their size.
+    Some formats are known to OpenCV only.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -91,15 +93,15 @@ def _decode(path: str) -> tuple[int, int] | str:
             return 'OpenCV cannot decode it'
         with Image.open(path) as image:
             width, height = image.size
-            turned = (
-                image.format != 'WEBP'  # which OpenCV leaves as it lies
-                and image.getexif().get(_ORIENTATION) in _TURNED
+            rotated = (
+                image.format != 'WEBP'  # OpenCV does not rotate WebP
+                and image.getexif().get(_ORIENTATION) in _ROTATED
             )
             image.draft(image.mode, (width // 8, height // 8))
             image.load()
-        return (height, width) if turned else (width, height)
+        return (height, width) if rotated else (width, height)
     except Image.UnidentifiedImageError:
         whole = cv2.imdecode(content, cv2.IMREAD_COLOR)
         return 'OpenCV cannot decode it' if whole is None else whole.shape[1::-1]
-    except Exception as error:  # decoders raise nearly anything on broken files
+    except Exception as error:  # decoders raise many types for broken files
         return str(error) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Builds what a runner builds of the data, so that what fails there fails before.
+"""Builds dataloaders and evaluators before training, as a runner does.
 
-A runner makes its work dir first, and then finds a misspelt transform, or trains
-epochs without an iteration.
+A runner creates its work dir before it finds a misspelt transform, and trains epochs
+without iterations without a message.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, as_config_error, is_integer
-from .check import dataset_class, leaf_datasets, reads_standard_format
+from .datasets import dataset_class, leaf_datasets, reads_standard_format
 
 
 def check_loaders(
     cfg: Mapping[str, Any], splits: Sequence[str] = ('train', 'val')
 ) -> None:
-    """Build datasets, samplers, loaders and evaluators, and look at one sample.
+    """Build datasets, samplers, loaders and evaluators, and load one sample.
 
-    After `check_data`, which says better what is wrong with files. All is built once
-    more than by the runner: a second for some thousand images, 30 s of one core for
-    a json of the size of COCO's train2017.
+    Call it after `check_data`, whose messages about files are more precise. Everything
+    is built in addition to what the runner builds: this takes a second for some
+    thousand images, and 30 s of one core for a json as large as COCO's train2017.
 
     Args:
-        cfg: The config, with `train_dataloader` and so on.
-        splits: What is needed: 'train' must be there; of 'val' and 'test' all parts
-            or none.
+        cfg: The config, with `train_dataloader` etc.
+        splits: Splits to check. 'train' must be complete; 'val' and 'test' must be
+            complete or absent.
 
     Raises:
-        ConfigError: Something cannot be built, a dataset is empty, an epoch would
-            have no iteration, or the pipeline yields nothing to train on.
+        ConfigError: A part cannot be built, a dataset is empty, an epoch has no
+            iteration, or the pipeline yields nothing to train on.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    MMLogger.get_current_instance()  # now, or it would keep the stdout of below
+    # Created now: otherwise its handler would keep the redirected stdout below.
+    MMLogger.get_current_instance()
     for split in splits:
         if not _has_parts(cfg, split):
             continue
-        # pycocotools tells what it does.
+        # pycocotools prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
             _check_loader(cfg[f'{split}_dataloader'], split)
             if split != 'train':
@@ -54,14 +55,14 @@ def check_loaders(
 
 
 def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
-    """Whether a split is used at all; ConfigError where it is half there."""
+    """Return whether a split is used; raise ConfigError if a part of it is missing."""
     last = [] if split == 'train' else [f'{split}_evaluator']
     parts = [f'{split}_dataloader', f'{split}_cfg', *last]
     missing = [name for name in parts if cfg.get(name) is None]
     if missing and (split == 'train' or len(missing) < len(parts)):
         raise ConfigError(
             f'the config has no {missing[0]}',
-            expected=', '.join(parts) + ('' if split == 'train' else ', or none'),
+            expected=', '.join(parts) + ('' if split == 'train' else ', or none of it'),
             fix=f'{missing[0]}=dict(...)',
         )
     return not missing
@@ -72,27 +73,27 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
     size = cfg.get('batch_size', 1)
     if not is_integer(size) or size < 1:
         raise ConfigError(
-            f'{where}: batch_size must be a whole number from 1', actual=repr(size)
+            f'{where}: batch_size must be an integer >= 1', actual=repr(size)
         )
     cfg = deepcopy(cfg)
     for leaf in leaf_datasets({where: cfg}, split):
         if reads_standard_format(dataset_class(leaf, split)):
-            # Takes time for much data, and mmengine fails at it where there is none.
+            # Takes time for large data, and mmengine fails for empty data.
             leaf['serialize_data'] = False  # type: ignore[index]
     with as_config_error(where):
         loader = Runner.build_dataloader(cfg, seed=0)
     for dataset in (loader.dataset, *_parts(loader.dataset)):
         if not len(dataset):
             raise ConfigError(
-                f'{where}: {type(dataset).__name__} holds no image',
-                expected='at least one, after its filter_cfg, indices and wrappers',
-                fix=f'filter_cfg, indices, times in {where}.dataset',
+                f'{where}: {type(dataset).__name__} has no image',
+                expected='at least one image after filter_cfg, indices and wrappers',
+                fix=f'correct filter_cfg, indices and times in {where}.dataset',
             )
     with as_config_error(f'{where}: a batch'):
         batch = next(iter(loader.batch_sampler), None)
     if batch is None:
         raise ConfigError(
-            f'{where}: an epoch would have no iteration',
+            f'{where}: an epoch has no iteration',
             expected='at least one batch',
             actual=f'{len(loader.dataset)} images, batch_size={size},'
             f' drop_last={cfg.get("drop_last", False)}',
@@ -102,7 +103,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
-    """The datasets inside wrappers."""
+    """Yield the datasets inside wrappers."""
     inside = [*(getattr(dataset, 'datasets', None) or ())]
     for part in [*inside, getattr(dataset, 'dataset', None)]:
         if isinstance(part, Dataset):
@@ -111,7 +112,7 @@ def _parts(dataset: Any) -> Iterator[Any]:
 
 
 def _check_sample(loader: DataLoader, split: str) -> None:
-    """Raise ConfigError unless the pipeline yields what a model takes."""
+    """Raise ConfigError unless the pipeline yields what a model needs."""
     what = f'{split}_dataloader: a sample of the pipeline'
     with as_config_error(what):
         item = loader.dataset[0]
@@ -128,7 +129,7 @@ def _check_sample(loader: DataLoader, split: str) -> None:
     missing = [key for key in ('bboxes', 'labels') if key not in boxes]
     if missing:
         raise ConfigError(
-            f'{what} has no {missing[0]} to learn from',
+            f'{what} has no {missing[0]} to train on',
             expected='gt_instances with bboxes and labels',
             actual=boxes.keys(),
             fix="dict(type='LoadAnnotations', with_bbox=True) in the pipeline",
@@ -136,7 +137,7 @@ def _check_sample(loader: DataLoader, split: str) -> None:
 
 
 def _check_evaluator(cfg: Any, split: str) -> None:
-    """Build it, as `Runner.build_evaluator` does."""
+    """Build the evaluator as `Runner.build_evaluator` does."""
     metrics = cfg if isinstance(cfg, list) else [cfg]
     if not all(isinstance(metric, Mapping) for metric in metrics):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Leaves the plain student in the work dir: config and weights."""
+"""Write the plain student into the work dir: config and weights."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
-from ..training.export import plain_weights, save_student
-from ..training.runtime import get_distiller, is_distill, student_config
+from ..training.export import save_student
+from ..training.runtime import get_distiller, is_distill
+from ..training.student_config import student_config
 
 
 @HOOKS.register_module()
 class ExportStudentHook(Hook):
-    """Writes what is shipped: the student, without a trace of distillation.
+    """Writes the plain student: weights and config that need no mkd_det.
 
-    Into the work dir, when training ends and whenever `CheckpointHook` has
-    saved a new best checkpoint (its `save_best`): the student's own config and
-    its weights, for
+    It writes into the work dir, when training ends and whenever `CheckpointHook` has
+    saved a new best checkpoint (its `save_best`). Stock mmdet reads the files:
 
         mmdet.apis.init_detector('student_config.py', 'student_last.pth')
 
-    in an environment without mkd_det. With `EMAHook`, the averaged weights.
+    With `EMAHook`, the weights are the averaged ones.
 
     Args:
         last: File name of the student at the end of training; None for none.
         best: File name of the best student; None for none. With several best
-            metrics, each has its own: `student_best_<metric>.pth`.
+            metrics, each has a file of its own: `student_best_<metric>.pth`.
         config: File name of the student's config.
 
     Raises:
@@ -62,7 +62,7 @@ class ExportStudentHook(Hook):
 
     @master_only
     def before_train(self, runner: Runner) -> None:
-        """Write the config: it is known from the start."""
+        """Write the config, which is known from the start."""
         get_distiller(runner, 'ExportStudentHook')
         if not is_distill(runner.cfg):
             runner.logger.warning(
@@ -70,7 +70,7 @@ class ExportStudentHook(Hook):
                 f' be exported, but no {self.config}'
             )
             return
-        # Making it pretty takes a second: once is enough.
+        # Formatting takes a second: once is enough.
         self._text = student_config(runner.cfg).pretty_text
         write_atomically(Path(runner.work_dir, self.config), self._text.encode())
 
@@ -98,7 +98,7 @@ class ExportStudentHook(Hook):
         content = dict(state_dict=model.state_dict())
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
-                # Puts the averaged weights in the place of the last ones.
+                # Replaces the last weights with the averaged ones.
                 hook.before_save_checkpoint(runner, content)
         meta = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
         data = runner.train_dataloader.dataset
@@ -117,5 +117,5 @@ class ExportStudentHook(Hook):
         self, runner: Runner, name: str, weights: Mapping[str, Any], meta: dict
     ) -> None:
         path = Path(runner.work_dir, name)
-        save_student(path, plain_weights(weights), meta, self._text)
+        save_student(path, weights, meta, self._text)
         print_log(f'Plain student written to {path}', logger=runner.logger)

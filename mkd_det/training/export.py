@@ -1,9 +1,8 @@
-"""The plain student as it is shipped: weights and config, without a trace of us."""
+"""Write the plain student: weights and config that need no mkd_det."""
 
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from ..contrib.row_conv import to_square
+from ..distiller.state import without_distill_state
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
 from ..io.checkpoint import load_checkpoint_strict, read_checkpoint
 from ..io.paths import check_output_file
 from ..registry import type_name
-from .runtime import student_config
+from .student_config import student_config
 
-# What is kept of what a checkpoint says of itself; `init_detector` reads the classes
-# from `dataset_meta`.
+# Parts of a checkpoint's `meta` that are kept. `init_detector` reads the classes from
+# `dataset_meta`.
 _META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
 
 
@@ -31,13 +31,13 @@ def save_student(
     meta: Mapping[str, Any],
     config: str | None = None,
 ) -> None:
-    """Write the weights of a plain student, wholly or not at all.
+    """Write the weights of a plain student, completely or not at all.
 
     Args:
         path: The .pth file.
-        weights: Its state dict.
-        meta: What is known of it; some of that is kept.
-        config: The text of its config.
+        weights: State dict of the student, or of a distiller.
+        meta: `meta` of its checkpoint; some of it is kept.
+        config: Text of its config.
 
     Raises:
         CheckpointSaveError: The file could not be written.
@@ -46,19 +46,9 @@ def save_student(
     if config is not None:
         kept['cfg'] = config
     buffer = io.BytesIO()
-    torch.save(dict(meta=kept, state_dict=weights), buffer)
+    plain = without_distill_state(weights)
+    torch.save(dict(meta=kept, state_dict=plain), buffer)
     write_atomically(path, buffer.getbuffer())
-
-
-def plain_weights(weights: Mapping[str, Any]) -> OrderedDict:
-    """A state dict of a distiller without the distillation state beside it."""
-    plain = OrderedDict(weights)
-    metadata = getattr(weights, '_metadata', None) or {}
-    plain._metadata = OrderedDict(  # type: ignore[attr-defined]
-        (path, {k: v for k, v in local.items() if k != 'distill'})
-        for path, local in metadata.items()
-    )
-    return plain
 
 
 def export(
@@ -67,7 +57,7 @@ def export(
     """Write the plain student's weights and config, and check them.
 
     Args:
-        cfg: The distill config (or any other: its model is taken as it is).
+        cfg: The distill config. Of any other config, its model is the student.
         checkpoint: A checkpoint that was trained with it.
         weights: The .pth file to write.
         config: The .py file to write.
@@ -85,20 +75,23 @@ def export(
     content = load_checkpoint_strict(model, checkpoint, 'the student of the config')
     state = model.state_dict()
     if square:
-        plain = unconverted(plain)
+        plain = square_filter_config(plain)
         state = to_square(state, MODELS.build(plain.model))
     text = plain.pretty_text
-    # The large one first: a config without weights would be of no use.
+    # The weights first: a config without weights is of no use.
     save_student(weights, state, content.get('meta') or {}, text)
     write_atomically(config, text.encode())
-    verify(config, weights)
+    verify_export(config, weights)
 
 
-def unconverted(cfg: Config) -> Config:
-    """The config of the model that a `RowModel` is made from.
+def square_filter_config(cfg: Config) -> Config:
+    """Return the config of the model that a `RowModel` is made from.
+
+    Args:
+        cfg: A plain config.
 
     Raises:
-        ConfigError: The model is none.
+        ConfigError: Its model is no `RowModel`.
     """
     if type_name(cfg.model.type) != 'RowModel':
         raise ConfigError(
@@ -111,11 +104,15 @@ def unconverted(cfg: Config) -> Config:
     cfg.model = cfg.model.model
     if preprocessor is not None:
         cfg.model.setdefault('data_preprocessor', preprocessor)
-    return student_config(cfg)  # its import of mkd_det may be of no use any more
+    return student_config(cfg)  # may need no import of mkd_det any more
 
 
-def verify(config: Path, weights: Path) -> None:
+def verify_export(config: Path, weights: Path) -> None:
     """Load the written weights strictly with the written config alone.
+
+    Args:
+        config: The .py file.
+        weights: The .pth file.
 
     Raises:
         MkdError: They do not fit together.

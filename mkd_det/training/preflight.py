@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a training before it starts."""
+"""Checks that run before training starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
-from torch import nn
+from torch import Tensor, nn
 
 from ..contrib.row_conv import middle_row
 from ..data import check_data, check_loaders
-from ..data.check import dataset_classes
+from ..data.datasets import dataset_classes
 from ..distiller.model import Distiller
 from ..errors import CheckpointKeysError, ConfigError, as_config_error, nearest_names
 from ..io.checkpoint import check_weight_values, extract_state_dict, read_checkpoint
@@ -21,22 +21,26 @@ from ..io.quiet import suppress_info_logs
 from .resume import check_resume
 from .runtime import build_model, class_count
 
-# Names of the classes, where they are known, by split.
+# Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
 
 
 def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
-    """Raise a typed error for anything that would stop the run later.
+    """Raise a typed error for everything that would stop the training later.
 
-    Builds the model once for its plan and files; the runner builds its own, after it
+    Builds the model to check its plan and files. The runner builds another one after it
     has set the seed.
 
     Args:
-        cfg: The config, as the runner will get it.
-        teachers: Whether their checkpoints are there already.
+        cfg: The config of the runner.
+        teachers: Whether to load and check the teachers. False if their checkpoints do
+            not exist yet.
 
     Returns:
         The model.
+
+    Raises:
+        MkdError: The training cannot run.
     """
     check_writable_folder(cfg.work_dir, '--work-dir')
     check_data(cfg)
@@ -51,36 +55,48 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     if cfg.get('resume'):
         check_resume(cfg, model)
     elif cfg.get('load_from'):
-        check_start(model, cfg.load_from)
+        check_start(model.state_dict(), cfg.load_from)
     check_pretrained(model)
     return model
 
 
 def check_count(classes: Classes, student: nn.Module) -> None:
-    """Raise unless the student tells as many classes apart as the data has.
+    """Raise unless the student has as many classes as the data.
+
+    Args:
+        classes: Class names of the data by split.
+        student: The plain student.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: The numbers of classes differ.
     """
     own = class_count(student)
     for split, names in classes.items():
         if own is not None and names and own != len(names):
             raise ConfigError(
-                f'the student tells {own} classes apart, the {split} data has'
-                f' {len(names)}',
+                f'the student has {own} classes, the {split} data has {len(names)}',
                 expected=f'num_classes={len(names)}',
                 actual=f'num_classes={own}',
-                fix='num_classes of the student, and the classes of the data, as they'
-                ' belong together',
+                fix=f'num_classes={len(names)} in the head of the student, or other'
+                ' metainfo.classes of the data',
             )
 
 
 def check_classes(cfg: Config, classes: Classes, model: Distiller) -> None:
-    """Raise unless the teachers were trained on the classes of the data."""
+    """Raise unless the teachers were trained on the classes of the data.
+
+    Args:
+        cfg: The config; a hook with `check_classes=False` turns this check off.
+        classes: Class names of the data by split.
+        model: The distiller, with loaded teachers.
+
+    Raises:
+        TeacherClassesError: The classes of a teacher differ.
+    """
     hooks = [*cfg.get('default_hooks', {}).values(), *(cfg.get('custom_hooks') or [])]
     if any(isinstance(h, dict) and h.get('check_classes') is False for h in hooks):
         return
-    # Its chance is looked at on the validation data, which may have others.
+    # Training and validation data can have different classes.
     for names in classes.values():
         for name, teacher in model.teachers.items():
             if names and name in model.plan.taps:
@@ -90,11 +106,12 @@ def check_classes(cfg: Config, classes: Classes, model: Distiller) -> None:
 def check_optimizer(cfg: Config, model: nn.Module) -> None:
     """Raise ConfigError unless the optimizer can be built for the model."""
     if not {'optimizer', 'constructor'} & set(cfg.optim_wrapper):
-        return  # several of them, by name
+        return  # a dict of several optimizers by name
     kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ConfigError(
-            f'there is no optimizer {kind!r}',
+            f'optim_wrapper: there is no optimizer {kind!r}',
+            actual=kind,
             available=nearest_names(kind, OPTIMIZERS.module_dict),
         )
     with suppress_info_logs(), as_config_error('optim_wrapper'):
@@ -102,42 +119,50 @@ def check_optimizer(cfg: Config, model: nn.Module) -> None:
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Raise unless the weights that parts of the model start from are there and fit.
+    """Raise unless the files of `init_cfg` exist and fit the parts of the model.
 
-    mmengine looks for the files after all else, and loads of them what fits. The model
-    of a distiller is left without its branches, as when weights are initialised.
+    mmengine loads these files last, and silently skips tensors that do not fit.
+
+    Args:
+        model: The model, or a distiller. It is not changed.
 
     Raises:
         CheckpointError: A file of an `init_cfg` is missing, or of another model.
     """
+    # A distiller's state dict has the keys of the plain student.
+    state = model.state_dict()
     if isinstance(model, Distiller):
-        for branch in model.branches.values():
-            branch.detach()
         model = model.student
     for path, module in model.named_modules():
+        prefix = f'{path}.' if path else ''
+        own = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
         cfgs = getattr(module, 'init_cfg', None) or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
             if cfg.get('type') == 'Pretrained':
                 what = f'init_cfg of {path or "the model"}'
-                check_start(module, cfg['checkpoint'], what, cfg.get('prefix') or '')
+                check_start(own, cfg['checkpoint'], what, cfg.get('prefix') or '')
 
 
 def check_start(
-    model: nn.Module, path: str, what: str = 'load_from', prefix: str = ''
+    own: Mapping[str, Tensor], path: str, what: str = 'load_from', prefix: str = ''
 ) -> None:
-    """Raise unless the weights to start from are those of a model like this one.
+    """Raise unless a checkpoint fits at least half of the model that starts from it.
 
-    As with mmdet, a part may differ (a head for other classes): it is named. But what
-    fits must be more than half of the model.
+    As in mmdet, a part of the model may differ, such as a head for other classes; its
+    tensors are printed.
 
     Args:
-        model: The model, or a part of it.
+        own: State dict of the model, or of a part of it.
         path: The checkpoint.
-        what: What names it in the config, for messages.
-        prefix: Of the keys that are for this part.
+        what: The key of the config that names it, for messages.
+        prefix: Prefix of the checkpoint's keys for this part.
 
     Raises:
-        CheckpointKeysError: Little or nothing of the checkpoint fits.
+        CheckpointKeysError: Less than half of the model is in the checkpoint.
     """
     if not isinstance(path, str):
         raise ConfigError(
@@ -146,17 +171,16 @@ def check_start(
             expected='a string',
         )
     if '://' in path:
-        return  # downloaded by mmengine, under names of its own
+        return  # mmengine downloads it
     weights = extract_state_dict(read_checkpoint(path), path)
     if prefix:
         prefix = prefix.removesuffix('.') + '.'
         weights = {k: v for k, v in weights.items() if k.startswith(prefix)}
     weights = {k.removeprefix(prefix or 'module.'): v for k, v in weights.items()}
-    own = model.state_dict()
     rows = {k: middle_row(v, own[k]) for k, v in weights.items() if k in own}
     cut = [k for k, v in rows.items() if v is not weights[k]]
     if cut:
-        print(f'{what}: {len(cut)} kernels of {path} give their middle rows')
+        print(f'{what}: uses the middle rows of {len(cut)} kernels of {path}')
     weights |= rows
     check_weight_values(weights, own, f'{what}: checkpoint {path}')
     rest = [
@@ -165,20 +189,20 @@ def check_start(
     if 2 * len(rest) > len(own):
         raise CheckpointKeysError(
             f'{what}: checkpoint {path} is of another model: {len(rest)} of {len(own)}'
-            ' tensors are not in it, or of another shape',
+            ' tensors are missing or have another shape',
             expected=', '.join(prefix + key for key in rest[:4]),
             actual=', '.join([k for k in weights if k not in own][:4]) or None,
-            fix=f'a checkpoint of this model, or no {what}',
+            fix=f'use a checkpoint of this model, or remove {what}',
         )
     if rest:
-        print(f'{what}: starts anew, not from {path}: ' + ', '.join(rest))
+        print(f'{what}: not in {path}, newly initialised: ' + ', '.join(rest))
 
 
 def check_optim_wrapper(cfg: Config) -> None:
-    """Raise ConfigError unless the config says how to train."""
+    """Raise ConfigError unless the config has an `optim_wrapper`."""
     if not isinstance(cfg.get('optim_wrapper'), dict):
         raise ConfigError(
-            'the config has no `optim_wrapper`: nothing says how to train',
+            'the config has no `optim_wrapper`, which training needs',
             expected='a dict',
             actual=repr(cfg.get('optim_wrapper')),
             fix="optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01))",
@@ -186,10 +210,10 @@ def check_optim_wrapper(cfg: Config) -> None:
 
 
 def check_amp(cfg: Config) -> None:
-    """Raise ConfigError for mixed precision on a machine that cannot do it."""
+    """Raise ConfigError for mixed precision without a GPU."""
     check_optim_wrapper(cfg)
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError(
             'mixed precision (AmpOptimWrapper) needs a GPU, and none was found',
-            fix="--cfg-options optim_wrapper.type='OptimWrapper', or no --amp",
+            fix="--cfg-options optim_wrapper.type='OptimWrapper', without --amp",
         )

@@ -1,4 +1,4 @@
-"""The checkpoint that a training goes on from: which one, and whether it can."""
+"""Find the checkpoint that a training resumes from, and check that it can."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
 from ..distiller.model import Distiller
+from ..distiller.state import check_resumable, check_saved_values
 from ..errors import CheckpointFileError, ResumeError
-from ..hooks.resume_state_hook import check_resumable
 from ..io.checkpoint import check_weight_values, read_checkpoint
 from ..io.quiet import suppress_info_logs
 
-# What schedulers and newer versions of torch add to an optimizer's groups.
+# Keys that schedulers and newer versions of torch add to an optimizer's groups.
 _ADDED = {'initial_lr', 'param_names', 'decoupled_weight_decay', 'params'}
 
 
 def settle_resume(cfg: Config) -> str | None:
-    """Find the checkpoint to go on from; None for a fresh start.
+    """Return the checkpoint to resume from; None for a new training.
 
-    What was not to be expected is printed. Where the work dir does not say, the newest
-    one is written into `cfg`.
+    Prints what the user may not expect. Where the work dir has no note of the last
+    checkpoint, the newest one is written into `cfg.load_from`.
+
+    Args:
+        cfg: The config, with `resume`.
 
     Raises:
-        ResumeError: The work dir names one that is gone.
+        ResumeError: The note of the work dir names a checkpoint that is gone.
     """
     if cfg.get('load_from'):
         return cfg.load_from
@@ -39,7 +42,7 @@ def settle_resume(cfg: Config) -> str | None:
     left = _newest_first([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
     if left:
         # Killed between the first checkpoint and the note of its name.
-        print(f'There is no {note}: going on from {left[0]}, the newest')
+        print(f'There is no {note}: resuming from {left[0]}, the newest')
         cfg.load_from = left[0]
         return left[0]
     print(f'Nothing to resume in {folder}: the training starts from the beginning')
@@ -47,7 +50,7 @@ def settle_resume(cfg: Config) -> str | None:
 
 
 def has_begun(work_dir: str) -> bool:
-    """Whether a training has left a checkpoint in its work dir."""
+    """Return whether a training has left a checkpoint in its work dir."""
     patterns = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
     return any(True for p in patterns for _ in Path(work_dir).glob(p))
 
@@ -79,7 +82,7 @@ def _newest_first(files: Any) -> list[str]:
 
 
 def check_resume(cfg: Config, model: nn.Module) -> None:
-    """Raise unless the training that a config describes can go on.
+    """Raise unless the training that a config describes can be resumed.
 
     Args:
         cfg: The config, with `resume`.
@@ -94,14 +97,11 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
     content = _read(path)
     where = f'checkpoint {path}'
     if isinstance(model, Distiller):
-        saved = check_resumable(content, model)
-        for name in ('adapters', 'losses'):
-            own = getattr(model, name).state_dict()
-            check_weight_values(saved[name], own, f'{where}, {name}', ResumeError)
+        check_saved_values(check_resumable(content, model), model, where)
     elif 'optimizer' not in content:
         raise ResumeError(
-            f'{where} holds weights, but no state to go on from',
-            expected='an optimizer, as in epoch_*.pth',
+            f'{where} cannot be resumed: it has no optimizer state',
+            expected='a checkpoint that a training wrote (epoch_*.pth)',
             fix=f"load_from='{path}' without resume: start from its weights",
         )
     _check_parts(content, where)
@@ -115,7 +115,7 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
     check_weight_values(content['state_dict'], model.state_dict(), where, ResumeError)
     if 'runner_type' not in cfg:  # other runners save it in ways of their own
         _check_optimizer(cfg, model, content['optimizer'], where)
-    _say_what_is_left(cfg, content['meta'])
+    _print_if_finished(cfg, content['meta'])
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _check_parts(content: Mapping[str, Any], where: str) -> None:
-    """Raise unless all is there that mmengine reads without asking."""
+    """Raise unless the checkpoint has all that mmengine reads without checking."""
     for name, kind in (
         ('state_dict', Mapping),
         ('optimizer', Mapping),
@@ -145,22 +145,25 @@ def _check_parts(content: Mapping[str, Any], where: str) -> None:
             value = value.get(key)
         if not isinstance(value, kind):
             raise ResumeError(
-                f'{where} cannot be gone on from: it holds no {name}',
+                f'{where} cannot be resumed: it has no {name}',
                 expected='a checkpoint that this training wrote (epoch_*.pth)',
                 actual=f'{name} is {type(value).__name__}',
-                fix='another one, or load_from without resume: start from its weights',
+                fix='another checkpoint; or load_from without resume, to start from its'
+                ' weights',
             )
 
 
 def _check_optimizer(
     cfg: Config, model: nn.Module, saved: Mapping[str, Any], where: str
 ) -> None:
-    """Raise unless the saved state is of the optimizer that the config describes:
-    torch takes another one's without a word, and fails in the first step."""
+    """Raise unless the saved state is of the optimizer that the config describes.
+
+    Torch accepts the state of another optimizer, and fails in the first step.
+    """
     with suppress_info_logs():
         wrapper = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
     if not isinstance(wrapper, OptimWrapper):
-        return  # several of them
+        return  # several optimizers
     wrong = ''
     try:
         foreign: set[str] = set()
@@ -183,7 +186,7 @@ def _check_optimizer(
         )
 
 
-def _say_what_is_left(cfg: Config, meta: Mapping[str, int]) -> None:
+def _print_if_finished(cfg: Config, meta: Mapping[str, int]) -> None:
     loop = cfg.get('train_cfg') or {}
     for unit in ('epoch', 'iter'):
         last = loop.get(f'max_{unit}s')

@@ -15,7 +15,7 @@ from PIL import Image
 
 import tiny_images
 from mkd_det.data import check_data
-from mkd_det.data.check import dataset_classes
+from mkd_det.data.datasets import dataset_classes
 from mkd_det.errors import AnnotationError, ConfigError, ImageError
 
 

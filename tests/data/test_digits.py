@@ -15,14 +15,8 @@ pytest.importorskip('sklearn', reason='needs the demo extra')
 pytest.importorskip('skimage', reason='needs the demo extra')
 
 from mkd_det.data import check_data
-from mkd_det.data.digits import (
-    CLASSES,
-    Painter,
-    Recipe,
-    _covered,
-    _painters,
-    make_digits,
-)
+from mkd_det.data.digit_painter import CLASSES, Painter, _covered
+from mkd_det.data.digits import DigitSettings, _painters, make_digits
 from mkd_det.errors import DataError
 
 SMALL = {'train': 4, 'val': 2, 'size': 96}
@@ -68,7 +62,7 @@ def test_the_set_passes_the_data_check(digits: Path) -> None:
     lines = check_data({f'{s}_dataloader': loader(s) for s in ('train', 'val')})
     assert '4 images' in lines[0]
     assert '2 images' in lines[1]
-    assert not any('Beware' in line for line in lines)
+    assert not any('Warning' in line for line in lines)
 
 
 def test_boxes_lie_in_the_picture_and_hardly_overlap(digits: Path) -> None:
@@ -89,7 +83,7 @@ def test_boxes_lie_in_the_picture_and_hardly_overlap(digits: Path) -> None:
 
 
 def test_boxes_are_tight_around_the_digit() -> None:
-    train, _ = _painters(Recipe(1, 1, 96, 0))
+    train, _ = _painters(DigitSettings(1, 1, 96, 0))
     grey = np.full((96, 96, 3), 128, np.uint8)
     painter = Painter(train.digits, train.labels, [grey], 96, overlap=0.0)
     seen = 0
@@ -111,7 +105,7 @@ def test_boxes_are_tight_around_the_digit() -> None:
 
 
 def test_training_and_validation_share_no_specimen() -> None:
-    train, val = _painters(Recipe(1, 1, 96, 0))
+    train, val = _painters(DigitSettings(1, 1, 96, 0))
     known = {digit.tobytes() for digit in train.digits}
     assert len(train.digits) + len(val.digits) == 1797
     assert not any(digit.tobytes() in known for digit in val.digits)
@@ -120,7 +114,7 @@ def test_training_and_validation_share_no_specimen() -> None:
 
 
 def test_labels_are_those_of_the_specimens() -> None:
-    train, _ = _painters(Recipe(1, 1, 96, 0))
+    train, _ = _painters(DigitSettings(1, 1, 96, 0))
     rng = np.random.default_rng(0)
     # A zero has a hole in its middle, a one has not.
     hole = [train._ink(rng, 0) for _ in range(20)]
@@ -169,8 +163,9 @@ def test_interrupted_making_leaves_nothing_and_starts_over(
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / 'thesis.txt').write_text('years of work')
-    with pytest.raises(DataError, match='something else'):
+    with pytest.raises(DataError) as info:
         make_digits(tmp_path, **SMALL)
+    assert info.value.available == ('thesis.txt',)
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
 
 

@@ -60,11 +60,11 @@ def _not_finite(content: dict, cfg: Any) -> None:
 
 
 SPOILS: dict[str, tuple[Callable[[dict, Any], Any], str]] = {
-    'no optimizer': (_without('optimizer'), 'no state to go on from'),
-    'optimizer none': (lambda c, _: c.update(optimizer=None), 'it holds no optimizer'),
-    'no meta': (_without('meta'), 'it holds no meta'),
-    'no epoch': (_without('meta', 'epoch'), 'it holds no meta.epoch'),
-    'no message hub': (_without('message_hub'), 'it holds no message_hub'),
+    'no optimizer': (_without('optimizer'), 'no optimizer state'),
+    'optimizer none': (lambda c, _: c.update(optimizer=None), 'it has no optimizer'),
+    'no meta': (_without('meta'), 'it has no meta'),
+    'no epoch': (_without('meta', 'epoch'), 'it has no meta.epoch'),
+    'no message hub': (_without('message_hub'), 'it has no message_hub'),
     'not finite': (_not_finite, 'backbone.conv1.weight is not finite'),
     'another model': (
         _without('state_dict', 'backbone.conv1.weight'),
@@ -86,7 +86,7 @@ SPOILS: dict[str, tuple[Callable[[dict, Any], Any], str]] = {
 
 
 @pytest.mark.parametrize('case', SPOILS)
-def test_what_cannot_be_gone_on_from_is_a_typed_error(
+def test_a_checkpoint_that_cannot_be_resumed_is_a_typed_error(
     case: str, content: dict[str, Any], tmp_path: Path
 ) -> None:
     spoil, words = SPOILS[case]

@@ -9,9 +9,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ...configs import plain_model_cfg
-from ...data.check import dataset_classes
+from ...data.datasets import dataset_classes
 from ...errors import CheckpointFileError, ConfigError, prefix_errors
-from ...teachers.bank import Teacher
+from ...teachers.loading import Teacher
 from ...training.preflight import check_amp, check_before_start, check_count
 from ...training.runtime import prepare_config
 from ..runs.metrics import main_metric
@@ -51,7 +51,8 @@ def check_chain(
                 model = load_given(member, cfg).model
                 check_count({'val': dataset_classes(cfg, 'val')}, model)
         classes[member.name] = dataset_classes(cfg, 'val')
-        # The last check has taken branches off.
+        for branch in getattr(model, 'branches', {}).values():
+            branch.detach()  # not a part of the plain student
         plain = getattr(model, 'student', model)
         sizes[member.name] = sum(p.numel() for p in plain.parameters())
     check_metrics_agree(metrics)

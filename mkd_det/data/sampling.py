@@ -1,4 +1,4 @@
-"""A sample that is the same each time."""
+"""Deterministic samples of sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar('Item')
 
 
 def evenly_spaced(items: Sequence[Item], limit: int) -> Sequence[Item]:
-    """`items`, or `limit` of them, evenly spaced from the first to the last."""
+    """Return `items`, or `limit` of them, evenly spaced from the first to the last."""
     if len(items) <= limit:
         return items
     step = (len(items) - 1) / max(limit - 1, 1)
