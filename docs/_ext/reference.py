@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / 'configs' / '_base_' / 'recipes'
@@ -173,16 +174,30 @@ def render_recipes() -> str:
     """Return a table of all recipes: what they do, and what they need."""
     from mmengine.config import Config
 
-    rows = ['| recipe | what it does | needs |', '|---|---|---|']
+    rows = [
+        '| recipe | what it does | student needs | teacher needs |',
+        '|---|---|---|---|',
+    ]
     for path in sorted(RECIPES.glob('*.py')):
-        text = path.read_text(encoding='utf-8')
-        doc = re.match(r'"""(.*?)"""', text, re.DOTALL)
+        doc = re.match(r'"""(.*?)"""', path.read_text(encoding='utf-8'), re.DOTALL)
         assert doc, f'{path.name} has no docstring'
         needs = Config.fromfile(path).get('needs') or {}
-        words = ', '.join(f'`{key}={value!r}`' for key, value in needs.items())
-        summary = re.split(r'(?<=[^.][.])\s|\n\n', doc[1])[0]
-        rows.append(f'| `{path.name}` | {_cell(summary)} | {_cell(words)} |')
+        cells = [doc[1].partition('\n\n')[0], *(_needs(needs, s) for s in _SIDES)]
+        rows.append(f'| `{path.name}` | {" | ".join(map(_cell, cells))} |')
     return '\n'.join(rows)
+
+
+_SIDES = ('student', 'teacher')
+
+
+def _needs(needs: dict[str, Any], side: str) -> str:
+    """Return the modules that a recipe needs of a side, with the traits of heads."""
+    heads = needs.get('heads') or {}
+    words = []
+    for path in needs.get(side) or ():
+        traits = f' ({", ".join(heads[path])})' if path in heads else ''
+        words.append(f'`{path}`{traits}')
+    return ', '.join(words)
 
 
 def _cell(text: str) -> str:
@@ -204,7 +219,17 @@ def _replace_marks(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _MARK.sub(lambda mark: render(mark[1]), source[0])
 
 
+def _generated_pages(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
+    """Return the pages to read anew in every build: the code may have changed."""
+    return [
+        page
+        for page in env.found_docs
+        if marks(Path(env.doc2path(page)).read_text(encoding='utf-8'))
+    ]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Let Sphinx replace the marks of every page that it reads."""
     app.connect('source-read', _replace_marks)
+    app.connect('env-get-outdated', _generated_pages)
     return {'parallel_read_safe': True, 'parallel_write_safe': True}
