@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from ..inspection import pair_modules, select, survey
     from ..inspection.tables import outputs_table, pairs_table
     from ..io.checkpoint import load_checkpoint_strict
-    from ..training.runtime import build_model, student_config
+    from ..training.runtime import build_model
+    from ..training.student_config import student_config
 
     quiet_libraries()
     size = (args.input_size[0], args.input_size[-1])
@@ -69,7 +70,8 @@ def build_teacher(cfg: Any, name: str) -> nn.Module:
     """Build a teacher that the distill config names, or the model of another config."""
     from ..configs import load_config
     from ..teachers.bank import TeacherBank
-    from ..training.runtime import build_model, student_config
+    from ..training.runtime import build_model
+    from ..training.student_config import student_config
 
     named = cfg.model.get('teachers') or {}
     if name in named:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Build the student, load it strictly, test it."""
     from ..configs import load_config
     from ..run import evaluate
-    from ..training.runtime import student_config
+    from ..training.student_config import student_config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,9 @@ from torch import nn
 
 import tiny
 import tiny_images
-from mkd_det.training.preflight import check_pretrained
 from mkd_det.errors import AnnotationError, ConfigError
-from test_tools import _plain_dumps, fails, tool
-
-__all__ = ['_plain_dumps']  # a fixture of that module, for this one
+from mkd_det.training.preflight import check_pretrained
+from tooling import fails, plain_dumps, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / '../shared/weights'
@@ -30,6 +29,12 @@ RENAME = (
     ('^linear', 'head'),
     ('^(conv1|bn1|layer)', r'backbone.\1'),
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _plain_dumps() -> Iterator[None]:
+    with plain_dumps():
+        yield
 
 
 def torchvision_model(name: str, **more: Any) -> dict[str, Any]:
@@ -244,7 +249,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('teacher')
     cfg = tiny_images.classifier(14)
     cfg = tiny_images.runner_cfg(cfg, data, root / 'run', epochs=15)
-    assert tool('train').main([write(root / 'config.py', cfg)]) == 0
+    assert run_command('train', [write(root / 'config.py', cfg)]) == 0
     return root
 
 
@@ -254,7 +259,7 @@ def test_a_classifier_trains_and_tests_through_the_tools(
     out = tmp_path / 'out.pkl'
     argv = [str(teacher / 'config.py'), str(teacher / 'run/epoch_15.pth')]
     argv += ['--work-dir', str(tmp_path), '--out', str(out)]
-    assert tool('test').main(argv) == 0
+    assert run_command('test', argv) == 0
     metrics = Config.fromfile(next(tmp_path.glob('*/*.json')))
     # Three colours: the tiny thing has learned them.
     assert metrics['accuracy/top1'] == 100 and metrics['accuracy/top2'] == 100
@@ -275,14 +280,14 @@ def test_a_classifier_is_distilled_and_exported(
     cfg = tiny_images.runner_cfg(model, data, tmp_path / 'run', epochs=2)
     cfg.log_level = 'INFO'
     config = write(tmp_path / 'config.py', cfg)
-    assert tool('train').main([config]) == 0
+    assert run_command('train', [config]) == 0
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Teacher t (ImageClassifier): accuracy/top1 100.0000' in log
     assert 'loss_soft:' in log and 'loss_attention:' in log
     # Plain in the work dir, and by the tool.
     out = tmp_path / 'out'
     source = str(tmp_path / 'run/epoch_2.pth')
-    assert tool('export_student').main([config, source, str(out)]) == 0
+    assert run_command('export', [config, source, str(out)]) == 0
     assert 'where mkd_det is installed' in capsys.readouterr().out
     for folder, file in ((tmp_path / 'run', 'student_last.pth'), (out, 'student.pth')):
         plain = Config.fromfile(folder / 'student_config.py')
@@ -292,7 +297,7 @@ def test_a_classifier_is_distilled_and_exported(
         MODELS.build(plain.model).load_state_dict(content['state_dict'], strict=True)
     # And it is a model for the tools.
     argv = [str(out / 'student_config.py'), str(out / 'student.pth')]
-    assert tool('test').main([*argv, '--work-dir', str(tmp_path / 'test')]) == 0
+    assert run_command('test', [*argv, '--work-dir', str(tmp_path / 'test')]) == 0
 
 
 def test_a_teacher_of_another_order_of_classes_is_refused(
@@ -359,10 +364,10 @@ def test_a_classifiers_backbone_arrives_in_the_detector(
 ) -> None:
     cfg = tiny_images.runner_cfg(small_resnet(), data, tmp_path / 'run')
     config = write(tmp_path / 'config.py', cfg)
-    assert tool('train').main([config]) == 0
+    assert run_command('train', [config]) == 0
     file = tmp_path / 'backbone.pth'
     source = str(tmp_path / 'run/epoch_1.pth')
-    assert tool('export_student').main([config, source, str(file)]) == 0
+    assert run_command('export', [config, source, str(file)]) == 0
     weights = torch.load(file, weights_only=True)['state_dict']
 
     model = MODELS.build(started_from(file))

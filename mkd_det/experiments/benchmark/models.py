@@ -16,7 +16,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
 from ...teachers.engine import Engine
-from ...training.runtime import build_model, student_config
+from ...training.runtime import build_model
+from ...training.student_config import student_config
 from ...weighting.sampler import TeacherSampler
 from .batches import Batch
 

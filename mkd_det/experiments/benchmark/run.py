@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ...errors import ConfigError
+from ...errors import ConfigError, nearest_names
 from ...teachers.engine import SPEEDS
 from ...training.preflight import check_amp
 from ...training.runtime import check_is_distill
@@ -64,7 +64,7 @@ class Settings:
                 raise ConfigError(
                     f'--speeds: there is no speed {speed!r}',
                     actual=speed,
-                    available=known,
+                    available=nearest_names(speed, known),
                 )
         if self.each_count and len(self.speeds) > 1:
             raise ConfigError('--sources goes with one speed', actual=self.speeds)
