@@ -192,7 +192,7 @@ class SamplingConfig:
         if self.drop_exact and self.keep_prob < 1:
             raise ConfigError('give keep_prob or drop_exact, not both')
         if isinstance(self.always, str):
-            object.__setattr__(self, 'always', (self.always,))
+            object.__setattr__(self, 'always', (self.always,))  # frozen
 
 
 @dataclass(frozen=True)

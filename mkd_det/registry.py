@@ -1,8 +1,10 @@
-"""Registries for what a distill config names by `type`.
+"""Registries for what a distill config names by `type`, and for head readers.
 
-Users add their own with a decorator, in a module named by `custom_imports`:
+A new loss, adapter, probe, branch or head reader of this package is one new file in
+its room: the rooms import all their files. Users register theirs in a module that
+`custom_imports` names:
 
-    from mkd_det.registry import LOSSES
+    from mkd_det import LOSSES, PairLoss
 
     @LOSSES.register_module()
     class MyLoss(PairLoss): ...
@@ -14,7 +16,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.registry import Registry
 
@@ -32,20 +34,28 @@ ADAPTERS = Registry(
     'adapter', scope='mkd_det', locations=['mkd_det.adapters', 'mkd_det.probes']
 )
 BRANCHES = Registry('branch', scope='mkd_det', locations=['mkd_det.branches'])
-BALANCES = Registry(
-    'balance', scope='mkd_det', locations=['mkd_det.weighting.gradient_share']
-)
+HEADS = Registry('head reader', scope='mkd_det', locations=['mkd_det.heads'])
+BALANCES = Registry('balance', scope='mkd_det', locations=['mkd_det.weighting'])
 
 
 def type_name(kind: Any) -> str:
-    """The name of a `type`: a class, or a string with or without a scope."""
+    """Return the name of a `type`: a class, or a string with or without a scope."""
     if isinstance(kind, type):
         return kind.__name__
     return str(kind or '').rpartition('.')[2]
 
 
 def find_class(registry: Registry, cfg: dict, where: str) -> type:
-    """The class that `cfg['type']` names, or ConfigError with the nearest names."""
+    """Return the class that `cfg['type']` names.
+
+    Args:
+        registry: The registry.
+        cfg: A dict with `type`, a name or a class.
+        where: Name of the part, for the message.
+
+    Raises:
+        ConfigError: There is no such class; the nearest names are listed.
+    """
     kind = cfg.get('type')
     if isinstance(kind, type):
         return kind
@@ -64,7 +74,17 @@ def find_class(registry: Registry, cfg: dict, where: str) -> type:
 
 
 def build_component(registry: Registry, cfg: dict, where: str, **defaults: Any) -> Any:
-    """Build `cfg` (a dict with `type`), turning bad arguments into ConfigError."""
+    """Build an object from a dict with `type`.
+
+    Args:
+        registry: The registry.
+        cfg: The dict.
+        where: Name of the part, for messages.
+        **defaults: Arguments that `cfg` may override.
+
+    Raises:
+        ConfigError: The class is not registered, or takes no such arguments.
+    """
     cls = find_class(registry, cfg, where)
     # mmengine adds `_scope_` to what a config takes from a `package::` base.
     own = {k: v for k, v in cfg.items() if k not in ('type', '_scope_')}
@@ -84,12 +104,15 @@ def build_component(registry: Registry, cfg: dict, where: str, **defaults: Any) 
 
 
 def build_mmengine_model(registry: Registry, cfg: dict, where: str) -> Any:
-    """Build a model of mmdet's, turning what is wrong with its config into ConfigError.
+    """Build a model from its config.
 
     Args:
-        registry: Of mmengine or mmdet.
+        registry: The registry of mmengine or mmdet.
         cfg: The model's config.
-        where: What it is, for the message.
+        where: Name of the model, for the message.
+
+    Raises:
+        ConfigError: It cannot be built from this config.
     """
     with as_config_error(f'{where}: the model'):
         return registry.build(cfg)
@@ -97,19 +120,31 @@ def build_mmengine_model(registry: Registry, cfg: dict, where: str) -> Any:
 
 
 def argument_names(cls: type) -> list[str]:
-    """Names that the constructors along the mro take, as far as they pass them on."""
+    """Return the names of all arguments that a class takes.
+
+    A constructor with `**` passes arguments on to the next class of the mro.
+
+    Args:
+        cls: The class.
+    """
     return [name for name, _ in _parameters(cls)]
 
 
 def arguments_with_defaults(cls: type, cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Every argument of the constructors along the mro, as `cfg` gives it, or else
-    its default."""
+    """Return every argument of a class, as `cfg` gives it, or its default.
+
+    Args:
+        cls: The class.
+        cfg: Some of its arguments.
+    """
     return {name: cfg.get(name, p.default) for name, p in _parameters(cls)}
 
 
 def _parameters(cls: type) -> Iterator[tuple[str, inspect.Parameter]]:
-    """What the constructors along the mro take, up to the first that passes nothing
-    on (has no `**`). Of several of one name the first counts."""
+    """Yield the arguments of the constructors along the mro, without repetitions.
+
+    It ends at the first constructor without `**`, which passes nothing on.
+    """
     seen: set[str] = set()
     for base in cls.__mro__:
         init = base.__dict__.get('__init__')
@@ -125,7 +160,7 @@ def _parameters(cls: type) -> Iterator[tuple[str, inspect.Parameter]]:
 
 
 def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
-    """Every argument must be one that a constructor along the mro takes."""
+    """Raise ConfigError for unknown, missing and wrong arguments of a class."""
     known = argument_names(cls)
     for key in kwargs:
         if key not in known:
@@ -134,11 +169,11 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
                 actual=key,
                 available=nearest_names(key, known, limit=len(known)),
             )
-    kinds = _kinds_of(cls)
+    checks = _checks_of(cls)
     for key, value in kwargs.items():
-        if key in kinds and not kinds[key][1](value):
+        if key in checks and not checks[key].accepts(value):
             raise ConfigError(
-                f'{where}: {key} must be {kinds[key][0]}', actual=repr(value)
+                f'{where}: {key} must be {checks[key].words}', actual=repr(value)
             )
     for name, parameter in inspect.signature(cls).parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (
@@ -153,36 +188,44 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
             )
 
 
-# What an annotation promises, in words, and how to tell.
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    'float': ('a finite number', is_number),
-    'int': ('a whole number', is_integer),
-    'bool': ('True or False', lambda value: isinstance(value, bool)),
-    'str': ('a string', lambda value: isinstance(value, str)),
+class _TypeCheck(NamedTuple):
+    """What an annotation allows, in words and as a test."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+
+
+_TYPE_CHECKS = {
+    'float': _TypeCheck('a finite number', is_number),
+    'int': _TypeCheck('a whole number', is_integer),
+    'bool': _TypeCheck('True or False', lambda value: isinstance(value, bool)),
+    'str': _TypeCheck('a string', lambda value: isinstance(value, str)),
 }
 
 
-def _kinds_of(cls: type) -> dict[str, tuple[str, Callable[[Any], bool]]]:
-    """Of the arguments whose annotation is as plain as that."""
-    kinds = ((name, _kind(p.annotation)) for name, p in _parameters(cls))
-    return {name: kind for name, kind in kinds if kind}
+def _checks_of(cls: type) -> dict[str, _TypeCheck]:
+    """Return the checks of all arguments with a plain annotation."""
+    checks = ((name, _type_check(p.annotation)) for name, p in _parameters(cls))
+    return {name: check for name, check in checks if check}
 
 
-def _kind(annotation: Any) -> tuple[str, Callable[[Any], bool]] | None:
+def _type_check(annotation: Any) -> _TypeCheck | None:
+    """Return the check of `float`, `int`, `bool`, `str`, or one of them or None."""
     text = (
         annotation
         if isinstance(annotation, str)
         else getattr(annotation, '__name__', '')
     )
     plain, _, rest = text.partition(' | ')
-    if plain not in _KINDS or rest not in ('', 'None'):
+    check = _TYPE_CHECKS.get(plain)
+    if check is None or rest not in ('', 'None'):
         return None
-    words, test = _KINDS[plain]
-    return (f'{words}, or None', _or_none(test)) if rest else (words, test)
-
-
-def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or test(value)
+    if not rest:
+        return check
+    accepts = check.accepts
+    return _TypeCheck(
+        f'{check.words}, or None', lambda value: value is None or accepts(value)
+    )
 
 
 def import_files(package: str, path: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Base of users' own hooks: mmengine's moments, and two more inside a step."""
+"""Base class of hooks that read the knowledge and losses of a training step."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import weakref
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
+from ..distiller.step import StepLosses
 from ..structures import Knowledge
 from ..training.runtime import get_distiller
 
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """A hook that also sees what passes between teachers and student.
+    """A hook with two more methods, called inside a training step.
 
-    Subclass it, override any moment of mmengine's hooks and the two below,
-    register it in mmengine's `HOOKS`, and name it in `custom_hooks`:
+    Subclass it, override methods of mmengine's hooks and the two below, register the
+    class in mmengine's `HOOKS`, and add it to `custom_hooks`:
 
         @HOOKS.register_module()
         class PrintNorm(DistillHook):
             def after_knowledge(self, runner, student, teachers):
                 print(student['fpn'].levels[0].norm())
 
-    The moments are called inside the forward of a training step, on every
-    rank, for as long as `runner.train()` runs. A subclass that overrides
-    `before_train` or `after_train` calls `super()`'s.
+    Both methods are called inside the forward of a training step, on every rank, while
+    `runner.train()` runs. A subclass that overrides `before_train` or `after_train`
+    must call those of `super()`.
     """
 
     def after_knowledge(
@@ -36,40 +36,40 @@ class DistillHook(Hook):
         student: dict[str, Knowledge],
         teachers: dict[str, dict[str, Knowledge]],
     ) -> None:
-        """Student and active teachers have run; no term has been computed.
+        """Read the knowledge of a step: called before the terms are computed.
 
         Do not keep the tensors: they hold the graph of the whole step.
 
         Args:
             runner: The runner of the training process.
-            student: The student's knowledge by tap.
-            teachers: Each active teacher's knowledge by tap.
+            student: Knowledge of the student by tap.
+            teachers: Knowledge of each active teacher by tap.
         """
 
-    def after_terms(self, runner: Runner, losses: dict[str, Tensor]) -> None:
-        """All losses of the step stand; `parse_losses` has not summed them.
+    def after_terms(self, runner: Runner, losses: StepLosses) -> None:
+        """Read the losses of a step: called before `parse_losses` sums them.
 
-        A statistic that is added here, under a name that begins with `stat_`,
-        is logged beside the losses and not trained on.
+        A value that is added here under a name that begins with `stat_` is logged with
+        the losses, and not trained on.
 
         Args:
             runner: The runner of the training process.
-            losses: Losses and statistics by name.
+            losses: Losses and statistics by name; `losses.totals()` sums them by term.
         """
 
     def before_train(self, runner: Runner) -> None:
-        """Start watching the distiller."""
-        self._stop_watching(runner)
+        """Register with the distiller."""
+        self._unregister(runner)
         observer = _Observer(self, runner)
         get_distiller(runner, type(self).__name__).observers.append(observer)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop watching it."""
-        self._stop_watching(runner)
+        """Unregister from the distiller."""
+        self._unregister(runner)
 
-    def _stop_watching(self, runner: Runner) -> None:
+    def _unregister(self, runner: Runner) -> None:
         observers = get_distiller(runner, type(self).__name__).observers
-        # Those of hooks that are gone (a training that raised) go with it.
+        # Also removes observers of deleted hooks, left by a training that raised.
         observers[:] = [
             o
             for o in observers
@@ -78,8 +78,10 @@ class DistillHook(Hook):
 
 
 class _Observer:
-    """What the distiller knows of a hook: neither hook nor runner is kept
-    alive by it, so a training that raises leaves nothing behind."""
+    """Calls a hook without keeping the hook or the runner alive.
+
+    A training that raises therefore leaves no references behind.
+    """
 
     def __init__(self, hook: DistillHook, runner: Runner) -> None:
         self._hook, self._runner = weakref.ref(hook), weakref.ref(runner)
@@ -93,7 +95,7 @@ class _Observer:
         if hook is not None and runner is not None:
             hook.after_knowledge(runner, student, teachers)
 
-    def on_terms(self, losses: dict[str, Tensor]) -> None:
+    def on_terms(self, losses: StepLosses) -> None:
         hook, runner = self._hook(), self._runner()
         if hook is not None and runner is not None:
             hook.after_terms(runner, losses)

@@ -1,11 +1,11 @@
-"""Shows how much each term pulls, beside the task."""
+"""Log how hard each term pulls on the student, relative to the task."""
 
 from __future__ import annotations
 
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
+from ..distiller.step import StepLosses
 from ..errors import ConfigError
 from ..training.runtime import get_distiller
 from ..weighting.gradient_share import TASK, gradient_norms, shared_parameters
@@ -16,16 +16,17 @@ from .distill_hook import DistillHook
 class GradientShareHook(DistillHook):
     """Logs every term's gradient norm on the student, relative to the task's.
 
-    As `stat_share_<term>`, without the term's `loss_`: 1 means that term and task pull
-    equally hard. The size of a loss tells nothing of that. Adapters' and branches' own
-    losses are terms here. Each measurement costs a backward pass a term. A term that
-    drowns the task, or is drowned, is warned of, once until it comes back.
+    It logs `stat_share_<term>`, without the term's `loss_`: 1 means that term and task
+    pull equally hard, which the size of a loss does not tell. Own losses of adapters
+    and branches count as terms. Each measurement costs one backward pass for each
+    term. The hook warns when a share leaves the range from `low` to `high`, once until
+    it comes back.
 
     Args:
         interval: Iterations between measurements.
         on: Module of the student whose parameters count.
-        low: Least share that is no reason for a warning.
-        high: Greatest.
+        low: Lower bound of the share; below it the hook warns.
+        high: Upper bound of the share; above it the hook warns.
     """
 
     def __init__(
@@ -45,17 +46,17 @@ class GradientShareHook(DistillHook):
         self.warned: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """See that there is what is to be measured."""
+        """Check that the module has trained parameters."""
         super().before_train(runner)
         shared_parameters(get_distiller(runner, type(self).__name__).student, self.on)
 
-    def after_terms(self, runner: Runner, losses: dict[str, Tensor]) -> None:
+    def after_terms(self, runner: Runner, losses: StepLosses) -> None:
         """Measure, log and warn."""
         if runner.iter % self.interval:
             return
         distiller = get_distiller(runner, type(self).__name__)
         parameters = shared_parameters(distiller.student, self.on)
-        norms = gradient_norms(distiller.totals(losses), parameters)
+        norms = gradient_norms(losses.totals(), parameters)
         task = norms.pop(TASK)
         for name, norm in norms.items():
             share = norm / task.clamp_min(1e-12)
@@ -70,12 +71,12 @@ class GradientShareHook(DistillHook):
             self._warn(runner, name, float(share), fix)
 
     def _warn(self, runner: Runner, name: str, share: float, fix: str) -> None:
-        # What does not reach these parameters at all is not drowned in them.
+        # A share of 0: the term does not reach these parameters at all.
         if share == 0 or self.low <= share <= self.high:
             self.warned.discard(name)
         elif name not in self.warned:
             self.warned.add(name)
-            how = 'is drowned by the task' if share < self.low else 'drowns the task'
+            how = 'hardly counts' if share < self.low else 'outweighs the task'
             runner.logger.warning(
                 f'{name} {how}: its gradient on {self.on} is {share:.3g} times the'
                 f" task's, at iteration {runner.iter + 1}; {fix}"

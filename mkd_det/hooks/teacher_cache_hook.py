@@ -1,4 +1,4 @@
-"""Looks at data and disk before teachers' outputs are kept."""
+"""Check data and disk before teachers' outputs are cached; report cache hits."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ..training.runtime import get_distiller
 
 @HOOKS.register_module()
 class TeacherCacheHook(Hook):
-    """Checks and reports what `teachers.<name>.cache` is going to do.
+    """Checks the training data for `teachers.<name>.cache`, and logs cache hits.
 
-    Before the first iteration: the pipeline of the training data must yield the same
-    image every time; size on disk and seconds are estimated from one image and
-    logged, with the room there is. After every epoch: how many images were found.
-    Without a cache it does nothing.
+    Before the first iteration, the pipeline of the training data must yield the same
+    image every time. Size on disk and seconds for each epoch are estimated from one
+    image and logged, with the free space. After every epoch, the number of images
+    found in the cache is logged. Without a cache the hook does nothing.
 
     Raises:
         ConfigError: The pipeline is random.
     """
 
-    # Before TeacherCheckHook measures the teachers, which takes its time.
+    # Before TeacherCheckHook measures the teachers, which takes long.
     priority = 'ABOVE_NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Check the pipeline; estimate."""
+        """Check the pipeline; estimate the cache's size and speed."""
         distiller = get_distiller(runner, 'TeacherCacheHook')
-        cached = {n: t for n, t in distiller.teachers.items() if t.cache is not None}
-        used = {n: t for n, t in cached.items() if n in distiller.plan.taps}
+        runners = distiller.teachers.runners
+        used = [n for n in distiller.plan.taps if n in runners and runners[n].cache]
         if not used:
             return
         dataset: Any = runner.train_dataloader.dataset
@@ -45,7 +45,7 @@ class TeacherCacheHook(Hook):
             found = random_transforms(dataset)
             if found:
                 raise ConfigError(
-                    f'teachers.{next(iter(used))}: a cache needs images that are the'
+                    f'teachers.{used[0]}: a cache needs images that are the'
                     ' same in every epoch',
                     actual='random: ' + ', '.join(found),
                     fix='a train pipeline without them, or no `cache`',
@@ -54,10 +54,10 @@ class TeacherCacheHook(Hook):
                 self._estimate(runner, distiller, name, dataset)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log how many images were found."""
+        """Log how many images were found in the cache."""
         distiller = get_distiller(runner, 'TeacherCacheHook')
-        for name, teacher in distiller.teachers.items():
-            store = teacher.store
+        for name, runner_of_teacher in distiller.teachers.runners.items():
+            store = runner_of_teacher.store
             if store is not None:
                 runner.logger.info(
                     f'teacher cache {name!r}: {store.hits} images found,'
@@ -73,23 +73,24 @@ class TeacherCacheHook(Hook):
             dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]), True
         )
         images = distiller.renormalizers[name](batch['inputs'], batch['data_samples'])
-        teacher, taps = distiller.teachers[name], distiller.plan.taps[name]
-        distiller.teachers.run(name, images, taps)  # the entry is there now
+        reads = distiller.plan.reads[name]
+        distiller.teachers.run(name, images, reads)  # the entry is there now
         start = time.perf_counter()
-        seen = distiller.teachers.run(name, images, taps)
+        seen = distiller.teachers.run(name, images, reads)
         seconds = time.perf_counter() - start
+        cached = distiller.teachers.runners[name]
         each = 2 * sum(t.numel() for t in tensors_in(list(seen.values())))
         size = each * len(dataset)
-        free = shutil.disk_usage(teacher.cache).free
+        free = shutil.disk_usage(cached.cache).free
         runner.logger.info(
             f'teacher cache {name!r}: about {each / 2**20:.1f} MB an image,'
             f' {size / 2**30:.2f} GB for {len(dataset)} images ({free / 2**30:.1f} GB'
-            f' free in {teacher.cache}); reading them takes about'
+            f' free in {cached.cache}); reading them takes about'
             f' {seconds * len(dataset):.0f} s an epoch'
         )
         if size > free:
             runner.logger.warning(
                 f'teacher cache {name!r} will not hold all images: the teacher runs for'
-                ' those that find no room'
+                ' the others'
             )
-        teacher.store.hits = teacher.store.misses = 0
+        cached.store.hits = cached.store.misses = 0

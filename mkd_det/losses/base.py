@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, check_keys, check_string_keys
-from ..structures import GroundTruth, Level, first_tensor, full_precision
+from ..errors import ConfigError
+from ..structures import GroundTruth, HeadOutput, Level, first_tensor, full_precision
 from ..weighting.schedules import Progress, WeightSchedule
+
+# What class logits are for: independent classes, or classes that exclude each other.
+Activation = Literal['sigmoid', 'softmax']
 
 
 class PairLoss(nn.Module):
     """A loss between levels of the student and levels of the teacher.
 
-    A subclass writes `pair` for one level, in plain float32 tensors; this base
-    does the rest: levels (mean over them), float32 even under autocast, the
-    detached teacher, the weight and its schedule. A loss gets tensors only; it
-    knows no paths, models or adapters.
+    A subclass writes `pair` for one level, or `outputs` for what heads predict, in
+    plain float32 tensors. This base does the rest: the mean over levels, float32 even
+    under autocast, the detached teacher, the weight and its schedule. A loss gets
+    tensors only; it knows no paths, models or adapters.
+
+    The plan reads the class attributes before the first step. It fills in two arguments
+    of a constructor that has them: `activation` ('sigmoid' or 'softmax') says what the
+    class logits of the heads are for, `channels` gives the channels of student and
+    teacher, level by level.
 
     Args:
         weight: Factor on the loss, not negative.
-        schedule: Keyword arguments of `WeightSchedule`: warm-up, decay, stop.
+        schedule: Arguments of `WeightSchedule`: warm-up, decay, stop.
 
-    Class attributes that the plan reads before the first step:
+    Class attributes:
         demands: Equalities between the two sides, of 'same_channels' and
             'same_spatial'.
-        reads: 'features' for maps and vectors; 'outputs' for what a
-            dense head yields, read into `DenseOutput` (see `outputs.py`). A
-            constructor with the argument `kind` is told 'sigmoid' or 'softmax', one
-            with `channels` those of student and teacher, level by level.
-        also: Names under which the config gives further knowledge, and whose it is,
-            'teacher' or 'student'; `forward` gets it by these names, detached.
-        truth: What of the ground truth `forward` gets: 'boxes', 'labels' (of whole
-            images), or nothing.
-        weighs_samples: Whether a mask that is one number a sample makes samples
+        reads: 'features' for maps and vectors; 'outputs' for predictions of heads
+            (`HeadOutput`, one for each side) or plain logits.
+        matches_rows: Whether the loss itself finds out which rows of two head outputs
+            belong together. Other losses compare row i with row i.
+        also: Names of further knowledge that the config gives, and whose it is,
+            'teacher' or 'student'. `forward` gets it by these names, detached.
+        truth: What `forward` gets of the ground truth: 'boxes', 'labels' (of whole
+            images), or '' for nothing.
+        weighs_samples: Whether a mask with one number for each sample makes samples
             count more or less (the loss is a mean over samples).
     """
 
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
+    matches_rows: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {}
     truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
@@ -54,23 +62,22 @@ class PairLoss(nn.Module):
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
         self.weight = float(weight)
-        check_string_keys(schedule, f'{type(self).__name__}: schedule')
-        known = [field.name for field in fields(WeightSchedule)]
-        check_keys(schedule or {}, known, f'{type(self).__name__}: schedule')
-        self.schedule = WeightSchedule(**(schedule or {}))
+        where = f'{type(self).__name__}: schedule'
+        self.schedule = WeightSchedule.parse(schedule, where)
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
-        """Whether the loss reads decoded boxes of such outputs. If not, they come
-        without, which is cheaper.
+        """Return whether the loss needs decoded boxes of such outputs.
+
+        If not, they come without boxes, which is cheaper.
 
         Args:
-            student: A `DenseOutput` as later ones will be.
+            student: A `HeadOutput` like those of later steps.
             teacher: Likewise.
         """
         return True
 
     def weight_at(self, progress: Progress) -> float:
-        """The weight, times its schedule's factor."""
+        """Return the weight, times the factor of its schedule."""
         return self.weight * self.schedule.factor(progress)
 
     def forward(
@@ -81,12 +88,12 @@ class PairLoss(nn.Module):
         truth: GroundTruth | None = None,
         **also: Sequence[Level],
     ) -> Tensor | dict[str, Tensor]:
-        """Mean of `pair` over the levels, without the weight.
+        """Compute the loss over all levels, without the weight.
 
         Args:
-            student: Levels of the student.
-            teacher: As many levels of the teacher.
-            mask: Per level (N, 1, H, W), what counts how much. Optional.
+            student: Levels of the student, or one `HeadOutput`.
+            teacher: As many levels of the teacher, or one `HeadOutput`.
+            mask: Per level (N, 1, H, W), how much each place counts. Optional.
             truth: The ground truth, for losses that ask for it.
             **also: Levels of what `also` names, for `over_levels`.
 
@@ -113,8 +120,12 @@ class PairLoss(nn.Module):
         teacher: list[Any],
         mask: Sequence[Tensor] | None,
     ) -> Tensor | dict[str, Tensor]:
-        """Mean of `pair` over the levels. Losses that relate levels to each
-        other override this instead of `pair`."""
+        """Average `pair` over the levels, or compare the predictions of two heads.
+
+        Losses that relate levels to each other override this instead of `pair`.
+        """
+        if isinstance(student[0], HeadOutput):
+            return self.outputs(student[0], teacher[0], mask[0] if mask else None)
         masks: Sequence[Tensor | None] = mask or [None] * len(student)
         losses = [
             self.pair(s, t, m) for s, t, m in zip(student, teacher, masks, strict=True)
@@ -124,13 +135,19 @@ class PairLoss(nn.Module):
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of one level, a scalar."""
+        """Return the loss of one level, a scalar."""
         raise TypeError(f'{type(self).__name__} must define pair() or over_levels()')
+
+    def outputs(
+        self, student: HeadOutput, teacher: HeadOutput, mask: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Return the loss of the predictions of two heads."""
+        raise TypeError(f'{type(self).__name__} must define outputs()')
 
 
 def _float(level: Any, detach: bool = False) -> Any:
     if isinstance(level, tuple):
-        # Keeps named tuples (DenseOutput) what they are.
+        # Keeps named tuples (HeadOutput) what they are.
         parts: Any = [None if p is None else _float(p, detach) for p in level]
         return type(level)(*parts) if hasattr(level, '_fields') else tuple(parts)
     return full_precision(level.detach() if detach else level)

@@ -1,14 +1,12 @@
-"""A student that starts with modules of its teacher."""
+"""Start the student with modules of its teacher."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mmengine.logging import MMLogger
 from torch import nn
 
-from ..errors import ConfigError, PlanError, check_keys, nearest_names
+from ..config import InheritConfig
+from ..errors import ConfigError, PlanError, nearest_names
 from .bank import TeacherBank
 
 
@@ -16,48 +14,23 @@ class Inheritance:
     """Copies modules of a teacher into the student, before the first step.
 
     Figures of several papers (MGD, FGD) come from students that begin with the
-    teacher's neck and head. Here that is said in the config, and in the log. Modules
-    fit as a whole or not at all.
+    teacher's neck and head. Here the config and the log say so. A module fits
+    completely, or nothing is copied.
 
     Args:
-        cfg: dict(teacher=..., modules=[...]); modules by path, the same in both.
+        config: The teacher, and the modules by path.
         student: The plain student.
         teachers: All teachers.
 
     Raises:
-        ConfigError: There is no such teacher or module.
-        PlanError: A module of the student's has other tensors than the teacher's.
+        ConfigError: There is no such module.
+        PlanError: A module of the student has other tensors than the teacher's.
     """
 
-    teacher: Any
-    modules: Any
-
     def __init__(
-        self, cfg: Mapping[str, Any], student: nn.Module, teachers: TeacherBank
+        self, config: InheritConfig, student: nn.Module, teachers: TeacherBank
     ) -> None:
-        check_keys(cfg, ('teacher', 'modules'), 'inherit')
-        self.teacher = cfg.get('teacher')
-        self.modules = cfg.get('modules')
-        if self.teacher not in teachers:
-            raise ConfigError(
-                'inherit: there is no such teacher',
-                actual=self.teacher,
-                available=list(teachers),
-                fix="inherit=dict(teacher='t', modules=['neck', 'bbox_head'])",
-            )
-        if not isinstance(self.modules, Sequence) or isinstance(self.modules, str):
-            raise ConfigError(
-                'inherit: `modules` must be a list of paths',
-                actual=self.modules,
-                fix="inherit=dict(teacher='t', modules=['neck', 'bbox_head'])",
-            )
-        if not self.modules or teachers[self.teacher].checkpoint is None:
-            raise ConfigError(
-                'inherit: there is nothing to inherit',
-                expected='modules, and a teacher with a checkpoint',
-                actual=f'{len(self.modules)} modules, checkpoint'
-                f' {teachers[self.teacher].checkpoint}',
-            )
+        self.teacher, self.modules = config.teacher, config.modules
         for path in self.modules:
             _check_fit(path, student, teachers[self.teacher].model)
 
@@ -65,11 +38,11 @@ class Inheritance:
         return f'inherit: {", ".join(self.modules)} of teacher {self.teacher}'
 
     def copy(self, student: nn.Module, teachers: TeacherBank) -> None:
-        """Copy, and say in the log what was copied.
+        """Copy the modules, and log which.
 
         Args:
-            student: As above, its branches detached.
-            teachers: As above, loaded.
+            student: The plain student, its branches detached.
+            teachers: All teachers, loaded.
         """
         for path in self.modules:
             module = teachers[self.teacher].model.get_submodule(path)
@@ -82,28 +55,30 @@ class Inheritance:
             )
 
 
-def _check_fit(path: Any, student: nn.Module, teacher: nn.Module) -> None:
-    sides = [dict(model.named_modules()).get(path) for model in (student, teacher)]
-    for module, model, who in zip(sides, (student, teacher), ('student', 'teacher')):
-        if not path or module is None:
-            names = [name for name, _ in model.named_modules() if name]
+def _check_fit(path: str, student: nn.Module, teacher: nn.Module) -> None:
+    """Raise unless the module has the same tensors in both models."""
+    shapes = []
+    for model, owner in ((student, 'student'), (teacher, 'teacher')):
+        modules = dict(model.named_modules())
+        if not path or path not in modules:
+            names = [name for name in modules if name]
             raise ConfigError(
-                f'inherit: {path!r} is no module of the {who}',
-                available=nearest_names(str(path), names, limit=8),
+                f'inherit: {path!r} is no module of the {owner}',
+                available=nearest_names(path, names, limit=8),
             )
-    ours, theirs = (
-        {key: tuple(value.shape) for key, value in side.state_dict().items()}  # type: ignore[union-attr]
-        for side in sides
-    )
+        state = modules[path].state_dict()
+        shapes.append({key: tuple(value.shape) for key, value in state.items()})
+    ours, theirs = shapes
     every = sorted({*ours, *theirs})
-    other = [k for k in every if ours.get(k) != theirs.get(k)]
+    differing = [k for k in every if ours.get(k) != theirs.get(k)]
     if not every:
         raise ConfigError(f'inherit: {path} has no weights')
-    if other:
-        shown = [f'{k}: {ours.get(k)}, teacher {theirs.get(k)}' for k in other[:4]]
+    if differing:
+        shown = [f'{k}: {ours.get(k)}, teacher {theirs.get(k)}' for k in differing[:4]]
         raise PlanError(
-            f'inherit: {path} of the student does not fit the teacher: {len(other)} of'
-            f' {len(every)} tensors differ; nothing is copied in part',
+            f'inherit: {path} of the student does not fit the teacher:'
+            f' {len(differing)} of {len(every)} tensors differ; nothing is copied in'
+            ' part',
             actual='; '.join(shown),
             fix='modules of equal widths, or no `inherit`',
         )

@@ -1,4 +1,4 @@
-"""Shows a teacher the student's images as the teacher is used to see them."""
+"""Show a teacher the student's images as the teacher is used to see them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import PlanError
 
 
 class Renormalizer:
-    """Undoes the student's normalisation and does the teacher's.
+    """Replaces the student's normalisation of images by the teacher's.
 
     Augmentation, resizing and padding happen once, in the student's
     preprocessor; mean, std and channel order may differ between the models.
@@ -50,14 +50,19 @@ class Renormalizer:
 
     @property
     def key(self) -> tuple:
-        """Equal for teachers that see a batch alike."""
+        """Key that is equal for teachers that see a batch alike."""
         if not self.needed:
             return ()
         numbers = [*self.scale.flatten().tolist(), *self.shift.flatten().tolist()]
         return (self.flip, self.pad_value, *numbers)
 
     def __call__(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Tensor:
-        """The batch (N, 3, H, W) as the teacher's own preprocessor would make it."""
+        """Return the batch as the teacher's own preprocessor would make it.
+
+        Args:
+            inputs: Images that the student's preprocessor made, (N, 3, H, W).
+            data_samples: A data sample per image, for its size without padding.
+        """
         if not self.needed:
             return inputs
         if self.flip:

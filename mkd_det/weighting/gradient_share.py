@@ -1,4 +1,4 @@
-"""Holds terms near a wanted share of the task's gradient."""
+"""Keep terms at a wanted share of the task's gradient."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..errors import ConfigError, is_number, nearest_names
 from ..registry import BALANCES
 
 TASK = 'task'
-_UNKNOWN = -1.0  # a factor that was not measured yet
+_UNKNOWN = -1.0  # a factor that is not measured yet
 
 
 def gradient_norms(
     losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """L2 norm of each loss's gradient on the same parameters, mean over all ranks.
+    """Return the L2 norm of each loss's gradient, mean over all ranks.
 
-    A backward pass a loss; the graph stays for the step's own.
+    Costs one backward pass for each loss. The graph stays for the step's own.
 
     Args:
-        losses: Scalars, by name; on every rank the same names.
-        parameters: Those that the losses share.
+        losses: Scalars by name; the same names on every rank.
+        parameters: The parameters that the losses share.
 
     Raises:
-        ConfigError: A part of the model allows no such pass.
+        ConfigError: A part of the model allows no second backward pass.
     """
     norms = {}
     for name, loss in losses.items():
@@ -38,17 +38,20 @@ def gradient_norms(
         except RuntimeError as error:
             raise ConfigError(
                 f'the gradient of {name} cannot be measured',
-                expected='a model whose graph can be gone through twice',
+                expected='a model whose graph allows several backward passes',
                 actual=str(error).splitlines()[0],
-                fix='with_cp=False; compile=[]; no `balance`, no GradientShareHook',
+                fix='with_cp=False; or no `balance` and no GradientShareHook',
             ) from error
         all_reduce(norms[name], 'mean')
     return norms
 
 
 def _gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Of one loss, which is made larger on the way where it can be: in float16 small
-    gradients would be lost, and no scaler is at work here."""
+    """Return the gradient norm of one loss.
+
+    The loss is scaled up for the backward pass, as far as nothing overflows: float16
+    would lose small gradients, and no gradient scaler is at work here.
+    """
     if not loss.requires_grad:
         return loss.new_zeros(())
     scale = 2.0**16
@@ -64,10 +67,14 @@ def _gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
-    """Trained parameters of a module of the student.
+    """Return the trained parameters of a module of the student.
+
+    Args:
+        student: The student.
+        on: Path of the module.
 
     Raises:
-        ConfigError: It has none, or there is no such module.
+        ConfigError: There is no such module, or it has no trained parameters.
     """
     modules = dict(student.named_modules())
     if on not in modules:
@@ -90,23 +97,23 @@ class GradientShare(nn.Module):
         \frac{s_k \, \| \nabla L_{task} \|}{\| \nabla L_k \|}\right)^{1 - m}
 
     on the parameters of one module, measured every `interval` iterations; the first
-    measurement sets the factor. As gradients are compared, not values, neither the
-    size of a loss nor its weight matters: the weight of a term with a share only tells
-    how it grows and fades by its schedule. (GradNorm, Chen et al., ICML 2018, arXiv
-    1711.02257, balances rates of learning; here the shares are given.)
+    measurement sets the factor. Gradients are compared, not values: neither the size
+    of a loss nor its weight matters. A term's schedule still applies. (GradNorm, Chen
+    et al., ICML 2018, arXiv 1711.02257, balances rates of learning; here the shares
+    are given.)
 
-    Until it is measured, a term counts nothing; it is measured in the first step that
-    it takes part in. What a term's schedule takes away is not given back. One whose
-    gradient is zero (no objects in a batch, say) is measured again after `interval`.
-
-    The factors are saved with the training, and logged as `stat_<term>_factor`.
+    A term has factor 0 until it is measured, in the first step that it takes part in.
+    A term whose gradient is zero (no objects in a batch, say) is measured again after
+    `interval`. The factors are saved with the training, and logged as
+    `stat_<term>_factor`.
 
     Args:
         terms: Names of all terms of the config.
-        shares: Of each term, or one for all. Terms that are not named keep their
-            weight.
+        shares: Share of each term, or one share for all. Terms that are not named keep
+            their weight.
         on: Module of the student whose parameters count.
-        interval: Iterations between measurements, each a backward pass a term.
+        interval: Iterations between measurements. Each costs one backward pass for
+            each term.
         momentum: m, from 0 to below 1.
     """
 
@@ -146,8 +153,8 @@ class GradientShare(nn.Module):
         self.on, self.interval, self.momentum = on, interval, momentum
         for name in self.shares:
             self.register_buffer(name, torch.tensor(_UNKNOWN))
-        # Those whose buffer is known to be another, without asking the device.
-        self._tried: set[str] = set()
+        # Terms whose factor is known to be measured, without asking the device.
+        self._measured: set[str] = set()
 
     def __str__(self) -> str:
         shares = ', '.join(f'{name} {share:g}' for name, share in self.shares.items())
@@ -157,29 +164,29 @@ class GradientShare(nn.Module):
         )
 
     def is_due(self, iteration: int, losses: Iterable[str]) -> bool:
-        """Whether it is time to measure.
+        """Return whether it is time to measure.
 
         Args:
-            iteration: Of the training; the same on every rank.
-            losses: Names of those that take part.
+            iteration: Iteration of the training; the same on every rank.
+            losses: Names of the terms that take part.
         """
-        new = {name for name in self.shares if name in losses} - self._tried
-        # A training that goes on has brought factors with it.
+        new = {name for name in self.shares if name in losses} - self._measured
+        # A resumed training has loaded factors.
         known = {name for name in new if self.get_buffer(name) != _UNKNOWN}
-        self._tried |= known
+        self._measured |= known
         return iteration % self.interval == 0 or bool(new - known)
 
     def measure(
         self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
     ) -> None:
-        """Bring the factors up to date.
+        """Update the factors.
 
         Args:
             losses: 'task', and the terms that take part, each a scalar.
             parameters: See `shared_parameters`.
         """
         names = [name for name in self.shares if name in losses]
-        self._tried.update(names)
+        self._measured.update(names)
         norms = gradient_norms(
             {name: losses[name] for name in (TASK, *names)}, parameters
         )
@@ -194,5 +201,5 @@ class GradientShare(nn.Module):
             old.copy_(torch.where(old > 0, kept, wanted))
 
     def factors(self) -> dict[str, Tensor]:
-        """By term; 0 where it was not measured yet."""
+        """Return the factor of each term; 0 where it is not measured yet."""
         return {name: self.get_buffer(name).clamp(min=0) for name in self.shares}

@@ -1,18 +1,27 @@
-"""How far training is, and the factor a term's weight has by then."""
+"""Schedules of a term's weight over the training."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from mmengine.logging import MessageHub
 
-from ..errors import ConfigError, is_integer
+from ..errors import ConfigError
+from ..parsing import parse
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. Outside a runner: iteration 0 of 1."""
+    """How far the training is. Outside a runner: iteration 0 of 1.
+
+    Args:
+        iter: Iterations that are done.
+        max_iters: Iterations of the whole training.
+        epoch: Epochs that are done.
+    """
 
     iter: int = 0
     max_iters: int = 1
@@ -34,47 +43,49 @@ class WeightSchedule:
     """Factor in [0, 1] on a term's weight.
 
     Args:
-        warmup_iters: Rise linearly from 0 over so many iterations.
-        decay: None, 'linear' or 'cosine': fall to 0, over the whole training or
-            until `decay_iters`.
-        decay_iters: Iteration at which the decay reaches 0. Defaults to the end of
-            the training.
-        stop_epoch: From this epoch on (0-based) the factor is 0.
+        warmup_iters: Iterations over which the factor rises linearly from 0.
+        decay: How the factor falls to 0: None (not at all), 'linear' or 'cosine'.
+        decay_iters: Iteration at which the decay reaches 0; None: the end of the
+            training.
+        stop_epoch: Epoch (0-based) from which on the factor is 0; None: never.
     """
 
     warmup_iters: int = 0
-    decay: str | None = None
+    decay: Literal['linear', 'cosine'] | None = None
     decay_iters: int | None = None
     stop_epoch: int | None = None
 
+    @classmethod
+    def parse(cls, given: Mapping[str, Any] | None, where: str) -> WeightSchedule:
+        """Make a schedule from a config's dict.
+
+        Args:
+            given: The dict; None for no schedule.
+            where: Path of the dict in the config, for messages.
+
+        Raises:
+            ConfigError: A key or value is not valid.
+        """
+        return parse(cls, given, where)
+
     def __post_init__(self) -> None:
-        if self.decay not in (None, 'linear', 'cosine'):
-            raise ConfigError(
-                'schedule: unknown decay',
-                actual=self.decay,
-                available=('linear', 'cosine'),
-            )
         for name in ('warmup_iters', 'decay_iters', 'stop_epoch'):
             value = getattr(self, name)
-            given = value is not None or name == 'warmup_iters'
-            if given and not (is_integer(value) and value >= 0):
-                raise ConfigError(
-                    f'schedule: {name} must be a whole number, 0 or more',
-                    actual=repr(value),
-                )
-        if self.decay_iters is not None and self.decay is None:
+            if value is not None and value < 0:
+                raise ConfigError(f'{name} must be 0 or more', actual=value)
+        if self.decay_iters is None:
+            return
+        if self.decay is None:
+            raise ConfigError('decay_iters without decay', fix="decay='linear'")
+        if self.decay_iters <= self.warmup_iters:
             raise ConfigError(
-                'schedule: decay_iters without decay', fix="decay='linear'"
-            )
-        if self.decay_iters is not None and self.decay_iters <= self.warmup_iters:
-            raise ConfigError(
-                'schedule: the decay ends before the warm-up does',
+                'the decay ends before the warm-up does',
                 actual=f'warmup_iters={self.warmup_iters},'
                 f' decay_iters={self.decay_iters}',
             )
 
     def factor(self, progress: Progress) -> float:
-        """The factor at `progress`."""
+        """Return the factor at `progress`."""
         if self.stop_epoch is not None and progress.epoch >= self.stop_epoch:
             return 0.0
         factor = 1.0

@@ -1,4 +1,4 @@
-"""How much each of several teachers counts for each sample."""
+"""Weigh several teachers by sample."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from ..errors import ShapeMismatchError
 from ..heads.ground_truth import image_labels
-from ..structures import Level, Levels, first_tensor, full_precision
+from ..structures import Knowledge, Level, Levels, first_tensor, full_precision
 
 
 class TeacherWeights:
-    r"""Teachers that are right about a sample, and sure of it, count more there.
+    r"""Weighs teachers by how well they know the label of each sample.
 
     .. math:: w_k = \frac{K}{K - 1} \left(1 - \frac{e^{L_k}}{\sum_j e^{L_j}}\right)
 
     with :math:`L_k` the cross entropy of teacher k on the label. Zhang et al.:
     "Confidence-Aware Multi-Teacher Knowledge Distillation", ICASSP 2022, arXiv
-    2201.00007, whose weights sum to 1 over the teachers; here their mean is 1, so that
-    the weights of the terms mean what they mean without. A teacher alone has weight 1.
+    2201.00007, whose weights sum to 1 over the teachers. Here their mean is 1, so that
+    the weights of the terms keep their meaning. A single teacher has weight 1.
 
     Args:
         taps: Tap of the class logits (N, K), by teacher's name.
@@ -33,19 +33,20 @@ class TeacherWeights:
 
     def __call__(
         self,
-        known: Mapping[str, Mapping[str, Levels]],
+        known: Mapping[str, Mapping[str, Knowledge]],
         data_samples: Sequence[Any] | None,
     ) -> dict[str, Tensor]:
-        """Weights (N,) by teacher's name, of those that have run.
+        """Return weights (N,) by teacher's name, for the teachers that have run.
 
         Args:
-            known: Levels by owner and tap.
+            known: Knowledge by owner and tap.
             data_samples: A sample per image, with `gt_label` or `gt_score`.
         """
         names = [name for name in self.taps if name in known]
         if not names:
             return {}
-        logits = [first_tensor(known[name][self.taps[name]][0]) for name in names]
+        levels = [known[name][self.taps[name]].levels for name in names]
+        logits = [first_tensor(level[0]) for level in levels]
         target = image_labels(data_samples, logits[0].device, 'teacher_weights')
         losses = [
             F.cross_entropy(full_precision(z), target, reduction='none') for z in logits
@@ -55,7 +56,14 @@ class TeacherWeights:
 
 
 def confidence_weights(losses: Tensor) -> Tensor:
-    """The formula above: (K, N) to (K, N)."""
+    """Apply the formula of `TeacherWeights`.
+
+    Args:
+        losses: Cross entropy of each teacher on each sample, (K, N).
+
+    Returns:
+        Weights (K, N), whose mean over the teachers is 1.
+    """
     count = len(losses)
     if count == 1:
         return torch.ones_like(losses)
@@ -63,7 +71,15 @@ def confidence_weights(losses: Tensor) -> Tensor:
 
 
 def check_logits(levels: Levels, where: str) -> None:
-    """Raise unless a tap yields class logits of whole images."""
+    """Raise unless a tap yields class logits of whole images.
+
+    Args:
+        levels: What the tap yields.
+        where: Who needs them, for the message.
+
+    Raises:
+        ShapeMismatchError: It yields anything else.
+    """
     first = first_tensor(levels[0])
     if len(levels) != 1 or first.dim() != 2:
         raise ShapeMismatchError(
@@ -75,7 +91,7 @@ def check_logits(levels: Levels, where: str) -> None:
 
 
 def as_mask(weights: Tensor, level: Level) -> Tensor:
-    """Weights of samples (N,) as a mask of a level; see `PairLoss.forward`."""
+    """Return weights of samples (N,) as a mask of a level; see `PairLoss.forward`."""
     first = first_tensor(level)
     if isinstance(level, tuple):
         return weights[:, None].expand(first.shape[:2])

@@ -172,7 +172,7 @@ def test_paths_that_cannot_be_converted_are_refused(on: str, actual: str) -> Non
 def test_square_weights_are_refused_as_a_teachers(tmp_path: Path) -> None:
     """A teacher fits its checkpoint exactly, or it is another teacher."""
     from mkd_det.errors import TeacherKeysError
-    from mkd_det.teachers.bank import Teacher
+    from mkd_det.teachers.loading import Teacher
 
     plain = tiny.build(tiny.gfl())
     torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'plain.pth')

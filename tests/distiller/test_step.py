@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.distiller.model import Distiller
 from mkd_det.errors import CheckpointFileError, ConfigError, TeacherError
+from mkd_det.heads.running import run_features
 from mkd_det.losses import PairLoss
 from mkd_det.registry import LOSSES
 from mkd_det.structures import Knowledge, first_tensor
-from mkd_det.heads.running import run_features
-from mkd_det.teachers.bank import Teacher
+from mkd_det.teachers.loading import Teacher
 
 
 def swin(base: dict[str, Any]) -> dict[str, Any]:
@@ -830,34 +830,6 @@ def test_two_teachers_take_turns(student_cfg: dict, teacher_cfg: dict) -> None:
         assert {name} == model.sampler.pick(iteration)
         picked.add(name)
     assert picked == {'t', 'u'}
-
-
-@pytest.mark.parametrize(
-    'device',
-    [
-        'cpu',
-        pytest.param(
-            'cuda',
-            marks=pytest.mark.skipif(
-                not torch.cuda.is_available(), reason='needs a GPU'
-            ),
-        ),
-    ],
-)
-def test_teachers_beside_the_student_say_the_same(
-    device: str, student_cfg: dict, teacher_cfg: dict
-) -> None:
-    cfg = tiny.distiller(student_cfg, teacher_cfg)
-    found = []
-    for overlap in (False, True):
-        model = tiny.build({**cfg, 'overlap': overlap}).to(device)
-        assert copy.deepcopy(model).side.wanted is overlap
-        found.append(losses_of(model))
-    for name, value in found[0].items():
-        for one, other in zip(_parts(value), _parts(found[1][name]), strict=True):
-            torch.testing.assert_close(one, other)
-    with pytest.raises(ConfigError, match='overlap'):
-        tiny.build({**cfg, 'overlap': 1})
 
 
 def test_the_students_own_losses_are_weighed_and_nothing_else(

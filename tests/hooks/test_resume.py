@@ -13,8 +13,8 @@ import torch
 
 import hook_runs
 import tiny
+from mkd_det.distiller.state import check_resumable
 from mkd_det.errors import ResumeError
-from mkd_det.hooks.resume_state_hook import check_resumable
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
 

@@ -1,4 +1,4 @@
-"""Promise: a cached teacher says what the teacher says, or is asked again."""
+"""Promise: a cached teacher yields what the teacher yields, or is run again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 import hook_runs
 import tiny
-from mkd_det.teachers import cache
-from mkd_det.teachers.cache import TeacherCache
 from mkd_det.data.determinism import random_transforms
 from mkd_det.errors import ConfigError, DataError
 from mkd_det.hooks.teacher_cache_hook import TeacherCacheHook
 from mkd_det.structures import Levels
 from mkd_det.taps import Tap
+from mkd_det.teachers import cache
+from mkd_det.teachers.cache import TeacherCache
 
 TAPS = dict(fpn=Tap.parse('neck'), head=Tap.parse('bbox_head'))
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

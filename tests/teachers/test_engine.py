@@ -1,4 +1,4 @@
-"""Promise: a sped-up teacher says what the teacher says, or is not used."""
+"""Promise: an accelerated teacher yields what the teacher yields, or is not used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from mkd_det.teachers import engine as speed
-from mkd_det.errors import ConfigError, TapNotFoundError
-from mkd_det.teachers.engine import Engine, PairWatcher, Speedup, differences, settle, sped_up
+from mkd_det.errors import ConfigError
 from mkd_det.structures import Levels
 from mkd_det.taps import Tap
-from mkd_det.teachers.bank import Teacher
+from mkd_det.teachers import engine_choice
+from mkd_det.teachers.engine import SPEEDS, Engine, Speedup, accelerate
+from mkd_det.teachers.engine_choice import choose_engine, relative_differences
+from mkd_det.teachers.loading import Teacher
+from mkd_det.teachers.norm_pairs import NormPairFinder
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -60,27 +62,29 @@ def block(seed: int = 0) -> Block:
 
 
 def pairs_of(model: nn.Module, **taps: str) -> set[tuple[str, str]]:
-    watcher = PairWatcher()
-    with watcher.watch(model), torch.no_grad():
+    finder = NormPairFinder()
+    with finder.watch(model), torch.no_grad():
         model(IMAGES)
-    return set(watcher.pairs(model, map(Tap.parse, taps.values())))
+    return set(finder.pairs(model, map(Tap.parse, taps.values())))
 
 
 def engine_of(model: nn.Module, wanted: str, **taps: str) -> Engine:
     known = {name: Tap.parse(text) for name, text in taps.items()}
-    watcher = PairWatcher()
-    with watcher.watch(model), torch.no_grad():
+    finder = NormPairFinder()
+    with finder.watch(model), torch.no_grad():
         model(IMAGES)
-    pairs = watcher.pairs(model, known.values())
-    return settle('t', model, wanted, pairs, lambda engine: engine.run(IMAGES, known))
+    pairs = finder.pairs(model, known.values())
+    return choose_engine(
+        't', model, wanted, pairs, lambda engine: engine.run(IMAGES, known)
+    )
 
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the speed module logs."""
+    """What the choice of an engine logs."""
     logger = logging.getLogger('speed')
     logger.setLevel(logging.INFO)
-    monkeypatch.setattr(speed.MMLogger, 'get_current_instance', lambda: logger)
+    monkeypatch.setattr(engine_choice.MMLogger, 'get_current_instance', lambda: logger)
     caplog.set_level(logging.INFO)
     return caplog
 
@@ -122,7 +126,7 @@ def test_exact_equals_the_plain_teacher_within_rounding() -> None:
     taps = dict(last=Tap.parse('norm5'), out=Tap.parse('free'))
     plain = Engine(model, Speedup('off')).run(IMAGES, taps)
     found = engine.run(IMAGES, taps)
-    assert max(differences(plain, found).values()) < 1e-5
+    assert max(relative_differences(plain, found).values()) < 1e-5
     assert all(level.is_contiguous() for level in found['out'])
     # The teacher itself is as it was.
     after = model.state_dict()
@@ -137,7 +141,9 @@ def test_fast_is_half_precision_inside_and_single_outside() -> None:
     taps = dict(out=Tap.parse('free'))
     found = engine.run(IMAGES, taps)
     assert found['out'][0].dtype == torch.float32
-    difference = differences(Engine(model, Speedup('off')).run(IMAGES, taps), found)
+    difference = relative_differences(
+        Engine(model, Speedup('off')).run(IMAGES, taps), found
+    )
     assert 1e-5 < difference['out'] < 0.03
 
 
@@ -158,7 +164,7 @@ def test_what_says_something_else_is_not_used(log: Any) -> None:
     model.norm1.running_mean.fill_(3.0)
     engine = engine_of(model, 'auto', out='free')
     assert engine.model is model
-    assert 'says something else' in log.text
+    assert 'yields something else' in log.text
     assert "runs at speed 'off' (chosen by 'auto'): as it is" in log.text
 
 
@@ -166,12 +172,12 @@ def test_numbers_that_are_none_are_a_difference_too(
     log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(model: nn.Module, speedup: Speedup) -> nn.Module:
-        result = sped_up(model, speedup)
+        result = accelerate(model, speedup)
         if speedup.dtype is not None:
             result.get_submodule('conv2').weight.fill_(float('nan'))
         return result
 
-    monkeypatch.setattr(speed, 'sped_up', broken)
+    monkeypatch.setattr(engine_choice, 'accelerate', broken)
     engine = engine_of(block(), 'fast', out='free')
     assert engine.speedup.speed == 'exact'
     assert 'nan' in log.text
@@ -195,7 +201,7 @@ def test_auto_takes_half_precision_only_where_it_pays(
     seconds: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        speed,
+        engine_choice,
         '_seconds',
         lambda engine, run: seconds if engine.speedup.dtype else 1.0,
     )
@@ -205,7 +211,9 @@ def test_auto_takes_half_precision_only_where_it_pays(
 def test_doubles_are_never_made_half(log: Any) -> None:
     model = block().double()
     taps = dict(out=Tap.parse('free'))
-    engine = settle('t', model, 'fast', (), lambda e: e.run(IMAGES.double(), taps))
+    engine = choose_engine(
+        't', model, 'fast', (), lambda e: e.run(IMAGES.double(), taps)
+    )
     assert engine.speedup.speed == 'exact'
     assert 'no half precision' in log.text
 
@@ -213,7 +221,7 @@ def test_doubles_are_never_made_half(log: Any) -> None:
 def test_an_unknown_speed_is_refused() -> None:
     with pytest.raises(ConfigError, match='exact') as error:
         Teacher.build('t', dict(cfg=tiny.gfl(), checkpoint=None, speed='exakt'))
-    assert error.value.available == speed.SPEEDS
+    assert set(error.value.available) == set(SPEEDS)
 
 
 def distiller(tmp_path: Path, how: str) -> Any:
@@ -238,7 +246,7 @@ def test_a_detectors_terms_are_the_same_at_every_speed(
     model = distiller(tmp_path, how)
     before = copy.deepcopy(model.teachers['t'].model.state_dict())
     found = terms_of(model)
-    engine = model.teachers['t'].engine
+    engine = model.teachers.runners['t'].engine
     assert engine.speedup.speed == how
     assert engine.speedup.pairs
     assert not any(p.requires_grad for p in engine.model.parameters())
@@ -251,11 +259,11 @@ def test_a_moved_teacher_gets_a_new_engine(tmp_path: Path) -> None:
     model = distiller(tmp_path, 'exact')
     terms_of(model)
     model.double()
-    assert model.teachers['t'].engine is None
+    assert model.teachers.runners['t'].engine is None
     images = torch.randn(1, 3, 64, 64).double()
-    seen = model.teachers.run('t', images, model.plan.taps['t'])
+    seen = model.teachers.run('t', images, model.plan.reads['t'])
     assert seen['stages'][0].dtype == torch.float64
-    weight = next(model.teachers['t'].engine.model.parameters())
+    weight = next(model.teachers.runners['t'].engine.model.parameters())
     assert weight.dtype == torch.float64
 
 
@@ -263,7 +271,9 @@ def test_a_resumed_training_keeps_the_speed_that_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        speed, '_seconds', lambda engine, run: 0.5 if engine.speedup.dtype else 1.0
+        engine_choice,
+        '_seconds',
+        lambda engine, run: 0.5 if engine.speedup.dtype else 1.0,
     )
     first = distiller(tmp_path, 'auto')
     terms_of(first)
@@ -273,7 +283,7 @@ def test_a_resumed_training_keeps_the_speed_that_was_measured(
     again = distiller(tmp_path, 'auto')
     again.teachers.keep_speeds(expected)
     # The clock would decide otherwise now; it is not asked.
-    monkeypatch.setattr(speed, '_seconds', lambda engine, run: 1.0)
+    monkeypatch.setattr(engine_choice, '_seconds', lambda engine, run: 1.0)
     terms_of(again)
     assert again.teachers.speeds == expected
     # Of another kind of device: measured anew.
@@ -285,7 +295,7 @@ def test_a_resumed_training_keeps_the_speed_that_was_measured(
 
 def test_the_plan_says_how_the_teacher_runs(tmp_path: Path) -> None:
     model = distiller(tmp_path, 'exact')
-    count = len(model.teachers['t'].pairs)
+    count = len(model.plan.reads['t'].norm_pairs)
     assert count > 10
     table = model.plan.table(width=200)
     assert f"speed 'exact', {count} batch norms to fold" in table
@@ -295,7 +305,7 @@ def test_differences_are_relative_and_the_largest_of_the_levels() -> None:
     ones = torch.ones(4)
     plain: dict[str, Levels] = dict(a=(ones, (ones, ones * 2)))
     other: dict[str, Levels] = dict(a=(ones, (ones, ones * 2.5)))
-    assert differences(plain, other) == pytest.approx(dict(a=0.25))
+    assert relative_differences(plain, other) == pytest.approx(dict(a=0.25))
 
 
 def test_exact_is_float32_also_inside_of_the_trainings_autocast(tmp_path: Path) -> None:
@@ -322,7 +332,9 @@ def test_a_rank_goes_without_what_another_rank_refuses(
 ) -> None:
     # The other rank accepts 'exact' only.
     answers = iter([False, True])
-    monkeypatch.setattr(speed, 'all_gather_object', lambda ours: [ours, next(answers)])
+    monkeypatch.setattr(
+        engine_choice, 'all_gather_object', lambda ours: [ours, next(answers)]
+    )
     assert engine_of(block(), 'fast', out='free').speedup.speed == 'exact'
 
 
@@ -341,52 +353,6 @@ def test_an_averaged_copy_may_move_without_the_teachers(tmp_path: Path) -> None:
     average = copy.deepcopy(model).double()
     assert average.teachers is model.teachers
     assert next(model.teachers['t'].model.parameters()).dtype == torch.float32
-    assert model.teachers['t'].engine is not None
+    assert model.teachers.runners['t'].engine is not None
     model.double()
     assert next(model.teachers['t'].model.parameters()).dtype == torch.float64
-
-
-# -- torch.compile ---------------------------------------------------------------
-
-EAGER = dict(backend='eager')
-
-
-def test_compiled_parts_change_nothing(tmp_path: Path) -> None:
-    plain = terms_of(distiller(tmp_path, 'off'))
-    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(base_channels=8, neck=16))
-    options = dict(modules=['backbone.layer1'], **EAGER)
-    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
-    cfg['compile'] = options
-    cfg['teachers']['t'].update(checkpoint=str(tmp_path / 't.pth'), compile=options)
-    model = tiny.build(cfg)
-    keys = set(model.state_dict())
-    assert model.student.backbone.layer1._compiled_call_impl is not None
-    found = terms_of(model)
-    teacher = model.teachers['t'].engine.model
-    assert teacher.backbone.layer1._compiled_call_impl is not None
-    assert keys == set(tiny.build(tiny.gfl()).state_dict())
-    assert found['loss_soft_cls'] == pytest.approx(plain['loss_soft_cls'], rel=1e-5)
-    # EMA's copy stands for itself.
-    assert copy.deepcopy(model).student.backbone.layer1._compiled_call_impl is None
-
-
-@pytest.mark.parametrize('part', ['backbone', 'backbone.layer2'])
-def test_what_a_tap_reads_is_not_compiled(part: str) -> None:
-    cfg = tiny.distiller(tiny.gfl(), tiny.gfl(), compile=[part])
-    cfg['taps'] = {**cfg['taps'], 'stages': ['backbone.layer2', 'backbone.layer3']}
-    with pytest.raises(ConfigError, match='cannot be compiled') as error:
-        tiny.build(cfg)
-    assert 'backbone.layer1' in error.value.available or part != 'backbone'
-
-
-@pytest.mark.parametrize('wanted', [['backbone'], 'neck', None, 3, dict(mode='x')])
-def test_a_teachers_parts_are_checked_before_the_first_step(wanted: Any) -> None:
-    cfg = tiny.distiller(tiny.gfl(), tiny.gfl())
-    cfg['teachers']['t']['compile'] = wanted
-    with pytest.raises(ConfigError, match='teachers.t'):
-        tiny.build(cfg)
-
-
-def test_a_part_that_is_not_there_is_told() -> None:
-    with pytest.raises(TapNotFoundError, match='backbone.layer9'):
-        tiny.build(tiny.distiller(tiny.gfl(), tiny.gfl(), compile=['backbone.layer9']))

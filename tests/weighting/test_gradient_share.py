@@ -13,8 +13,13 @@ from torch import nn
 
 import hook_runs
 import tiny
-from mkd_det.weighting.gradient_share import GradientShare, gradient_norms, shared_parameters
+from mkd_det.distiller.step import StepLosses
 from mkd_det.errors import ConfigError
+from mkd_det.weighting.gradient_share import (
+    GradientShare,
+    gradient_norms,
+    shared_parameters,
+)
 from mkd_det.weighting.schedules import Progress
 
 TERMS = dict(
@@ -62,13 +67,13 @@ def distiller(**more: Any) -> Any:
     return tiny.build(tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16), **parts))
 
 
-def losses_of(model: Any) -> dict[str, Any]:
+def losses_of(model: Any) -> StepLosses:
     return model(**model.data_preprocessor(tiny.batch(), True), mode='loss')
 
 
-def shares_of(model: Any, losses: dict[str, Any]) -> dict[str, float]:
+def shares_of(model: Any, losses: StepLosses) -> dict[str, float]:
     parameters = shared_parameters(model.student, 'backbone')
-    norms = gradient_norms(model.totals(losses), parameters)
+    norms = gradient_norms(losses.totals(), parameters)
     task = norms.pop('task')
     return {name: (norm / task).item() for name, norm in norms.items()}
 
@@ -144,9 +149,7 @@ def test_statistics_are_logged_and_not_added_up() -> None:
     names = {name for name in losses if name.startswith('stat_')}
     assert names == {'stat_loss_attention_factor', 'stat_loss_soft_factor'}
     assert names < set(logged)
-    torch.testing.assert_close(
-        torch.stack(list(model.totals(losses).values())).sum(), total
-    )
+    torch.testing.assert_close(torch.stack(list(losses.totals().values())).sum(), total)
     assert total == logged['loss']
 
 
@@ -161,7 +164,7 @@ def test_a_schedule_stays_what_it_is(iteration: int) -> None:
     hub.update_info('max_iters', 1000)
     hub.update_info('iter', iteration)
     losses = losses_of(model)
-    risen = model.plan.terms['loss_attention'].module.schedule.factor(Progress.now())
+    risen = model.plan.terms['loss_attention'].loss.schedule.factor(Progress.now())
     assert shares_of(model, losses)['loss_attention'] == pytest.approx(
         50 * risen, rel=1e-3
     )
@@ -240,11 +243,11 @@ def test_bad_settings_are_told(given: dict, words: str) -> None:
 def test_losses_are_told_apart() -> None:
     model = tiny.build(tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16)))
     losses = losses_of(model)
-    assert {'loss_cls', 'loss_dfl'} & set(model.origins) == set()
-    assert model.origins['loss_soft_cls'] == 'loss_soft'
-    found = {v for k, v in model.origins.items() if k.startswith('loss_guide')}
+    assert {'loss_cls', 'loss_dfl'} & set(losses.origins) == set()
+    assert losses.origins['loss_soft_cls'] == 'loss_soft'
+    found = {v for k, v in losses.origins.items() if k.startswith('loss_guide')}
     assert found == {'guide'}
-    totals = model.totals(losses)
+    totals = losses.totals()
     whole, _ = model.parse_losses(losses)
     torch.testing.assert_close(torch.stack(list(totals.values())).sum(), whole)
 
@@ -252,7 +255,9 @@ def test_losses_are_told_apart() -> None:
 # -- the hook -------------------------------------------------------------------
 
 
-def test_shares_are_logged_and_what_drowns_is_warned_of_once(tmp_path: Path) -> None:
+def test_shares_are_logged_and_a_share_out_of_range_is_warned_of_once(
+    tmp_path: Path,
+) -> None:
     terms = dict(
         loss_attention=dict(
             type='AttentionKD', student='fpn', teacher='t.fpn', weight=1e6
@@ -265,8 +270,10 @@ def test_shares_are_logged_and_what_drowns_is_warned_of_once(tmp_path: Path) -> 
     runner.logger.warning = lambda text, *_: warned.append(str(text))
     runner.train()
     assert runner.iter == 4
-    drowned = [text for text in warned if 'loss_attention drowns the task' in text]
-    assert len(drowned) == 1 and 'balance=dict' in drowned[0]
+    outweighed = [
+        text for text in warned if 'loss_attention outweighs the task' in text
+    ]
+    assert len(outweighed) == 1 and 'balance=dict' in outweighed[0]
     known = runner.message_hub.get_scalar('train/stat_share_attention')
     assert known.data[0].size == 2 and known.current() > 10
 

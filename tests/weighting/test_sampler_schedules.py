@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,20 +17,25 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mmengine.logging import MessageHub
 
-import mkd_det
+from mkd_det.config import SamplingConfig
 from mkd_det.errors import ConfigError
-from mkd_det.weighting.sampler import SourceSampler
+from mkd_det.parsing import parse
+from mkd_det.weighting.sampler import TeacherSampler
 from mkd_det.weighting.schedules import Progress, WeightSchedule
 
 NAMES = ('ta1', 'ta2', 'ta3', 't')
+
+
+def sampler(names: Sequence[str] = NAMES, **settings: Any) -> TeacherSampler:
+    return TeacherSampler(names, parse(SamplingConfig, settings, 'sampling'))
 
 
 # -- sampling --------------------------------------------------------------------
 
 
 def test_without_sampling_all_teachers_take_part() -> None:
-    assert SourceSampler(NAMES).pick(7) == set(NAMES)
-    assert SourceSampler(()).pick(0) == set()
+    assert sampler().pick(7) == set(NAMES)
+    assert sampler(()).pick(0) == set()
 
 
 @given(
@@ -40,61 +48,59 @@ def test_a_pick_depends_on_seed_and_iteration_alone_and_is_never_empty(
     seed: int, keep: float, iteration: int, count: int
 ) -> None:
     names = NAMES[:count]
-    sampler = SourceSampler(names, keep_prob=keep, seed=seed)
-    picked = sampler.pick(iteration)
+    one = sampler(names, keep_prob=keep, seed=seed)
+    picked = one.pick(iteration)
     assert picked and picked <= set(names)
     # Another rank, after other draws: the same.
     random.seed(iteration)
-    sampler.pick(iteration + 1)
-    assert SourceSampler(names, keep_prob=keep, seed=seed).pick(iteration) == picked
+    one.pick(iteration + 1)
+    assert sampler(names, keep_prob=keep, seed=seed).pick(iteration) == picked
 
 
 def test_picking_draws_nothing_from_the_common_generator() -> None:
     random.seed(3)
     expected = random.random()
     random.seed(3)
-    SourceSampler(NAMES, keep_prob=0.5).pick(0)
+    sampler(keep_prob=0.5).pick(0)
     assert random.random() == expected
 
 
-# The module alone, because the package would import torch and mmdet.
 PICK = f"""
-import importlib, sys, types
-alone = sys.modules['alone'] = types.ModuleType('alone')
-alone.__path__ = [sys.argv[1]]
-sampler = importlib.import_module('alone.sampler').SourceSampler
-sampler = sampler({NAMES!r}, keep_prob=0.5, seed=1)
-print([sorted(sampler.pick(i)) for i in range(20)])
+from mkd_det.config import SamplingConfig
+from mkd_det.weighting.sampler import TeacherSampler
+one = TeacherSampler({NAMES!r}, SamplingConfig(keep_prob=0.5, seed=1))
+print([sorted(one.pick(i)) for i in range(20)])
 """
 
 
-def test_picks_are_equal_in_every_process() -> None:
+def test_picks_are_equal_in_every_process(root: Path) -> None:
     """Strings are hashed differently in each: no pick may depend on it."""
     printed = {
         subprocess.run(
-            [sys.executable, '-c', PICK, mkd_det.__path__[0]],
-            env={'PYTHONHASHSEED': seed},
+            [sys.executable, '-c', PICK],
+            env={**os.environ, 'PYTHONHASHSEED': seed},
+            cwd=root,
             check=True,
             capture_output=True,
             text=True,
         ).stdout.strip()
         for seed in ('1', '2')
     }
-    ours = SourceSampler(NAMES, keep_prob=0.5, seed=1)
+    ours = sampler(keep_prob=0.5, seed=1)
     assert printed == {str([sorted(ours.pick(i)) for i in range(20)])}
 
 
 def test_each_teacher_is_kept_with_the_probability() -> None:
-    sampler = SourceSampler(NAMES, keep_prob=0.75)
-    counts = Counter(name for i in range(4000) for name in sampler.pick(i))
+    one = sampler(keep_prob=0.75)
+    counts = Counter(name for i in range(4000) for name in one.pick(i))
     for name in NAMES:
         assert abs(counts[name] / 4000 - 0.75) < 0.03
 
 
 @pytest.mark.parametrize('drop', [1, 2, 3])
 def test_exactly_so_many_are_dropped_and_all_alike(drop: int) -> None:
-    sampler = SourceSampler(NAMES, drop_exact=drop)
-    picks = [sampler.pick(i) for i in range(2000)]
+    one = sampler(drop_exact=drop)
+    picks = [one.pick(i) for i in range(2000)]
     assert {len(p) for p in picks} == {4 - drop}
     counts = Counter(name for p in picks for name in p)
     for name in NAMES:
@@ -103,8 +109,8 @@ def test_exactly_so_many_are_dropped_and_all_alike(drop: int) -> None:
 
 @pytest.mark.parametrize('how', [dict(keep_prob=0.3), dict(drop_exact=2)])
 def test_some_are_never_dropped(how: dict[str, Any]) -> None:
-    sampler = SourceSampler(NAMES, **how, always=[NAMES[1]])
-    picks = [sampler.pick(i) for i in range(200)]
+    one = sampler(**how, always=[NAMES[1]])
+    picks = [one.pick(i) for i in range(200)]
     assert all(NAMES[1] in pick for pick in picks)
     assert set().union(*picks) == set(NAMES) and len(set(picks)) == (
         3 if 'drop_exact' in how else 8
@@ -114,7 +120,7 @@ def test_some_are_never_dropped(how: dict[str, Any]) -> None:
 
 
 def test_another_seed_picks_otherwise() -> None:
-    one, other = (SourceSampler(NAMES, keep_prob=0.5, seed=s) for s in (0, 1))
+    one, other = (sampler(keep_prob=0.5, seed=s) for s in (0, 1))
     assert [one.pick(i) for i in range(20)] != [other.pick(i) for i in range(20)]
 
 
@@ -132,7 +138,7 @@ def test_another_seed_picks_otherwise() -> None:
 )
 def test_what_cannot_be_sampled_is_told(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match='sampling'):
-        SourceSampler(NAMES, **kwargs)
+        sampler(**kwargs)
 
 
 # -- schedules -------------------------------------------------------------------
@@ -212,11 +218,15 @@ def test_a_factor_is_always_between_zero_and_one(
         dict(warmup_iters=-1),
         dict(stop_epoch=-1),
         dict(decay_iters=-2),
+        dict(warmup_iters=1.5),
+        dict(decay_iters=5),
+        dict(decay='linear', decay_iters=5, warmup_iters=5),
+        dict(stop=1),
     ],
 )
 def test_what_is_no_schedule_is_told(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match='schedule'):
-        WeightSchedule(**kwargs)
+        WeightSchedule.parse(kwargs, 'schedule')
 
 
 def test_progress_is_what_the_runner_last_said() -> None:

@@ -13,9 +13,14 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 import mkd_det  # noqa: F401  (registers)
-from mkd_det.weighting.teacher_weights import TeacherWeights, as_mask, confidence_weights
 from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError, PlanError, ShapeMismatchError, TapNotFoundError
+from mkd_det.structures import Knowledge
+from mkd_det.weighting.teacher_weights import (
+    TeacherWeights,
+    as_mask,
+    confidence_weights,
+)
 
 LOGITS = dict(type='SoftOutputKD', student='logits', tau=4.0)
 
@@ -128,7 +133,7 @@ def test_features_are_weighed_too() -> None:
     [
         (dict(), ConfigError, '`tap` is missing'),
         (dict(tap='logits', teachers=['c']), ConfigError, 'no such teacher'),
-        (dict(tap='logit'), ConfigError, 'names nothing'),
+        (dict(tap='logit'), ConfigError, "tap='a.logit'"),
         (dict(tap='maps'), ShapeMismatchError, 'class logits'),
         (dict(tap='logits', by='x'), ConfigError, 'by'),
     ],
@@ -152,8 +157,9 @@ def test_a_loss_that_is_no_mean_over_samples_cannot_be_weighed() -> None:
 
 def test_samples_without_a_label_are_an_error() -> None:
     weigh = TeacherWeights({'a': 'logits'})
+    logits = Knowledge('a', 'logits', (torch.zeros(2, 3),), (None,))
     with pytest.raises(ConfigError, match='no label'):
-        weigh({'a': {'logits': (torch.zeros(2, 3),)}}, [BaseDataElement()] * 2)
+        weigh({'a': {'logits': logits}}, [BaseDataElement()] * 2)
 
 
 @pytest.mark.parametrize(

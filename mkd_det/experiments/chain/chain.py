@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any
 
+from ...config import SamplingConfig
 from ...configs import custom_imports_of
 from ...errors import ConfigError, nearest_names, prefix_errors
+from ...parsing import parse
 from ...plan.recipes import repeat_recipe
-from ...weighting.sampler import SourceSampler
+from ...weighting.sampler import TeacherSampler
 from .chain_file import ChainConfig, ChainSamplingConfig, Guides, StageConfig
 
 RECIPE = 'recipe'  # its name in messages
@@ -201,5 +203,5 @@ def _sampling(
     }
     if not config.drop_teacher and root in guides:
         sampling['always'] = list(dict.fromkeys([root, *config.always]))
-    SourceSampler(guides, **sampling)
+    TeacherSampler(guides, parse(SamplingConfig, sampling, 'sampling'))
     return sampling
