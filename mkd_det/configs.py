@@ -25,6 +25,9 @@ _NON_RUNNER_KEYS = (
     'tta_pipeline',
 )
 
+# Variables of recipes that a config inherits and no training reads.
+RECIPE_VARIABLES = ('needs',)
+
 
 def load_config(
     path: str, options: dict | None = None, source: str = '--cfg-options'
@@ -41,6 +44,8 @@ def load_config(
             not fit it.
     """
     cfg = read_config(path)
+    for name in RECIPE_VARIABLES:
+        cfg.pop(name, None)
     if options:
         _merge(cfg, options, source)
     if not isinstance(cfg.get('model'), dict):

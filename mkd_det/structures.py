@@ -1,4 +1,4 @@
-"""What passes between taps, adapters and terms."""
+"""Data that passes between taps, heads, adapters and terms."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ Level = Tensor | tuple[Tensor, ...]
 Levels = tuple[Level, ...]
 
 
-class DenseOutput(NamedTuple):
-    """What a dense head says, all levels and priors in one row of P places.
+class HeadOutput(NamedTuple):
+    """What a head predicts, in P rows: places of a dense head, regions or queries.
 
     Args:
         scores: Class logits (N, P, C).
-        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels;
-            None where the head's boxes cannot be decoded.
-        bins: Logits of the box distributions (N, P, 4, reg_max + 1); None
-            for heads without distributions.
-        priors: Anchors (P_l, 4) or points (P_l, 2) of each level, in input pixels.
+        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels; None where
+            the head's boxes cannot be decoded.
+        bins: Logits of the box distributions (N, P, 4, reg_max + 1); None for heads
+            without distributions.
+        priors: Anchors (P_l, 4) or points (P_l, 2) of each level, in input pixels;
+            None for heads without priors.
     """
 
     scores: Tensor
@@ -33,12 +34,13 @@ class DenseOutput(NamedTuple):
 
 
 class GroundTruth(NamedTuple):
-    """What is known to be right about a batch.
+    """The ground truth of a batch.
 
     Args:
-        boxes: Of each image (M, 4), as x1, y1, x2, y2 in input pixels; none at all for
+        boxes: Boxes of each image (M, 4), as x1, y1, x2, y2 in input pixels; empty for
             classifiers.
-        labels: Of each box (M,); for classifiers (), one an image.
+        labels: Labels of the boxes of each image (M,); for classifiers the label of
+            each image ().
         size: (H, W) of the batch, padding included.
     """
 
@@ -49,14 +51,14 @@ class GroundTruth(NamedTuple):
 
 @dataclass(frozen=True)
 class LevelSpec:
-    """Shape of one level, as found by probing the model once.
+    """Shape of one level, found by probing the model once.
 
     Args:
         channels: Number of channels C of (N, C, H, W), (N, C) or (N, L, C).
         stride: Input pixels per cell of the map (None for vectors).
         size: (H, W) of the map for the probe's input; () for vectors.
-        grad: Whether a gradient flows through it (parameters before it are
-            trained).
+        grad: Whether a gradient flows through it, that is, whether a parameter before
+            it is trained.
     """
 
     channels: int
@@ -70,7 +72,7 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a tap yielded in one forward.
+    """What a tap yielded in one forward: this is what hooks get.
 
     Args:
         owner: 'student' or a teacher's name.
@@ -86,17 +88,17 @@ class Knowledge:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each level (of its first tensor, for heads)."""
+        """Channels of each level; for heads those of its first tensor."""
         return tuple(channels_of(level) for level in self.levels)
 
 
 def first_tensor(level: Level) -> Tensor:
-    """The level itself, or the first of a head's tensors."""
+    """Return the level itself, or the first tensor of a head's level."""
     return level[0] if isinstance(level, tuple) else level
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in tuples and lists of any depth."""
+    """Yield every tensor in tuples and lists of any depth."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -105,7 +107,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def channels_of(level: Level) -> int:
-    """Channels of (N, C, H, W) and (N, C); last dimension of (N, L, C); of (N,) 1."""
+    """Return C of (N, C, H, W), (N, C) or (N, L, C), and 1 for (N,)."""
     tensor = first_tensor(level)
     if tensor.dim() == 1:
         return 1
@@ -113,5 +115,5 @@ def channels_of(level: Level) -> int:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Half precision as float32; what is wider stays as it is."""
+    """Return half precision as float32, and wider types as they are."""
     return tensor if tensor.dtype.itemsize >= 4 else tensor.float()

@@ -1,23 +1,30 @@
-"""Taps: named places in a model whose tensors we read.
+"""Taps: named places in a model whose tensors are read during a forward.
 
-Grammar: `path`, or `path:in` for what goes into the module instead of what
-comes out: its first argument; `path:in1` is the next. `*` stands for every
-child in registration order, and a list of paths is one tap with a level for
-each: `neck.fpn_convs.*.conv`.
+Grammar: `path` reads the output of a module, `path:in` its first argument, `path:in1`
+its second one. `*` stands for every child in registration order
+(`neck.fpn_convs.*.conv`), and a list of paths is one tap with a level for each.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import (ConfigError, TapNoGradError, TapNotFoundError, TapOutputError, TapOverwrittenError, TapSilentError, nearest_names)
+from .errors import (
+    ConfigError,
+    TapNoGradError,
+    TapNotFoundError,
+    TapOutputError,
+    TapOverwrittenError,
+    TapSilentError,
+    nearest_names,
+)
 from .structures import Level, Levels, first_tensor, tensors_in
 
 
@@ -27,18 +34,23 @@ class Tap:
 
     Args:
         paths: Module paths, possibly with `*`.
-        inputs: Whether to read what goes in instead of what comes out.
-        position: Of the argument that goes in. Those after the first say where or how;
-            they need no gradient.
+        inputs: Whether to read an argument of the module instead of its output.
+        position: Position of that argument. Arguments after the first say where or
+            how to compute; they need no gradient.
+        layout: Turns the output of one call into levels, for heads whose output has a
+            form that `to_levels` does not know; see `heads.base.HeadReader.layout`.
     """
 
     paths: tuple[str, ...]
     inputs: bool = False
     position: int = 0
+    layout: Callable[[Any], list[Level] | None] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @classmethod
     def parse(cls, text: str | Sequence[str]) -> Tap:
-        """Parse `path`, `path:in`, or a list of them (all in or all out)."""
+        """Parse `path`, `path:in`, or a list of them (all inputs or all outputs)."""
         texts: list[Any] = list(text) if isinstance(text, (list, tuple)) else [text]
         parsed = [_parse_one(t) for t in texts]
         if not parsed or len({suffix for _, suffix in parsed}) > 1:
@@ -56,10 +68,10 @@ class Tap:
         return '+'.join(self.paths) + suffix
 
     def resolve(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        """The modules that the tap names in `model`, in order.
+        """Return paths and modules that the tap names in `model`, in order.
 
         Raises:
-            TapNotFoundError: A path names nothing.
+            TapNotFoundError: A path names no module.
         """
         return [found for path in self.paths for found in _resolve(model, path)]
 
@@ -68,8 +80,8 @@ def _parse_one(text: str) -> tuple[str, str]:
     path, _, suffix = text.partition(':') if isinstance(text, str) else ('', '', '')
     if not path or not re.fullmatch(r'(in\d?)?', suffix):
         raise ConfigError(
-            f'tap {text!r} is not understood',
-            expected="'path', 'path:in', or 'path:in1' for what goes in second",
+            f'tap {text!r} cannot be parsed',
+            expected="'path', 'path:in', or 'path:in1' for the second argument",
             actual=text,
         )
     return path, suffix
@@ -105,16 +117,34 @@ def _not_found(model: nn.Module, path: str) -> TapNotFoundError:
     )
 
 
+@dataclass(frozen=True)
+class TeacherReads:
+    """What is read of a teacher in each step, found by one probing forward.
+
+    Args:
+        taps: The taps by name.
+        calls: How often the modules of each tap are called in one whole forward.
+        norm_pairs: Paths of convolutions, each with the path of the batch norm that
+            can be folded into it.
+    """
+
+    taps: Mapping[str, Tap]
+    calls: Mapping[str, int] = field(default_factory=dict)
+    norm_pairs: tuple[tuple[str, str], ...] = ()
+
+
 class StopForward(BaseException):
-    """Ends a teacher's forward once its last tap has fired. Not an error: it
-    passes by every `except Exception` of the model."""
+    """Ends a teacher's forward after its last tap has fired.
+
+    It is no `Exception`, so that no `except Exception` of a model catches it.
+    """
 
 
 class Captured(dict[str, Levels]):
-    """Levels by tap name, filled when the forward is over.
+    """Levels by tap name, filled at the end of the forward.
 
     Attributes:
-        calls: How often each tap's modules were called.
+        calls: How often the modules of each tap were called.
     """
 
     def __init__(self) -> None:
@@ -136,7 +166,7 @@ class _Recorder:
         handles = []
         for path, module in self.tap.resolve(model):
             self.records[path] = []
-            # What goes in is read before the module can change it in place.
+            # An argument is read before the module can change it in place.
             handles.append(
                 module.register_forward_pre_hook(self._before(path), with_kwargs=True)
                 if self.tap.inputs
@@ -149,7 +179,9 @@ class _Recorder:
             given, position = (*args, *kwargs.values()), self.tap.position
             if position >= len(given):
                 raise TapOutputError(
-                    f'tap {self.name!r}: nothing goes into {path} at :in{position}',
+                    f'tap {self.name!r}: {path} is called without an argument at'
+                    f' :in{position}',
+                    expected=f'at least {position + 1} arguments',
                     actual=', '.join(map(_describe, given)),
                 )
             self._record(path, given[position])
@@ -174,27 +206,28 @@ class _Recorder:
         self.versions += [(path, t, t._version) for t in tensors_in(value)]
 
     def levels(self, model: nn.Module) -> Levels:
-        """All calls as one row of levels: modules in order, calls in order."""
+        """Return the levels of all calls: modules in order, calls in order."""
         levels: list[Level] = []
         for path, records in self.records.items():
             if not records:
                 raise _silent(self.name, path, model.get_submodule(path))
             for record in records:
-                levels += to_levels(self.name, path, record)
+                found = self.tap.layout(record) if self.tap.layout else None
+                levels += to_levels(self.name, path, record) if found is None else found
         for path, tensor, version in self.versions:
             if tensor._version != version:
                 raise TapOverwrittenError(
-                    f'tap {self.name!r}: what {path} yielded was changed in place'
+                    f'tap {self.name!r}: the output of {path} was changed in place'
                     ' after it was captured (an in-place activation or addition)',
                     actual=path,
                     available=[path.rpartition('.')[0] or path],
-                    fix='tap the enclosing module, whose output is final',
+                    fix='tap the enclosing module: its output is not changed any more',
                 )
         grads = [t.requires_grad for level in levels for t in tensors_in(level)]
         if self.need_grad and not any(grads):
             raise TapNoGradError(
-                f'tap {self.name!r} ({self.tap}) yields tensors that need no gradient:'
-                ' its layers are frozen, or their output is detached',
+                f'tap {self.name!r} ({self.tap}) yields tensors without gradient: its'
+                ' layers are frozen, or their output is detached',
                 fix='tap a later layer, or set `frozen_stages=-1`',
             )
         return tuple(levels)
@@ -217,8 +250,19 @@ def _silent(name: str, path: str, module: nn.Module) -> TapSilentError:
 
 
 def to_levels(name: str, path: str, value: Any) -> list[Level]:
-    """Levels of one call: a tensor is one level; a tuple of tensors is a level
-    each; a head's tuple of lists becomes a tuple of tensors per level."""
+    """Turn the output of one call into levels.
+
+    A tensor is one level, a tuple of tensors has a level for each. A tuple of equally
+    long lists, as heads yield it, becomes a tuple of tensors for each level.
+
+    Args:
+        name: Name of the tap, for messages.
+        path: Path of the module, for messages.
+        value: The output.
+
+    Raises:
+        TapOutputError: The output has another form.
+    """
     if isinstance(value, Tensor) and value.dim():
         return [value]
     if isinstance(value, (tuple, list)) and value:
@@ -229,9 +273,10 @@ def to_levels(name: str, path: str, value: Any) -> list[Level]:
         if len(flat) == len(value) and len({len(v) for v in flat}) == 1:
             return [tuple(parts) for parts in zip(*flat, strict=True)]
     raise TapOutputError(
-        f'tap {name!r}: {path} yields {_describe(value)}, which holds no levels',
+        f'tap {name!r}: {path} yields {_describe(value)}: this cannot be split into'
+        ' levels',
         expected='a tensor, a tuple of tensors, or a tuple of equally long lists',
-        fix='tap a module inside of it',
+        fix='tap a module inside it',
     )
 
 
@@ -254,19 +299,19 @@ def capture(
 ) -> Iterator[Captured]:
     """Record what `taps` yield during the forwards inside the `with` block.
 
-    Hooks live for this block alone and come off whatever happens. Paths are
-    resolved here, not once at the start: SyncBN conversion and model wrapping
-    replace modules after a model was built.
+    Hooks are put on for this block and removed whatever happens. Paths are resolved
+    here, not once at the start: SyncBN conversion and model wrapping replace modules
+    after a model was built.
 
     Args:
         model: The model to read from.
         taps: Taps by name.
-        need_grad: Raise TapNoGradError for taps without gradient.
-        stop_after: Number of calls of each tap after which the forward is cut
-            short (`Captured.calls` of an earlier, whole forward).
+        need_grad: Whether to raise TapNoGradError for taps without gradient.
+        stop_after: Number of calls of each tap after which the forward is stopped
+            (`Captured.calls` of an earlier, whole forward).
 
     Yields:
-        Captured: Empty inside the block; the levels by name after it.
+        Captured: Empty inside the block; holds the levels by name after it.
 
     Raises:
         TapError: See the subclasses in `errors.py`.
@@ -312,8 +357,10 @@ def _stop_hooks(
 
 @contextmanager
 def frozen_state(model: nn.Module) -> Iterator[None]:
-    """Run a forward in eval mode without leaving a trace: train flags,
-    buffers and random states are as before afterwards."""
+    """Run a forward in eval mode, without gradients and without a trace.
+
+    Train flags, buffers and random states are restored afterwards.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: b.clone() for name, b in model.named_buffers()}
     devices = (
@@ -332,7 +379,7 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
 
 
 def strides_of(levels: Levels, size: Sequence[int]) -> tuple[int | None, ...]:
-    """Input pixels per cell of each level, for inputs of `size` (H, W)."""
+    """Return the input pixels per cell of each level, for inputs of `size` (H, W)."""
     return tuple(
         round(size[-1] / t.shape[-1]) if t.dim() == 4 else None
         for t in map(first_tensor, levels)

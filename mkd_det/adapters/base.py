@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,14 +14,14 @@ from ..structures import Levels, LevelSpec
 
 
 class AdapterOutput(NamedTuple):
-    """What an adapter makes of one step's knowledge.
+    """What an adapter returns for one step.
 
     Args:
-        student: Adapted levels of the student, read as `<name>.student`; of a probe,
-            what a head yields.
+        student: Adapted levels of the student, read as `<name>.student`.
         teacher: Adapted levels of the teacher, read as `<name>.teacher`.
         losses: The adapter's own losses, logged as `loss_<name>_<key>`: scalars, or
-            (N,), one a sample, which `teacher_weights` weighs; their mean counts.
+            (N,) with a value for each sample. `teacher_weights` weighs those; their
+            mean is added to the loss.
     """
 
     student: Levels
@@ -30,8 +30,9 @@ class AdapterOutput(NamedTuple):
 
 
 class FrozenModule:
-    """Keeps a module of a teacher out of the module tree, and out of copies: they
-    share it, as they share the teachers.
+    """Keeps a module of a teacher out of the module tree.
+
+    Copies share the module, as they share the teachers.
 
     Args:
         module: The module.
@@ -41,6 +42,7 @@ class FrozenModule:
         self.module = module
 
     def __call__(self, *args: Tensor) -> Tensor:
+        """Run the module."""
         return self.module(*args)
 
     def __deepcopy__(self, memo: dict) -> FrozenModule:
@@ -50,14 +52,19 @@ class FrozenModule:
 class Adapter(nn.Module):
     """A small trainable module between student and teacher knowledge.
 
-    It lives only in training: the exported student knows nothing of it. The
-    plan gives the shapes that it found by probing; a subclass builds its
-    layers from them and writes `forward`.
+    It exists in training only; the exported student does not have it. The plan gives
+    the shapes that it found by probing; a subclass builds its layers from them and
+    writes `forward`.
 
     Args:
         student: Shape of each level that the student's tap yields.
         teacher: Shape of each level that the teacher's tap yields.
+
+    Class attributes:
+        yields: The sides that `forward` yields and terms can read.
     """
+
+    yields: ClassVar[tuple[str, ...]] = ('student', 'teacher')
 
     def __init__(
         self, student: Sequence[LevelSpec], teacher: Sequence[LevelSpec]
@@ -66,19 +73,15 @@ class Adapter(nn.Module):
         self.student_specs = tuple(student)
         self.teacher_specs = tuple(teacher)
 
-    @property
-    def head(self) -> nn.Module | None:
-        """The dense head whose output `<name>.student` is; None for features."""
-        return None
-
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
-        """Called once, by the plan, before the first forward: for adapters that use a
-        part of the frozen teacher. What they keep of it must not become a child module
-        (see `FrozenModule`).
+        """Find the part of the frozen teacher that the adapter uses, if any.
+
+        The plan calls it once, before the first forward. The part must not become a
+        child module (see `FrozenModule`).
 
         Args:
             teacher: The teacher's model.
-            tap: What is read of it (`taps.Tap`).
+            tap: The tap that the adapter reads (`taps.Tap`).
             where: Name of this adapter, for messages.
         """
 

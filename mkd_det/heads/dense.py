@@ -1,77 +1,91 @@
-"""Reads what a dense head yields into class logits, boxes and box bins."""
+"""Reads dense heads: class logits, boxes and box distributions at every place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmdet.structures.bbox import distance2bbox
 from torch import Tensor, nn
 
 from ..errors import HeadKindError, TeacherClassesError
-from ..structures import DenseOutput, Level, full_precision
+from ..registry import HEADS
+from ..structures import HeadOutput, Level, full_precision
+from .base import HeadReader, TappedHead
+
+Sizes = Sequence[Sequence[int]]  # (H, W) of each level
 
 # TOOD's "scores" are probabilities already: no logits to compare.
 _NO_LOGITS = ('TOODHead',)
 
 
 def is_dense_head(module: nn.Module | None) -> bool:
-    """Whether `module` is one of mmdet's dense heads with priors."""
+    """Return whether `module` is one of mmdet's dense heads with priors."""
     return hasattr(module, 'cls_out_channels') and hasattr(module, 'prior_generator')
 
 
-def head_kind(head: Any) -> str:
-    """'sigmoid' or 'softmax': how the head's class logits are meant."""
-    return 'sigmoid' if getattr(head, 'use_sigmoid_cls', False) else 'softmax'
+@HEADS.register_module()
+class DenseReader(HeadReader):
+    """Reads all levels of a dense head with priors into one `HeadOutput`.
 
+    Traits: 'dense', the activation, and 'distributions' for heads that predict a
+    distribution over bins for each side of a box.
 
-def reads_bins(head: Any) -> int:
-    """Number of bins of each box side; 0 for heads without distributions."""
-    return int(head.reg_max) + 1 if hasattr(head, 'integral') else 0
-
-
-class DenseReader:
-    """Turns the levels of one dense head into a single `DenseOutput`.
+    Attributes:
+        bins: Number of bins of each side of a box; 0 without distributions.
 
     Args:
-        head: The head whose output is read (its priors, coder and strides).
+        head: The head whose output is read.
 
     Raises:
         HeadKindError: The head yields no class logits.
     """
 
+    name: ClassVar[str] = 'dense'
+
     def __init__(self, head: Any) -> None:
+        super().__init__(head)
         if type(head).__name__ in _NO_LOGITS:
             raise HeadKindError(
                 f'{type(head).__name__} yields probabilities, not class logits',
                 expected='a head that yields logits (GFL, RetinaNet, FCOS, ATSS, ...)',
                 actual=type(head).__name__,
             )
-        self.kind = head_kind(head)
-        self.bins = reads_bins(head)
-        # Off where nobody reads boxes: decoding them costs as much as a loss.
-        self.decodes = True
+        sigmoid = getattr(head, 'use_sigmoid_cls', False)
+        self.activation = 'sigmoid' if sigmoid else 'softmax'
+        self.bins = int(head.reg_max) + 1 if hasattr(head, 'integral') else 0
         self._classes = head.cls_out_channels
         self._priors: tuple[object, list[Tensor]] = (None, [])
 
-    def __call__(self, head: Any, levels: Sequence[Level]) -> DenseOutput:
-        """Read one forward's levels.
+    @classmethod
+    def matches(cls, module: nn.Module) -> bool:
+        """Return whether `module` is one of mmdet's dense heads with priors."""
+        return is_dense_head(module)
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """Words for what the head is, for the `needs` of recipes."""
+        return super().traits | ({'distributions'} if self.bins else set())
+
+    def read(self, head: Any, levels: Sequence[Level], **beside: Any) -> HeadOutput:
+        """Read one forward.
 
         Args:
-            head: The head as it is now (modules may have been replaced since).
-            levels: Per level (class scores (N, A*C, H, W), boxes (N, A*D, H, W),
-                ...), as the head yields them; D is 4 or 4 * bins.
+            head: The head as it is now.
+            levels: Per level (class scores (N, A*C, H, W), boxes (N, A*D, H, W), ...),
+                as the head yields them; D is 4 or 4 * bins.
+            **beside: Not used.
 
         Returns:
-            DenseOutput: In float32, with P the sum of A*H*W over levels.
+            HeadOutput: In float32, with P the sum of A*H*W over levels.
         """
         width = 4 * max(self.bins, 1)
         scores = [_rows(full_precision(level[0]), self._classes) for level in levels]
         sides = [_rows(full_precision(level[1]), width) for level in levels]
         if self.bins:
             sides = [side.unflatten(-1, (4, self.bins)) for side in sides]
-        return DenseOutput(
+        return HeadOutput(
             torch.cat(scores, 1),
             self._boxes(head, levels, sides) if self.decodes else None,
             torch.cat(sides, 1) if self.bins else None,
@@ -81,7 +95,7 @@ class DenseReader:
     def _boxes(
         self, head: Any, levels: Sequence[Level], sides: Sequence[Tensor]
     ) -> Tensor | None:
-        """Boxes of all levels (N, P, 4), or None where the head has no coder."""
+        """Decode the boxes of all levels (N, P, 4); None if the head has no coder."""
         priors = self._grid(head, levels)
         boxes = []
         for side, prior, stride in zip(sides, priors, _strides(head), strict=True):
@@ -95,59 +109,61 @@ class DenseReader:
         return torch.cat(known, 1) if len(known) == len(boxes) else None
 
     def _grid(self, head: Any, levels: Sequence[Level]) -> list[Tensor]:
-        """Priors of every level, kept as long as the maps have the same size."""
-        sizes = [level[0].shape[-2:] for level in levels]
+        """Return the priors of every level, kept until the maps change their size."""
+        sizes = _sizes(levels)
         device = levels[0][0].device
         if self._priors[0] != (sizes, device):
             grid = head.prior_generator.grid_priors(sizes, device=device)
             self._priors = ((sizes, device), grid)
         return self._priors[1]
 
+    def check_comparable(
+        self, student: TappedHead, teacher: TappedHead, where: str
+    ) -> None:
+        """Raise unless both heads predict the same classes at the same places.
 
-Sizes = Sequence[Sequence[int]]  # (H, W) of each level
+        Places with one prior may be half a cell apart (anchors stand at the corner of
+        a cell, points in its middle), and their anchors may have any size: boxes are
+        compared decoded. Where a place has several priors, they must be the same and
+        in the same order.
+
+        Args:
+            student: The student's head.
+            teacher: The teacher's head.
+            where: Name of the term, for messages.
+
+        Raises:
+            HeadKindError: They predict at other places, or with other anchors.
+            TeacherClassesError: They have another number of classes.
+        """
+        heads = student.head, teacher.head
+        ours, theirs = (head.cls_out_channels for head in heads)
+        if ours != theirs:
+            raise TeacherClassesError(
+                f'{where}: student and teacher have different numbers of classes',
+                expected=f'{theirs} class outputs, as the teacher',
+                actual=f'{ours} in the student',
+                fix='bbox_head=dict(num_classes=...) of both, as the data has them',
+            )
+        sizes = _sizes(student.levels), _sizes(teacher.levels)
+        here, there = (_layout(h, s) for h, s in zip(heads, sizes))
+        if here != there:
+            raise HeadKindError(
+                f'{where}: the heads predict at different places',
+                expected=f'{there}, as the teacher',
+                actual=f'{here} in the student',
+                fix='equal strides and anchors in both heads; or distill features'
+                ' (FeatureKD, AttentionKD on the neck)',
+            )
+        _check_anchors(student.head, teacher.head, sizes[0], where)
 
 
-def check_comparable(
-    student: Any, teacher: Any, sizes: tuple[Sizes, Sizes], where: str
-) -> None:
-    """Raise unless two dense heads tell the same classes apart at the same places.
-
-    Places with one prior may be half a cell apart (anchors stand at the corner of a
-    cell, points in its middle) and their anchors of any size, for boxes are compared
-    decoded. Of several priors at a place, the same must stand first.
-
-    Args:
-        student: The student's head.
-        teacher: The teacher's.
-        sizes: Of the maps of both.
-        where: Who asks, for the message.
-
-    Raises:
-        HeadKindError: They predict elsewhere, or with other anchors.
-        TeacherClassesError: They tell another number of classes apart.
-    """
-    ours, theirs = student.cls_out_channels, teacher.cls_out_channels
-    if ours != theirs:
-        raise TeacherClassesError(
-            f'{where}: student and teacher tell another number of classes apart',
-            expected=f'{theirs} class outputs, as the teacher',
-            actual=f'{ours} in the student',
-            fix='bbox_head=dict(num_classes=...) of both, as the data has them',
-        )
-    here, there = (_layout(h, s) for h, s in zip((student, teacher), sizes))
-    if here != there:
-        raise HeadKindError(
-            f'{where}: the heads predict at different places',
-            expected=f'{there}, as the teacher',
-            actual=f'{here} in the student',
-            fix='equal strides and anchors in both heads; features can be'
-            ' distilled all the same (FeatureKD, AttentionKD on the neck)',
-        )
-    _check_anchors(student, teacher, sizes[0], where)
+def _sizes(levels: Sequence[Level]) -> list[Any]:
+    return [level[0].shape[-2:] for level in levels]
 
 
 def _layout(head: Any, sizes: Sizes) -> str:
-    """Where a head predicts, in words."""
+    """Describe in words where a head predicts."""
     counts = list(map(str, head.prior_generator.num_base_priors))
     priors = counts[0] if len(set(counts)) == 1 else ', '.join(counts)
     maps = ' '.join(f'{h}x{w}' for h, w in sizes)
@@ -177,13 +193,13 @@ def _check_anchors(student: Any, teacher: Any, sizes: Sizes, where: str) -> None
 
 
 def _rows(tensor: Tensor, width: int) -> Tensor:
-    """(N, A*width, H, W) to (N, H*W*A, width): the order of mmdet's priors."""
+    """Reshape (N, A*width, H, W) to (N, H*W*A, width), the order of mmdet's priors."""
     n = tensor.shape[0]
     return tensor.permute(0, 2, 3, 1).reshape(n, -1, width)
 
 
 def _centres(priors: Tensor) -> Tensor:
-    """Of boxes (P, 4) or points (P, 2 or more): (P, 2)."""
+    """Return the centres (P, 2) of boxes (P, 4) or points (P, 2 or more)."""
     return (
         (priors[:, :2] + priors[:, 2:]) / 2 if priors.shape[1] == 4 else priors[:, :2]
     )
@@ -194,7 +210,7 @@ def _strides(head: Any) -> list[int]:
 
 
 def _expected_bin(sides: Tensor) -> Tensor:
-    """Mean of each side's distribution: (N, P, 4, bins) to (N, P, 4)."""
+    """Return the mean of each side's distribution: (N, P, 4, bins) to (N, P, 4)."""
     steps = torch.arange(sides.shape[-1], device=sides.device, dtype=sides.dtype)
     return sides.softmax(-1) @ steps
 
@@ -202,7 +218,7 @@ def _expected_bin(sides: Tensor) -> Tensor:
 def _decode(
     head: Any, priors: Tensor, predicted: Tensor, distances: bool
 ) -> Tensor | None:
-    """Boxes (N, P, 4) of one level, or None where the head has no coder."""
+    """Decode the boxes (N, P, 4) of one level; None if the head has no coder."""
     n = predicted.shape[0]
     coder = getattr(head, 'bbox_coder', None)
     name = type(coder).__name__

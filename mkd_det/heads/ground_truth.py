@@ -1,4 +1,4 @@
-"""What is known to be right about a batch, as tensors."""
+"""The ground truth of a batch, as tensors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WITHOUT_BOXES = (
 def read_truth(
     kind: str, inputs: Tensor, data_samples: Sequence[Any] | None
 ) -> GroundTruth:
-    """What a loss of this kind of truth gets.
+    """Read the ground truth from data samples.
 
     Args:
         kind: 'boxes' or 'labels', as `PairLoss.truth` says.
-        inputs: Preprocessed images (N, 3, H, W).
-        data_samples: A data sample per image.
+        inputs: Preprocessed images (N, C, H, W).
+        data_samples: A data sample for each image.
 
     Raises:
         ConfigError: The data samples do not hold it.
@@ -41,7 +41,7 @@ def read_truth(
     ]
     if not known or any(k is None or 'bboxes' not in k for k in known):
         raise ConfigError(
-            'the data samples hold no boxes, which a term asks for',
+            'a term needs boxes, and the data samples hold none',
             expected='gt_instances with bboxes and labels',
             actual=_fields(data_samples),
             fix=_WITHOUT_BOXES,
@@ -55,14 +55,29 @@ def read_truth(
 
 
 def no_truth(size: tuple[int, int], like: Tensor) -> GroundTruth:
-    """Of an image on which nothing is; its label, where it has one, is the first."""
+    """Return the ground truth of an image without objects, with the first label.
+
+    Args:
+        size: (H, W) of the image.
+        like: A tensor of the device and type that the boxes shall have.
+    """
     return GroundTruth(
         (like.new_zeros(0, 4),), (like.new_zeros((), dtype=torch.long),), size
     )
 
 
 def check_truth(kind: str, student: nn.Module, where: str) -> None:
-    """Raise PlanError where a student's data cannot hold what a loss asks for."""
+    """Raise unless the data of a student can hold what a loss needs.
+
+    Args:
+        kind: 'boxes', 'labels' or '', as `PairLoss.truth` says.
+        student: The student.
+        where: Name of the term, for messages.
+
+    Raises:
+        PlanError: It needs boxes of a classifier's data, or image labels of a
+            detector's.
+    """
     detects = isinstance(student, BaseDetector)
     if kind == 'boxes' and not detects:
         raise PlanError(
@@ -82,21 +97,24 @@ def check_truth(kind: str, student: nn.Module, where: str) -> None:
 
 
 def image_labels(
-    samples: Sequence[Any] | None, device: torch.device, who: str
+    samples: Sequence[Any] | None, device: torch.device, where: str
 ) -> Tensor:
-    """Labels (N,), or probabilities (N, K) where samples hold such.
+    """Return labels (N,), or probabilities (N, K) where samples hold them.
 
     Args:
-        samples: A data sample per image, with `gt_label` or `gt_score`.
-        device: Where to.
-        who: Who asks, for the message.
+        samples: A data sample for each image, with `gt_label` or `gt_score`.
+        device: The device of the result.
+        where: Name of the part that needs them, for the message.
+
+    Raises:
+        ConfigError: The samples hold neither.
     """
     for key in ('gt_score', 'gt_label'):
         if samples and all(key in sample for sample in samples):
             values = torch.stack([sample.get(key) for sample in samples]).to(device)
             return values.flatten() if key == 'gt_label' else values
     raise ConfigError(
-        f'{who}: the data samples hold no label of the whole image',
+        f'{where}: the data samples hold no label of the whole image',
         expected='gt_label or gt_score, as ImageClassifier has them',
         actual=_fields(samples),
     )

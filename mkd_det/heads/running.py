@@ -2,43 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.dense_heads import DETRHead, EmbeddingRPNHead
 from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from .regions import knows_box_heads, rehearse
+from .base import find_reader, reader_classes
 
-_OF_QUERIES = (DETRHead, EmbeddingRPNHead)
+# Heads that do not run on features alone. A reader that matches them runs them.
+_NOT_ON_FEATURES = (DETRHead, EmbeddingRPNHead)
 
 
-def run_features(model: Any, inputs: Tensor, second_stage: bool = False) -> None:
+def run_features(
+    model: Any,
+    inputs: Tensor,
+    samples: Sequence[Any] | None = None,
+    rehearse: bool = False,
+) -> None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
-    Detectors: `extract_feat`, then the heads that read nothing but features,
+    Detectors: `extract_feat`, then their heads as the readers of their kind run them,
     through `__call__` (`SingleStageDetector._forward` calls `bbox_head.forward`,
-    which passes by hooks). Any other mmengine model: `forward(mode='tensor')`. No
-    loss, no target assignment, no NMS.
+    where hooks do not fire). Heads of no known kind run on the features. Any other
+    mmengine model: `forward(mode='tensor')`. No loss, no assignment, no NMS.
 
     Args:
         model: The model.
-        inputs: Preprocessed images (N, 3, H, W).
-        second_stage: Whether box heads look at something, too: the whole of each
-            image. Of teachers that is no knowledge.
+        inputs: Preprocessed images (N, C, H, W).
+        samples: A data sample for each image, with its metas. None: images without
+            padding.
+        rehearse: Whether to run also what only a training runs, such as box heads on
+            regions, so that taps there fire.
     """
     if not isinstance(model, BaseDetector):
         model(inputs, None, mode='tensor')
         return
     features = model.extract_feat(inputs)
+    samples = image_samples(inputs) if samples is None else samples
     named = [getattr(model, name, None) for name in ('rpn_head', 'bbox_head')]
-    # Heads of set predictions read queries; mask heads beside other heads, what
-    # those found.
+    # Beside other heads, a mask head reads what those found.
     heads = [head for head in named if head is not None] or [
         getattr(model, 'mask_head', None)
     ]
     for head in heads:
-        if isinstance(head, nn.Module) and not isinstance(head, _OF_QUERIES):
+        if not isinstance(head, nn.Module):
+            continue
+        kind = find_reader(head)
+        if kind is not None:
+            kind.run(model, head, features, samples)
+        elif not isinstance(head, _NOT_ON_FEATURES):
             head(features)
-    if second_stage and knows_box_heads(model):
-        rehearse(model, features, inputs)
+    if rehearse:
+        for kind in reader_classes():
+            kind.rehearse(model, features, inputs)
+
+
+def image_samples(inputs: Tensor) -> list[DetDataSample]:
+    """Make data samples with the metas of images that have no padding.
+
+    Args:
+        inputs: The images (N, C, H, W).
+    """
+    shape = (inputs.shape[-2], inputs.shape[-1])
+    metas = dict(
+        img_shape=shape,
+        ori_shape=shape,
+        pad_shape=shape,
+        batch_input_shape=shape,
+        scale_factor=(1.0, 1.0),
+    )
+    return [DetDataSample(metainfo=metas) for _ in range(len(inputs))]

@@ -1,4 +1,4 @@
-"""Draws where student and teachers look."""
+"""Draws attention maps of student and teachers during training."""
 
 from __future__ import annotations
 
@@ -32,28 +32,27 @@ CAPTION = 18  # pixels above each tile
 
 @HOOKS.register_module()
 class AttentionMapHook(Hook):
-    """Attention maps of student and teachers beside the image, every few epochs.
+    """Draws attention maps of student and teachers beside the image.
 
     The attention of a feature map is the sum of its squares over the channels
-    (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928). One picture per image
-    and tap: a row per level, in its columns the image, the student, and each
-    teacher. They go to the runner's visualizer as `attention_<tap>_<image>`:
-    PNG files with `LocalVisBackend`, in TensorBoard with
-    `TensorboardVisBackend`. The first is drawn before training.
+    (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928). There is one picture for each
+    image and tap, with a row for each level and columns for the image, the student and
+    each teacher. They go to the runner's visualizer as `attention_<tap>_<image>`: PNG
+    files with `LocalVisBackend`, TensorBoard with `TensorboardVisBackend`. The first
+    ones are drawn before training.
 
     Args:
         taps: Names of taps in the config, or module paths: 'fpn',
             ['backbone.layer4', 'neck']. None for all taps that the terms read
             and that yield feature maps.
-        images: So many images of the validation set, evenly spread over it; or
+        images: Number of images of the validation set, evenly spread over it; or
             their indices in it.
-        interval: Draw every so many epochs; in iteration-based training, every
-            so many validations.
+        interval: Epochs between two drawings; in iteration-based training,
+            validations between them.
         height: Height of one drawn image, in pixels.
 
     Raises:
-        ConfigError: No such tap or image, or no `val_dataloader` to take images
-            from.
+        ConfigError: There is no such tap or image, or no `val_dataloader`.
     """
 
     def __init__(
@@ -73,13 +72,13 @@ class AttentionMapHook(Hook):
         self._validations = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Draw what both look like at the start."""
+        """Draw the maps at the start of the training."""
         distiller = get_distiller(runner, 'AttentionMapHook')
         distiller.teachers.load()
         self._draw(runner, distiller, runner.epoch)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Draw, in epoch-based training."""
+        """Draw the maps, in epoch-based training."""
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.every_n_epochs(runner, self.interval):
             distiller = get_distiller(runner, 'AttentionMapHook')
@@ -88,7 +87,7 @@ class AttentionMapHook(Hook):
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        """Draw, in iteration-based training."""
+        """Draw the maps, in iteration-based training."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._validations += 1
             if self._validations % self.interval == 0:
@@ -98,8 +97,8 @@ class AttentionMapHook(Hook):
     # -- reading -----------------------------------------------------------------
 
     def _draw(self, runner: Runner, distiller: Distiller, step: int) -> None:
-        """One picture per image and tap. Training does not notice."""
-        taps = _taps(distiller, self.taps)
+        """Draw a picture for each image and tap, without a trace in the training."""
+        taps = _find_taps(distiller, self.taps)
         dataset, indices = self._chosen(runner)
         if not is_main_process():
             return
@@ -111,7 +110,7 @@ class AttentionMapHook(Hook):
                 levels, size = _read(distiller, taps, batch)
                 for tap in taps['student']:
                     columns = {
-                        owner: _maps(seen[tap], image, size)
+                        owner: _overlays(seen[tap], image, size)
                         for owner, seen in levels.items()
                         if tap in seen
                     }
@@ -121,7 +120,7 @@ class AttentionMapHook(Hook):
                         runner.visualizer.add_image(name, picture, step=step)
 
     def _chosen(self, runner: Runner) -> tuple[Any, list[int]]:
-        """The validation set, and which of its images."""
+        """Return the validation set and the indices of the images to draw."""
         if runner.val_loop is None:
             raise ConfigError(
                 'AttentionMapHook draws images of the validation set',
@@ -142,10 +141,10 @@ class AttentionMapHook(Hook):
         return dataset, list(self.images)
 
 
-def _taps(
+def _find_taps(
     distiller: Distiller, names: Sequence[str] | None
 ) -> dict[str, dict[str, Tap]]:
-    """Taps by owner and name; each is in the student at least."""
+    """Return taps by owner and name. Each names a module of the student at least."""
     known = distiller.plan.taps
     if names is None:
         return {'student': {}, **{owner: dict(taps) for owner, taps in known.items()}}
@@ -175,7 +174,7 @@ def _taps(
 def _read(
     distiller: Distiller, taps: dict[str, dict[str, Tap]], batch: dict
 ) -> tuple[dict[str, dict[str, Levels]], tuple[int, int]]:
-    """Levels by owner and tap for a batch of one; and its padded size."""
+    """Return levels by owner and tap for a batch of one, and its padded size."""
     data = distiller.student.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data.get('data_samples')
     levels: dict[str, dict[str, Levels]] = {}
@@ -185,7 +184,7 @@ def _read(
             model = distiller.teachers[owner].model
             images = distiller.renormalizers[owner](inputs, samples)
         with frozen_state(model), capture(model, named) as seen:
-            run_features(model, images, second_stage=owner == 'student')
+            run_features(model, images, samples, rehearse=owner == 'student')
         levels[owner] = seen
     return levels, (inputs.shape[-2], inputs.shape[-1])
 
@@ -194,20 +193,20 @@ def _read(
 
 
 def _to_picture(inputs: Tensor) -> np.ndarray:
-    """RGB (H, W, 3) of what a pipeline packs: BGR (3, H, W)."""
+    """Turn the image of a pipeline, BGR (3, H, W), into RGB (H, W, 3)."""
     picture = inputs.detach().cpu().float().clamp(0, 255).byte().permute(1, 2, 0)
     return np.ascontiguousarray(picture.numpy()[..., ::-1])
 
 
-def _maps(
+def _overlays(
     levels: Levels, image: np.ndarray, size: tuple[int, int]
 ) -> list[tuple[str, np.ndarray]]:
-    """Caption and overlay for each level that is a feature map.
+    """Return a caption and an overlay for each level that is a feature map.
 
     Args:
         levels: Feature maps (1, C, H, W).
         image: RGB, as large as the image before padding.
-        size: (H, W) after padding, which is what the maps cover.
+        size: (H, W) after padding: the area that the maps cover.
     """
     drawn = []
     for level in levels:
@@ -224,7 +223,7 @@ def _maps(
 def _arrange(
     image: np.ndarray, columns: dict[str, list[tuple[str, np.ndarray]]], height: int
 ) -> np.ndarray:
-    """The picture: a row per level, a column per owner, captions above."""
+    """Arrange a row for each level and a column for each owner, with captions."""
     rows = []
     blank = np.full_like(image, 255)
     for level in zip_longest(*columns.values()):

@@ -19,7 +19,7 @@ from ..functional import (
     weighted_average,
 )
 from ..registry import LOSSES, build_component
-from ..structures import DenseOutput, Level, full_precision
+from ..structures import HeadOutput, Level, full_precision
 from .base import PairLoss
 
 Kind = Literal['softmax', 'sigmoid']
@@ -172,12 +172,13 @@ class LossAggregation(PairLoss):
         use_sigmoid: Whether classes are independent, for mmdet's heads, which read it
             in the config. Must be what the members are.
         loss_weight: Factor, as mmdet's losses have it.
-        kind: What the head is. The plan fills it in where it can be read.
+        activation: What the logits of the head are for: 'sigmoid' (independent classes)
+            or 'softmax'. The plan fills it in for heads.
         **base: `weight` and `schedule` of a term, see `PairLoss`.
 
     Shape:
         - logits: (M, K); target (M,) or (M, K)
-        - terms: one `DenseOutput` of (N, P, C) scores, or logits (N, K)
+        - terms: one `HeadOutput` of (N, P, C) scores, or logits (N, K)
         - output: ()
     """
 
@@ -191,14 +192,14 @@ class LossAggregation(PairLoss):
         tau: float = 1.0,
         use_sigmoid: bool | None = None,
         loss_weight: float = 1.0,
-        kind: Kind | None = None,
+        activation: Kind | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         if not tau > 0:
             raise ConfigError('LossAggregation: tau must be above 0', actual=tau)
         if losses is None:
-            alone = 'BinaryCE' if use_sigmoid or kind == 'sigmoid' else 'CE'
+            alone = 'BinaryCE' if use_sigmoid or activation == 'sigmoid' else 'CE'
             losses = [dict(type=alone)]
         self.members = _members(losses)
         self.weights = _weights(weights, len(self.members))
@@ -206,12 +207,12 @@ class LossAggregation(PairLoss):
         if weights == 'learned':
             self.log_variances = nn.Parameter(torch.zeros(len(self.members)))
         self.tau, self.loss_weight = tau, loss_weight
-        self._check_kind(use_sigmoid, kind)
+        self._check_kind(use_sigmoid, activation)
         self.use_sigmoid = all(m.kind == 'sigmoid' for m in self.members)
         self._told = use_sigmoid is not None
 
-    def _check_kind(self, use_sigmoid: bool | None, kind: Kind | None) -> None:
-        wanted = {kind} if kind else set()
+    def _check_kind(self, use_sigmoid: bool | None, activation: Kind | None) -> None:
+        wanted = {activation} if activation else set()
         if use_sigmoid is not None:
             wanted.add('sigmoid' if use_sigmoid else 'softmax')
         for member in self.members:
@@ -301,7 +302,7 @@ class LossAggregation(PairLoss):
     ) -> Tensor | dict[str, Tensor]:
         """The term on a dense head, or the mean over levels of logits."""
         s, t = student[0], teacher[0]
-        if not isinstance(s, DenseOutput) or not isinstance(t, DenseOutput):
+        if not isinstance(s, HeadOutput) or not isinstance(t, HeadOutput):
             mean: Any = super().over_levels(student, teacher, mask)
             return self.loss_weight * (mean + self._uncertainty())
         _same(s.scores, t.scores)
@@ -368,7 +369,8 @@ def _weights(weights: Any, count: int) -> list[float]:
 
 def as_probabilities(target: Tensor | tuple[Tensor, Tensor], logits: Tensor) -> Tensor:
     """A target of any kind as (M, K): labels become 1 in one place, the label K
-    (mmdet's background) nothing, (labels, qualities) the quality in one place."""
+    (mmdet's background) nothing, (labels, qualities) the quality in one place.
+    """
     if isinstance(target, (tuple, list)):
         labels, quality = target
         return as_probabilities(labels, logits) * quality[:, None].to(logits)

@@ -18,11 +18,10 @@ from ..functional import (
     weighted_average,
 )
 from ..registry import LOSSES
-from ..structures import DenseOutput, Level
-from .base import PairLoss
+from ..structures import HeadOutput, Level
+from .base import Activation, PairLoss
 
 Map = Literal['rank', 'linear']
-Kind = Literal['sigmoid', 'softmax']
 
 
 @LOSSES.register_module()
@@ -57,14 +56,14 @@ class DLKD(PairLoss):
         tau_max: Temperature of the most difficult.
         map: How a difficulty becomes a temperature, see above.
         confident: Least confidence of a place of a dense head.
-        kind: What the head is. The plan fills it in where it can be read.
+        activation: What the class logits of the heads are for. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Attributes:
         difficulties: Those of the last call, (M,), for `DifficultyHook`.
 
     Shape:
-        - student, teacher, pruned: logits (N, K), or one `DenseOutput` of (N, P, C)
+        - student, teacher, pruned: logits (N, K), or one `HeadOutput` of (N, P, C)
           scores
         - mask: as many entries as samples or places
         - output: ()
@@ -80,7 +79,7 @@ class DLKD(PairLoss):
         tau_max: float = 6.0,
         map: Map = 'rank',
         confident: float = 0.05,
-        kind: Kind | None = None,
+        activation: Activation | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -97,7 +96,7 @@ class DLKD(PairLoss):
                 'DLKD: confident must be from 0 to below 1', actual=confident
             )
         self.tau_min, self.tau_max, self.map = tau_min, tau_max, map
-        self.confident, self.kind = confident, kind
+        self.confident, self.activation = confident, activation
         self.difficulties = torch.zeros(0)
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
@@ -121,21 +120,21 @@ class DLKD(PairLoss):
             )
         s, t, p = student[0], teacher[0], pruned[0]
         weights = None if mask is None else mask[0].flatten()
-        if isinstance(s, DenseOutput):
-            return self._dense(s.scores, t.scores, p.scores, weights)
-        return self._logits(s, t, p, weights)  # type: ignore[arg-type]
+        if isinstance(s, HeadOutput):
+            return self._of_head(s.scores, t.scores, p.scores, weights)
+        return self._of_logits(s, t, p, weights)  # type: ignore[arg-type]
 
-    def _logits(
+    def _of_logits(
         self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
     ) -> Tensor:
         d = difficulty(teacher.softmax(-1), pruned.softmax(-1))
         return weighted_average(softmax_kl(student, teacher, self._taus(d)), weights)
 
-    def _dense(
+    def _of_head(
         self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
     ) -> Tensor:
         # The last class of a softmax head is the background.
-        softmax = self.kind == 'softmax'
+        softmax = self.activation == 'softmax'
         said = teacher.softmax(-1)[..., :-1] if softmax else teacher.sigmoid()
         sure = said.amax(-1).flatten()
         chosen = sure > self.confident

@@ -81,6 +81,13 @@ class LD(PairLoss):
     ) -> dict[str, Tensor]:
         """Return the mean divergence of each region."""
         s, t = student[0], teacher[0]
+        if not isinstance(s, HeadOutput):
+            raise HeadKindError(
+                'LD: compares box distributions of whole heads',
+                expected='taps at heads',
+                actual='features or logits',
+                fix="taps=dict(head='bbox_head')",
+            )
         if s.bins is None or t.bins is None or s.bins.shape != t.bins.shape:
             raise HeadKindError(
                 'LD: both heads need box distributions with equally many bins',

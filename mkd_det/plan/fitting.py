@@ -1,114 +1,129 @@
-"""Which of configs/_base_/recipes suit a pair: for errors about one that does not."""
+"""Find the recipes that fit a pair, for errors about one that does not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from mmengine.model import BaseModel
 from torch import nn
 
-from ..heads.regions import check_box_heads
-from ..errors import (HeadKindError, PlanError, ShapeMismatchError, TapNotFoundError, TeacherClassesError)
-from ..heads.dense import (DenseReader, check_comparable, head_kind, is_dense_head, reads_bins)
-
-PYRAMID = ('cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense')
-DENSE, DISTRIBUTIONS, ROWS = 'soft_dense', 'ld_dense', 'crosskd_dense'
-WHOLE = (
-    'mkd_dense',
-    'mkd_balanced_dense',
-    'mkd_fgd_dense',
-    'mkd_fgd_balanced_dense',
+from ..config import DistillConfig
+from ..errors import (
+    ConfigError,
+    MkdError,
+    PlanError,
+    ShapeMismatchError,
+    TapNotFoundError,
+    TapOutputError,
+    TapSilentError,
 )
-TWO_STAGE = ('dist_two_stage', 'dkd_two_stage')
-CLASSIFIERS = 'kd_logits'
+from ..heads.base import traits_of
+from ..taps import Tap
+from .plan import HasModel
+from .recipes import TEACHER, Needs, Recipe, packaged_recipes
+
+# Errors after which another recipe may help. Shapes are a matter of widths: those of
+# a pair are the same in every recipe.
+HELPED = (TapNotFoundError, TapSilentError, TapOutputError, PlanError)
 
 
-@contextmanager
-def suggested(student: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
-    """Let errors about a recipe that does not fit a pair name those that would.
+def suggest_recipes(
+    error: MkdError,
+    student: BaseModel,
+    teachers: Mapping[str, HasModel],
+    config: DistillConfig,
+) -> None:
+    """Add the names of the recipes that fit the pair to the advice of an error.
 
     Args:
-        student: The student.
-        teacher: The first teacher; None if there is none.
+        error: The error that the plan of the pair ended with.
+        student: The student, without branches.
+        teachers: The teachers by name; the first one counts.
+        config: The config that was planned.
     """
+    helped = isinstance(error, HELPED) and not isinstance(error, ShapeMismatchError)
+    if not helped or not teachers:
+        return
+    teacher = next(iter(teachers.values()))
+    names = recipes_for(student, teacher.model, config.probe_shape)
+    if names:
+        line = f'recipes that fit the pair: {", ".join(names)}'
+        error.fix = f'{error.fix}\n{line}' if error.fix else line
+
+
+def recipes_for(
+    student: BaseModel, teacher: nn.Module, size: tuple[int, int] = (256, 256)
+) -> list[str]:
+    """Return the names of the packaged recipes that can be planned as they are.
+
+    Args:
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+    """
+    return [
+        recipe.name
+        for recipe in packaged_recipes()
+        if has_needs(recipe.needs, student, teacher)
+        and can_be_planned(recipe, student, teacher, size)
+    ]
+
+
+def has_needs(needs: Needs, student: nn.Module, teacher: nn.Module) -> bool:
+    """Return whether two models have what a recipe needs.
+
+    Args:
+        needs: The needs.
+        student: The student.
+        teacher: The teacher.
+    """
+    for model, paths in ((student, needs.student), (teacher, needs.teacher)):
+        try:
+            Tap(tuple(paths)).resolve(model)
+        except TapNotFoundError:
+            return False
+    modules = [dict(model.named_modules()) for model in (student, teacher)]
+    return all(
+        set(traits) <= traits_of(named.get(path))
+        for path, traits in needs.heads.items()
+        for named in modules
+    )
+
+
+def can_be_planned(
+    recipe: Recipe, student: BaseModel, teacher: nn.Module, size: tuple[int, int]
+) -> bool:
+    """Return whether a recipe can be planned for a pair, by planning it.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+    """
+    from .planner import Planner  # which imports this file
+
+    given: dict[str, Any] = {**recipe.arguments, 'probe_size': size}
+    own = given.get('teachers') or {}
+    given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
     try:
-        yield
-    except ShapeMismatchError:
-        raise  # a matter of widths, not of kinds
-    except (TapNotFoundError, PlanError) as error:
-        fitting = recipes_for(student, teacher) if teacher is not None else []
-        if fitting:
-            line = f'recipes that fit the pair: {", ".join(fitting)}'
-            error.fix = f'{error.fix}\n{line}' if error.fix else line
-        raise
-
-
-def recipes_for(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Names of the recipes that fit as they are."""
-    found = _of(student) & _of(teacher)
-    ours, theirs = _Parts(student), _Parts(teacher)
-    if ours.levels != theirs.levels:
-        found -= {*PYRAMID, *WHOLE, ROWS}
-    if DENSE in found and not _meet(ours.head, theirs.head):
-        found -= {DENSE, DISTRIBUTIONS, *WHOLE}
-    if DISTRIBUTIONS in found and reads_bins(ours.head) != reads_bins(theirs.head):
-        found -= {DISTRIBUTIONS}
-    return sorted(found)
-
-
-class _Parts:
-    """Of a model, as far as it has them."""
-
-    def __init__(self, model: Any) -> None:
-        self.head = getattr(model, 'bbox_head', None)
-        self.levels = getattr(getattr(model, 'neck', None), 'num_outs', 0)
-
-
-def _meet(student: Any, teacher: Any) -> bool:
-    """Whether what two dense heads yield can be compared."""
-    sizes = [(1, 1)] * student.prior_generator.num_levels
-    try:
-        check_comparable(student, teacher, (sizes, sizes), '')
-    except (HeadKindError, TeacherClassesError):
+        config = DistillConfig.parse(given)
+    except ConfigError:
         return False
+    models = {name: _Teacher(teacher) for name in config.teachers}
+    planner = Planner(student, models, config)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            planner.build(suggest=False)
+        except Exception:  # of a model that a recipe cannot run, it may be any
+            return False
+        finally:
+            planner.detach_branches()
     return True
 
 
-def _of(model: nn.Module) -> set[str]:
-    """Those whose taps a model has."""
-    names = dict(model.named_modules())
-    found: set[str] = set()
-    if 'neck.fpn_convs' in names:
-        found |= {*PYRAMID}
-    head = names.get('bbox_head')
-    if head is not None and is_dense_head(head) and _is_read(head):
-        if {'bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'} <= set(names):
-            found |= {ROWS}
-        if head_kind(head) == 'sigmoid':  # whose classes can be balanced
-            found |= {DENSE}
-            if reads_bins(head):
-                found |= {DISTRIBUTIONS}
-            if {'backbone.layer2', 'backbone.layer4', 'neck.fpn_convs'} <= set(names):
-                found |= {*WHOLE}
-    if 'roi_head' in names and _is_read_by_regions(model):
-        found |= {*TWO_STAGE}
-    if isinstance(names.get('head'), nn.Linear):
-        found |= {CLASSIFIERS}
-    return found
-
-
-def _is_read(head: nn.Module) -> bool:
-    try:
-        DenseReader(head)
-    except HeadKindError:
-        return False
-    return True
-
-
-def _is_read_by_regions(model: nn.Module) -> bool:
-    try:
-        check_box_heads(model, '')
-    except HeadKindError:
-        return False
-    return True
+class _Teacher:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model

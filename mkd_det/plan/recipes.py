@@ -1,17 +1,25 @@
-"""Make the arguments of a `Distiller` from a recipe.
+"""Recipes: read them, and make the arguments of a `Distiller` from them.
 
 A recipe says how one teacher called `t` teaches: taps, adapters, branches and terms.
-The recipes of this package are the files under `configs/_base_/recipes`.
+The recipes of this package are the files under `configs/_base_/recipes`. Each has two
+variables, `recipe` (arguments of `Distiller`) and `needs` (see `Needs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ..configs import read_config
 from ..errors import ConfigError, check_keys, check_string_keys, is_number
+from ..parsing import parse
 from ..registry import ADAPTERS, LOSSES, arguments_with_defaults, find_class
+
+# The recipes of this package, in a checkout and in an installed package.
+FOLDER = Path(__file__).resolve().parents[1] / '.mim' / 'configs' / '_base_' / 'recipes'
 
 # The name of the teacher in a recipe.
 TEACHER = 't'
@@ -20,6 +28,65 @@ _REPEATED = ('teachers', 'adapters', 'terms')
 # What a recipe that is repeated for several teachers may hold.
 _KEYS = (*_REPEATED, 'taps', 'branches', 'probe_size', 'teacher_weights', 'balance')
 _WEIGHTED = {'adapters': ADAPTERS, 'terms': LOSSES}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe needs of a pair, so that it can be planned.
+
+    Args:
+        student: Paths of the modules that the student must have.
+        teacher: Paths of the modules that the teacher must have.
+        heads: What heads of both must be, by path: traits of the reader of their kind
+            (`HeadReader.traits`), such as 'dense', 'sigmoid', 'distributions'.
+    """
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, read from its file.
+
+    Args:
+        name: Stem of the file.
+        arguments: Arguments of `Distiller`, with a teacher called `t`.
+        needs: What it needs of a pair.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    needs: Needs
+
+
+def read_recipe(path: str) -> Recipe:
+    """Read a recipe from a file, or a packaged one (`mkd_det::_base_/recipes/x.py`).
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: There is no such file, it holds no recipe, or its `needs` are not
+            valid.
+    """
+    cfg = read_config(path)
+    if not isinstance(cfg.get('recipe'), Mapping):
+        raise ConfigError(
+            f'{path} is no recipe',
+            expected='recipe = dict(taps=..., terms=...)',
+            actual=sorted(cfg) or None,
+        )
+    needs = cfg.needs.to_dict() if isinstance(cfg.get('needs'), Mapping) else {}
+    return Recipe(
+        Path(path).stem, cfg.recipe.to_dict(), parse(Needs, needs, f'{path}: needs')
+    )
+
+
+def packaged_recipes() -> list[Recipe]:
+    """Return the recipes of this package, by name."""
+    return [read_recipe(str(path)) for path in sorted(FOLDER.glob('*.py'))]
 
 
 def apply_recipe(
@@ -165,7 +232,7 @@ def _owners(cfg: Mapping[str, Any]) -> set[str]:
 
 
 def _renamed(cfg: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The config of a part, reading from the owners in `names` by their new names."""
+    """Return the config of a part with the owners in `names` by their new names."""
     renamed = dict(cfg)
     for key, value in cfg.items():
         owner, dot, tap = value.partition('.') if isinstance(value, str) else ('',) * 3

@@ -1,31 +1,32 @@
-"""The student's features through the rest of the teacher's head."""
+"""CrossKD: the student's features through the rest of the teacher's head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.base import Adapter, AdapterOutput
+from ..adapters.base import AdapterOutput
 from ..adapters.linear_align import aligners
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
 from ..heads.dense import is_dense_head
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
+from .base import Probe
 
 
 @ADAPTERS.register_module()
-class CrossHead(Adapter):
-    r"""What the teacher's head makes of the student's features (CrossKD).
+class CrossHead(Probe):
+    r"""Runs features of the student's head through the rest of the teacher's (CrossKD).
 
     Wang, Chen, Zheng, Li, Cheng, Hou: "CrossKD: Cross-Head Knowledge Distillation for
     Dense Object Detection", CVPR 2024, arXiv 2306.11369: labels and teacher contradict
-    each other, and a student's head cannot serve both. So features of its head, from
-    after layer i, go through the teacher's layers from i on, which stay frozen and
-    pass the gradient; what comes out is to be what the teacher says:
+    each other, and one head of the student cannot follow both. So the output of layer i
+    of the student's head goes through the teacher's layers after i, which stay frozen
+    and pass the gradient. The result is compared with the teacher's output:
 
         taps=dict(inner=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'],
                   head='bbox_head')
@@ -34,32 +35,33 @@ class CrossHead(Adapter):
         terms=dict(loss_cross=dict(
             type='SoftOutputKD', student='cross.student', teacher='t.head'))
 
-    `cross.student` is read as the output of the teacher's head. Its tap names the
-    layers of each branch after which the student's features enter; the student's may
-    be others, with as many levels.
+    `cross.student` is read as the output of the teacher's head. The tap names the
+    layers of each branch after which features enter; the student's layers may be
+    others, with as many levels.
 
     The published code (not the paper) gives each channel of the student the mean and
-    the spread that the teacher's has in the batch, before the ReLU:
+    the standard deviation that the teacher's has in the batch, before the ReLU:
 
     .. math:: \hat F = \mathrm{ReLU}\left(\frac{F_s - \mu_s}{\sigma_s} \sigma_t
         + \mu_t\right)
 
-    Here features are read behind their activation, which works in place in mmdet's
-    heads, and none becomes less than the least of the teacher's (0 behind a ReLU);
+    Here features are read after their activation, which works in place in mmdet's
+    heads, and no value becomes smaller than the teacher's smallest (0 after a ReLU);
     `standardise=False` leaves them as they are. Where widths differ, a 1x1 convolution
-    comes first; the paper has equal ones.
+    comes first; in the paper they are equal.
 
     Args:
         student: Shape of each level that the student's tap yields.
         teacher: Shape of each level that the teacher's tap yields.
-        standardise: Whether channels get the teacher's mean and spread.
+        standardise: Whether channels get the teacher's mean and standard deviation.
 
     Shape:
         - student: maps (N, C_s, H, W), all levels of the first branch, then of the next
         - teacher: maps (N, C_t, H, W) likewise
-        - output: student's levels as the teacher's head yields them, a tuple each; of
-          the teacher nothing
+        - output: levels of the student as the teacher's head yields them, a tuple each
     """
+
+    yields: ClassVar[tuple[str, ...]] = ('student',)
 
     def __init__(
         self,
@@ -87,14 +89,14 @@ class CrossHead(Adapter):
 
     @property
     def head(self) -> nn.Module | None:
-        """The teacher's."""
+        """The teacher's head."""
         return None if self._rest is None else self._rest.head
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
-        """Find the teacher's head, and cut off what comes before its tap."""
+        """Find the teacher's head and take off the layers up to the tap."""
         if tap.inputs:
             raise TapNotFoundError(
-                f'{where}: features enter behind a layer, not before it',
+                f'{where}: features enter after a layer, not before it',
                 actual=str(tap),
                 fix='the layer before: bbox_head.cls_convs.1, not ...2:in',
             )
@@ -105,7 +107,7 @@ class CrossHead(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Run the rest of the teacher's head."""
+        """Run the rest of the teacher's head on the student's features."""
         levels = [
             aligner(level)
             for aligner, level in zip(self.aligners, student, strict=True)
@@ -117,8 +119,8 @@ class CrossHead(Adapter):
 
 
 def restyled(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
-    """Maps (N, C, H, W) of which each channel has the teacher's mean and spread."""
-    # In half precision the gradient of a channel that is seldom active overflows.
+    """Give each channel of maps (N, C, H, W) the teacher's mean and deviation."""
+    # In half precision the gradient of a rarely active channel overflows.
     student, teacher = full_precision(student), full_precision(teacher)
     dims = (0, 2, 3)
     (s_mean, t_mean), (s_std, t_std) = (
@@ -132,16 +134,16 @@ def restyled(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 class RestOfHead:
-    """A dense head without its first layers, which shares the others with the teacher.
+    """A dense head without its first layers; shares the others with the teacher.
 
-    It is no module of the adapter's, and copies of the adapter share it, as they share
+    It is no module of the adapter, and copies of the adapter share it, as they share
     the teachers.
 
     Args:
         teacher: The teacher.
-        paths: Layers after which features enter, one each branch (and level, where
+        paths: Layers after which features enter, one for each branch (and level, where
             levels have layers of their own).
-        where: Who asks, for messages.
+        where: Name of the adapter, for messages.
     """
 
     def __init__(self, teacher: nn.Module, paths: Sequence[str], where: str) -> None:
@@ -151,7 +153,7 @@ class RestOfHead:
         )
         if name is None:
             raise HeadKindError(
-                f'{where}: {paths[0]} of the teacher lies in no dense head',
+                f'{where}: {paths[0]} of the teacher is in no dense head',
                 expected='layers of a head such as GFLHead, RetinaHead, FCOSHead',
                 available=[n for n, m in modules.items() if is_dense_head(m)],
                 fix="taps=dict(inner=['bbox_head.cls_convs.2',"
@@ -160,14 +162,14 @@ class RestOfHead:
         self.head: Any = modules[name]
         self.paths = paths
         self.modules = {path: modules[path] for path in paths}
-        self.doors: list[_Door] = []
+        self.entries: list[_Entry] = []
         view = self.head
         for path in paths:
-            door = _Door()
+            entry = _Entry()
             parent = modules[path.rpartition('.')[0]]
             if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
                 raise TapNotFoundError(
-                    f'{where}: {path} of the teacher is no layer in a row of layers',
+                    f'{where}: {path} of the teacher is no layer in a list of layers',
                     actual=f'{path.rpartition(".")[0]} is a {type(parent).__name__}',
                     available=[
                         n
@@ -175,32 +177,32 @@ class RestOfHead:
                         if n.startswith(name) and isinstance(m, nn.ModuleList)
                     ],
                 )
-            view = _without_first(view, path.removeprefix(f'{name}.'), door)
-            self.doors.append(door)
+            view = _without_first(view, path.removeprefix(f'{name}.'), entry)
+            self.entries.append(entry)
         self.view = view
 
     def __call__(self, levels: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
-        """What the head yields for features, branch by branch."""
-        each = len(levels) // len(self.doors)
-        # What the head is given only tells how many levels there are.
+        """Run the rest of the head on features, given branch by branch."""
+        each = len(levels) // len(self.entries)
+        # The entries replace the features; the head only counts them.
         count = self.head.prior_generator.num_levels
         try:
-            for index, door in enumerate(self.doors):
-                door.levels = list(levels[index * each : (index + 1) * each])
+            for index, entry in enumerate(self.entries):
+                entry.levels = list(levels[index * each : (index + 1) * each])
             return tuple(zip(*self.view(tuple(levels[:count])), strict=True))
         finally:
-            for door in self.doors:
-                door.levels = []
+            for entry in self.entries:
+                entry.levels = []
 
     def check(self, sizes: Sequence[tuple[int, ...]], where: str) -> None:
-        """Raise unless the rest makes of the head's own features what the head does.
+        """Raise unless the rest, on the head's own features, yields what the head does.
 
         Args:
             sizes: (H, W) of the levels that the tap yields.
-            where: Who asks, for messages.
+            where: Name of the adapter, for messages.
 
         Raises:
-            HeadKindError: It does not: a branch is not tapped, say.
+            HeadKindError: It does not: a branch is not tapped, for example.
         """
         parameter = next(self.head.parameters())
         count = self.head.prior_generator.num_levels
@@ -222,8 +224,8 @@ class RestOfHead:
         )
         if not same:
             raise HeadKindError(
-                f"{where}: of its own features the rest of the teacher's head does not"
-                ' make what the whole head makes',
+                f"{where}: on its own features the rest of the teacher's head does not"
+                ' yield what the whole head yields',
                 expected='a tap of one layer of every branch, the same in all',
                 actual=', '.join(self.paths),
                 fix="taps=dict(inner=['bbox_head.cls_convs.2',"
@@ -231,7 +233,7 @@ class RestOfHead:
             )
 
     def _watched(self, given: tuple[Tensor, ...]) -> tuple[Any, list[Tensor]]:
-        """What the head yields, and what its tapped layers do."""
+        """Return the output of the head, and those of its tapped layers."""
         seen: dict[str, list[Tensor]] = {path: [] for path in self.paths}
         handles = [
             self.modules[path].register_forward_hook(
@@ -250,8 +252,8 @@ class RestOfHead:
         return self
 
 
-class _Door(nn.Module):
-    """Lets features in, one level a call, whatever comes from before."""
+class _Entry(nn.Module):
+    """Stands for a layer and yields the given features, one level for each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,23 +264,26 @@ class _Door(nn.Module):
 
 
 def _parents(path: str) -> list[str]:
-    """Of a module's path, the nearest first."""
+    """Return the paths of a module's parents, the nearest first."""
     parts = path.split('.')
     return ['.'.join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
 
 
-def _without_first(module: nn.Module, path: str, door: nn.Module) -> nn.Module:
-    """A copy of a module that shares all its layers, but for a row of them, of which
-    those up to the one at `path` are replaced by a door."""
+def _without_first(module: nn.Module, path: str, entry: nn.Module) -> nn.Module:
+    """Copy a module so that all layers are shared but those up to `path`.
+
+    In the list of layers that `path` lies in, an entry stands for the layer at `path`,
+    and those before it do nothing.
+    """
     name, _, rest = path.partition('.')
     view = copy(module)
     view._modules = dict(module._modules)
     if rest:
-        view._modules[name] = _without_first(module._modules[name], rest, door)  # type: ignore[arg-type]
+        view._modules[name] = _without_first(module._modules[name], rest, entry)  # type: ignore[arg-type]
         return view
     for key in module._modules:
         view._modules[key] = nn.Identity()
         if key == name:
-            view._modules[key] = door
+            view._modules[key] = entry
             return view
     raise KeyError(path)

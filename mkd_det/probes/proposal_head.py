@@ -1,27 +1,28 @@
-"""The teacher's second stage on the student's proposals."""
+"""Runs the second stage of the teacher on the student's proposals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.base import Adapter, AdapterOutput, FrozenModule
-from ..heads.regions import check_box_heads, logits_of_regions
+from ..adapters.base import AdapterOutput, FrozenModule
 from ..errors import ShapeMismatchError, TapNotFoundError
+from ..heads.regions import check_box_heads, logits_of_regions
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
+from .base import Probe
 
 
 @ADAPTERS.register_module()
-class ProposalHead(Adapter):
-    """What the teacher says of the regions that the student learns from.
+class ProposalHead(Probe):
+    """Runs the teacher's box head on the regions that the student learns from.
 
-    Two detectors propose other regions, and what they say of them cannot be compared.
-    So the teacher's box head looks at the student's sampled proposals, in the teacher's
-    own features (as Zhao et al. do for detectors: "Decoupled Knowledge Distillation",
+    Two detectors propose different regions, whose scores cannot be compared. So the
+    teacher's box head scores the student's sampled proposals, in the teacher's own
+    features (as Zhao et al. do for detectors: "Decoupled Knowledge Distillation",
     CVPR 2022, arXiv 2203.08679):
 
         taps=dict(pyramid='neck', rois='roi_head.bbox_roi_extractor:in1',
@@ -31,9 +32,9 @@ class ProposalHead(Adapter):
         terms=dict(loss_roi=dict(
             type='SoftOutputKD', student='classes', teacher='proposals.teacher'))
 
-    Of a cascade, the mean of its stages' logits on these regions; when it predicts,
-    each stage gets regions that the one before it has refined. The background is the
-    last class. A step costs one more pass of the teacher's box head.
+    For a cascade it yields the mean of its stages' logits on these regions; in
+    prediction each stage gets regions that the one before it has refined. The
+    background is the last class. A step costs one more pass of the teacher's box head.
 
     Args:
         student: Shape of what the student's tap yields: regions of five numbers.
@@ -42,8 +43,10 @@ class ProposalHead(Adapter):
     Shape:
         - student: one level (R, 5): index of the image, x1, y1, x2, y2 in input pixels
         - teacher: maps (N, C, H, W)
-        - output: of the student nothing; of the teacher one level of logits (R, K + 1)
+        - output: one level of logits (R, K + 1) of the teacher
     """
+
+    yields: ClassVar[tuple[str, ...]] = ('teacher',)
 
     def __init__(
         self, student: Sequence[LevelSpec], teacher: Sequence[LevelSpec]
@@ -51,7 +54,7 @@ class ProposalHead(Adapter):
         super().__init__(student, teacher)
         if [spec.channels for spec in student] != [5]:
             raise ShapeMismatchError(
-                'ProposalHead: the student must yield its regions, once a step',
+                'ProposalHead: the student must yield its regions, once in each step',
                 expected='one level of 5 numbers: image, x1, y1, x2, y2',
                 actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
                 fix="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"
@@ -75,7 +78,7 @@ class ProposalHead(Adapter):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> AdapterOutput:
-        """Run the teacher's box head."""
+        """Run the teacher's box head on the student's regions."""
         assert self._teacher is not None
         stages = logits_of_regions(self._teacher.module, teacher, student[0])
         return AdapterOutput((), (torch.stack(stages).mean(0),), {})

@@ -1,4 +1,4 @@
-"""What a dense head says is read as mmdet itself reads it."""
+"""Dense heads are read exactly as their own prediction reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.errors import HeadKindError
 from mkd_det.heads.dense import DenseReader, is_dense_head
-from mkd_det.structures import DenseOutput
+from mkd_det.structures import HeadOutput
 
 SIZE = (64, 96)
 
@@ -65,8 +65,8 @@ def levels_of(head: nn.Module, maps: list[Tensor]) -> list[tuple[Tensor, ...]]:
     return list(zip(*head(maps)))
 
 
-def read(head: nn.Module, maps: list[Tensor] | None = None) -> DenseOutput:
-    return DenseReader(head)(head, levels_of(head, maps or features()))
+def read(head: nn.Module, maps: list[Tensor] | None = None) -> HeadOutput:
+    return DenseReader(head).read(head, levels_of(head, maps or features()))
 
 
 def clipped(boxes: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_gradients_reach_the_head_through_scores_and_boxes(name: str) -> None:
 def test_what_is_read_is_float32_whatever_the_head_yields() -> None:
     head, maps = head_of('gfl'), features()
     half = [tuple(t.bfloat16() for t in level) for level in levels_of(head, maps)]
-    output = DenseReader(head)(head, half)
+    output = DenseReader(head).read(head, half)
     assert {t.dtype for t in (*output[:3], *output.priors)} == {torch.float32}
     torch.testing.assert_close(output.boxes, read(head, maps).boxes, rtol=0.1, atol=2.0)
 
@@ -179,30 +179,30 @@ def test_one_reader_reads_images_of_any_size() -> None:
     head = head_of('gfl')
     reader, small, large = DenseReader(head), features(), features()
     small = [m[..., : m.shape[-1] // 2 + 1] for m in small]
-    first = reader(head, levels_of(head, large))
-    second = reader(head, levels_of(head, small))
-    again = reader(head, levels_of(head, large))
+    first = reader.read(head, levels_of(head, large))
+    second = reader.read(head, levels_of(head, small))
+    again = reader.read(head, levels_of(head, large))
     assert second.boxes.shape[1] < first.boxes.shape[1]
     assert torch.equal(first.boxes, again.boxes)
     assert torch.equal(second.boxes, read(head, small).boxes)
 
 
-def test_the_kind_of_a_head_is_how_its_logits_are_meant() -> None:
-    assert DenseReader(head_of('gfl')).kind == 'sigmoid'
-    assert DenseReader(head_of('fcos')).kind == 'sigmoid'
+def test_the_activation_says_what_class_logits_are_for() -> None:
+    assert DenseReader(head_of('gfl')).activation == 'sigmoid'
+    assert DenseReader(head_of('fcos')).activation == 'sigmoid'
     reader = DenseReader(head_of('retinanet with softmax'))
-    assert reader.kind == 'softmax'
+    assert reader.activation == 'softmax'
     assert read(head_of('retinanet with softmax')).scores.shape[-1] == 4
 
 
-def test_boxes_that_nobody_reads_are_not_decoded() -> None:
+def test_boxes_are_not_decoded_where_no_loss_needs_them() -> None:
     head = head_of('gfl')
     reader = DenseReader(head)
     reader.decodes = False
     levels = levels_of(head, features())
-    output = reader(head, levels)
+    output = reader.read(head, levels)
     assert output.boxes is None
-    assert torch.equal(output.bins, DenseReader(head)(head, levels).bins)
+    assert torch.equal(output.bins, DenseReader(head).read(head, levels).bins)
 
 
 def test_heads_without_distributions_yield_none() -> None:

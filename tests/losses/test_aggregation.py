@@ -16,7 +16,7 @@ import tiny
 import tiny_images
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
 from mkd_det.losses.aggregation import LossAggregation
-from mkd_det.structures import DenseOutput
+from mkd_det.structures import HeadOutput
 
 ln = math.log
 
@@ -128,9 +128,9 @@ def test_a_term_meets_the_teachers_probabilities_at_the_temperature() -> None:
 
 
 def test_a_term_of_dense_heads_is_divided_by_the_teachers_confidence() -> None:
-    student = DenseOutput(torch.zeros(1, 2, 1))
-    teacher = DenseOutput(torch.tensor([[[logit(0.75)], [logit(0.5)]]]))
-    loss = LossAggregation(kind='sigmoid')
+    student = HeadOutput(torch.zeros(1, 2, 1))
+    teacher = HeadOutput(torch.tensor([[[logit(0.75)], [logit(0.5)]]]))
+    loss = LossAggregation(activation='sigmoid')
     # ln 2 at each place, over 3/4 + 1/2.
     assert loss([student], [teacher]).item() == pytest.approx(2 * ln(2) / 1.25)
     half = loss([student], [teacher], [torch.tensor([[1.0, 0.0]])])
@@ -402,7 +402,7 @@ def test_use_sigmoid_must_be_what_the_members_are() -> None:
     with pytest.raises(HeadKindError, match='Focal is a softmax loss'):
         LossAggregation([dict(type='Focal')], use_sigmoid=True)
     with pytest.raises(HeadKindError, match='BinaryCE is a sigmoid loss'):
-        LossAggregation([dict(type='BinaryCE')], kind='softmax')
+        LossAggregation([dict(type='BinaryCE')], activation='softmax')
 
 
 def test_other_shapes_are_an_error() -> None:

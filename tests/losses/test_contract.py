@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mkd_det.losses import PairLoss
 from mkd_det.registry import LOSSES, argument_names
-from mkd_det.structures import DenseOutput, GroundTruth
+from mkd_det.structures import GroundTruth, HeadOutput
 
 LOSSES.import_from_location()
 # Not what other tests or users register.
@@ -83,7 +83,7 @@ def levels(
         return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
     places = size * size
     scores, boxes = normal(n, places, 4), _boxes(n, places, seed)
-    return [DenseOutput(scores, boxes, normal(n, places, 4, 6), _priors(size))]
+    return [HeadOutput(scores, boxes, normal(n, places, 4, 6), _priors(size))]
 
 
 def _priors(size: int) -> tuple[Tensor]:
@@ -104,8 +104,8 @@ def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
 def change(given: list, function: Any) -> list:
     """The same levels, each tensor of them changed."""
     return [
-        DenseOutput(*(function(part) for part in level[:3]), level.priors)
-        if isinstance(level, DenseOutput)
+        HeadOutput(*(function(part) for part in level[:3]), level.priors)
+        if isinstance(level, HeadOutput)
         else function(level)
         for level in given
     ]
@@ -116,7 +116,7 @@ def leaves(given: list) -> list[Tensor]:
     return [
         part
         for level in given
-        for part in (level[:3] if isinstance(level, DenseOutput) else [level])
+        for part in (level[:3] if isinstance(level, HeadOutput) else [level])
     ]
 
 

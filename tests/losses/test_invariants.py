@@ -16,7 +16,7 @@ from mkd_det.losses.attention import AttentionKD
 from mkd_det.losses.feature import FeatureKD
 from mkd_det.losses.relation import RelationKD
 from mkd_det.losses.soft_output import SoftOutputKD
-from mkd_det.structures import DenseOutput
+from mkd_det.structures import HeadOutput
 
 quick = settings(
     max_examples=25,
@@ -154,10 +154,10 @@ def test_softmax_is_free_of_a_constant(seed: int, offset: float, tau: float) -> 
     )
 
 
-def dense(seed: int, places: int = 12, scale: float = 3.0) -> DenseOutput:
+def dense(seed: int, places: int = 12, scale: float = 3.0) -> HeadOutput:
     corner = normal(seed, 2, places, 2) * 20
     size = normal(seed + 1, 2, places, 2).abs() * 10 + 1
-    return DenseOutput(
+    return HeadOutput(
         normal(seed + 2, 2, places, 3) * scale,
         torch.cat([corner, corner + size], -1),
         normal(seed + 3, 2, places, 4, 5),
@@ -171,9 +171,9 @@ def dense(seed: int, places: int = 12, scale: float = 3.0) -> DenseOutput:
 def test_the_order_of_places_does_not_matter(boxes: Any, kind: Any, seed: int) -> None:
     student, teacher = dense(seed), dense(seed + 10)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-    loss = SoftOutputKD(kind=kind, boxes=boxes)
+    loss = SoftOutputKD(activation=kind, boxes=boxes)
     mixed = [
-        DenseOutput(*(part[:, order] for part in d[:3])) for d in (student, teacher)
+        HeadOutput(*(part[:, order] for part in d[:3])) for d in (student, teacher)
     ]
     assert value(loss, mixed[:1], mixed[1:]) == about(value(loss, [student], [teacher]))
 
@@ -182,14 +182,14 @@ def test_the_order_of_places_does_not_matter(boxes: Any, kind: Any, seed: int) -
 @given(seeds, st.integers(1, 300))
 def test_background_that_both_see_adds_nothing(seed: int, places: int) -> None:
     student, teacher = dense(seed), dense(seed + 10)
-    empty = DenseOutput(
+    empty = HeadOutput(
         torch.full((2, places, 3), -60.0),
         torch.zeros(2, places, 4),
         torch.zeros(2, places, 4, 5),
     )
     loss = SoftOutputKD()
     larger = [
-        DenseOutput(*(torch.cat([a, b], 1) for a, b in zip(d[:3], empty[:3])))
+        HeadOutput(*(torch.cat([a, b], 1) for a, b in zip(d[:3], empty[:3])))
         for d in (student, teacher)
     ]
     assert value(loss, larger[:1], larger[1:]) == about(

@@ -18,7 +18,7 @@ from mkd_det.heads.ground_truth import read_truth
 from mkd_det.losses.dkd import DKD
 from mkd_det.losses.fgd import FGD
 from mkd_det.losses.ld import LD
-from mkd_det.structures import DenseOutput, GroundTruth
+from mkd_det.structures import GroundTruth, HeadOutput
 
 ln = math.log
 NO_BOXES = torch.zeros(0, 4)
@@ -127,8 +127,8 @@ def test_each_region_is_a_mean_over_its_places() -> None:
     bins[0, 0, 0, 0] = 10 * ln(3)  # one side of four, in the main region
     bins[0, 1] = bins[0, 2] = torch.tensor([10 * ln(3), 0.0])
     scores = torch.zeros(1, 3, 1)
-    teacher = DenseOutput(scores, None, bins, (ANCHORS,))
-    student = DenseOutput(scores, None, torch.zeros_like(bins), (ANCHORS,))
+    teacher = HeadOutput(scores, None, bins, (ANCHORS,))
+    student = HeadOutput(scores, None, torch.zeros_like(bins), (ANCHORS,))
     box = truth([0.0, 0.0, 10.0, 10.0])
     parts = LD(main=2.0)([student], [teacher], truth=box)
     kl = 100 * (0.75 * ln(1.5) + 0.25 * ln(0.5))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mkd_det import functional as MF
-from mkd_det.weighting.teacher_weights import as_mask
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
 from mkd_det.losses.attention import AttentionKD
 from mkd_det.losses.dist import DIST
@@ -17,7 +16,8 @@ from mkd_det.losses.dlkd import DLKD
 from mkd_det.losses.feature import FeatureKD
 from mkd_det.losses.relation import RelationKD
 from mkd_det.losses.soft_output import SoftOutputKD
-from mkd_det.structures import DenseOutput
+from mkd_det.structures import HeadOutput
+from mkd_det.weighting.teacher_weights import as_mask
 
 ln = math.log
 
@@ -35,9 +35,9 @@ def dense(
     sigmas: list[list[float]],
     boxes: list[list[float]] | None = None,
     bins: list | None = None,
-) -> DenseOutput:
+) -> HeadOutput:
     """One image from class probabilities, boxes and bins of each place."""
-    return DenseOutput(
+    return HeadOutput(
         torch.tensor([[[logit(p) for p in place] for place in sigmas]]),
         None if boxes is None else torch.tensor([boxes]),
         None if bins is None else torch.tensor([bins]),
@@ -142,8 +142,8 @@ def test_balance_is_for_sigmoid_heads() -> None:
 
 def test_boxes_are_decoded_only_where_they_are_compared() -> None:
     bins = torch.zeros(1, 1, 4, 3)
-    ours = DenseOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4), bins)
-    without = DenseOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
+    ours = HeadOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4), bins)
+    without = HeadOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
     assert not SoftOutputKD().needs_boxes(ours, ours)
     assert SoftOutputKD().needs_boxes(ours, without)
     assert SoftOutputKD(boxes='giou').needs_boxes(ours, ours)
@@ -161,24 +161,24 @@ def test_without_objects_the_divisor_is_one_an_image() -> None:
 def test_without_objects_the_divisor_grows_with_the_images() -> None:
     student, teacher = dense([[0.25]]), dense([[0.01]])
     loss = SoftOutputKD()([student], [teacher])['cls']
-    pairs = [[DenseOutput(torch.cat([side.scores] * 3))] for side in (student, teacher)]
+    pairs = [[HeadOutput(torch.cat([side.scores] * 3))] for side in (student, teacher)]
     assert SoftOutputKD()(*pairs)['cls'].item() == pytest.approx(loss.item())
 
 
 def test_softmax_dense_head_leaves_the_background_out_of_the_confidence() -> None:
     # One place of three is an object (1/2), two are background (1/2 against 1/4).
     object_, empty = [ln(2), 0.0, 0.0], [0.0, 0.0, ln(2)]
-    teacher = DenseOutput(torch.tensor([[object_, empty, empty]]))
-    student = DenseOutput(torch.zeros(1, 3, 3))
+    teacher = HeadOutput(torch.tensor([[object_, empty, empty]]))
+    student = HeadOutput(torch.zeros(1, 3, 3))
     kl = 0.5 * ln(1.5) + 2 * 0.25 * ln(0.75)
     # Confidence of foreground, which is all but the last: 1/2 + 1/4 + 1/4 = 1; twice
     # as many places: 2, for twice the loss.
     for times, divisor in ((1, 1.0), (2, 2.0)):
         given = [
-            [DenseOutput(torch.cat([side.scores] * times, 1))]
+            [HeadOutput(torch.cat([side.scores] * times, 1))]
             for side in (student, teacher)
         ]
-        loss = SoftOutputKD(kind='softmax')(*given)['cls']
+        loss = SoftOutputKD(activation='softmax')(*given)['cls']
         assert loss.item() == pytest.approx(3 * times * kl / divisor, rel=1e-5)
 
 
@@ -238,9 +238,9 @@ def test_boxes_are_compared_in_the_best_form_that_both_heads_offer() -> None:
 )
 def test_a_loss_for_the_other_kind_of_head_is_an_error(head: str, asked: str) -> None:
     with pytest.raises(HeadKindError, match=f'a {asked} loss on a {head} head'):
-        SoftOutputKD(kind=head, classes=asked)
-    assert SoftOutputKD(kind=head).classes == head
-    assert SoftOutputKD(kind=head, classes=head).classes == head
+        SoftOutputKD(activation=head, classes=asked)
+    assert SoftOutputKD(activation=head).classes == head
+    assert SoftOutputKD(activation=head, classes=head).classes == head
 
 
 def test_other_class_counts_are_an_error() -> None:
@@ -285,7 +285,7 @@ def test_sigmoid_logits_of_whole_images_are_averaged_over_images() -> None:
     'bad',
     [
         dict(classes='both'),
-        dict(kind='focal'),
+        dict(activation='focal'),
         dict(boxes='iou'),
         dict(tau=0),
         dict(box_tau=-1),
@@ -539,8 +539,16 @@ def test_difficulty_is_the_distance_of_probabilities() -> None:
 
 
 def test_ranks_run_from_0_to_1_and_are_equal_for_equal_values() -> None:
-    assert MF.normalized_ranks(torch.tensor([0.3, 0.1, 0.9])).tolist() == [0.5, 0.0, 1.0]
-    assert MF.normalized_ranks(torch.tensor([2.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 1.0]
+    assert MF.normalized_ranks(torch.tensor([0.3, 0.1, 0.9])).tolist() == [
+        0.5,
+        0.0,
+        1.0,
+    ]
+    assert MF.normalized_ranks(torch.tensor([2.0, 1.0, 2.0])).tolist() == [
+        1.0,
+        0.0,
+        1.0,
+    ]
     assert MF.normalized_ranks(torch.tensor([5.0, 5.0])).tolist() == [0.0, 0.0]
     assert MF.normalized_ranks(torch.tensor([5.0])).tolist() == [0.0]
 
@@ -582,7 +590,7 @@ def test_dlkd_on_a_dense_head_looks_where_the_teacher_is_confident() -> None:
     student = dense([[0.5], [0.5], [0.5]])
     teacher = dense([[0.8], [0.8], [0.01]])
     pruned = dense([[0.8], [0.3], [0.9]])
-    loss = DLKD(tau_min=1, tau_max=2, kind='sigmoid')
+    loss = DLKD(tau_min=1, tau_max=2, activation='sigmoid')
     value = loss([student], [teacher], pruned=[pruned])
     assert loss.difficulties.tolist() == pytest.approx([0, 0.5 * math.sqrt(2)])
 

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 import tiny
-from mkd_det.errors import HeadKindError, MkdError, PlanError, ShapeMismatchError
+from mkd_det.errors import (
+    ConfigError,
+    HeadKindError,
+    MkdError,
+    ShapeMismatchError,
+    TapNotFoundError,
+)
+from mkd_det.heads.running import run_features
 from mkd_det.probes.cross_head import restyled
 from mkd_det.taps import Tap, capture
-from mkd_det.heads.running import run_features
 
 HEADS = [tiny.gfl, tiny.retinanet, tiny.fcos, tiny.atss, tiny.rtmdet]
 
@@ -132,20 +138,20 @@ def test_the_teacher_may_be_entered_elsewhere(teacher_convs: int, at: int) -> No
     view = model.adapters['cross']._rest.view
     kinds = [type(layer).__name__ for layer in view.cls_convs]
     kept = ['ConvModule'] * (teacher_convs - at - 1)
-    assert kinds == ['Identity'] * at + ['_Door'] + kept
+    assert kinds == ['Identity'] * at + ['_Entry'] + kept
     assert losses_of(model)['loss_cross_cls'] > 0
 
 
 def test_a_memory_that_does_not_grow() -> None:
-    """Doors keep no features from one step to the next."""
+    """Entries keep no features from one step to the next."""
     model = tiny.build(crossed(tiny.gfl(4, 8, 1), tiny.gfl(8, 16, 2)))
     losses_of(model)
     rest = model.adapters['cross']._rest
-    assert [door.levels for door in rest.doors] == [[], []]
+    assert [entry.levels for entry in rest.entries] == [[], []]
     broken = [torch.zeros(1, 3, 2, 2)] * 10  # of other channels
     with pytest.raises(RuntimeError):
         rest(broken)
-    assert [door.levels for door in rest.doors] == [[], []]
+    assert [entry.levels for entry in rest.entries] == [[], []]
 
 
 def fails(cfg: dict) -> MkdError:
@@ -168,18 +174,19 @@ def test_what_does_not_fit_is_told_before_the_first_step() -> None:
     last['teachers']['t']['taps'] = dict(
         inner=['bbox_head.gfl_cls', 'bbox_head.gfl_reg']
     )
-    assert 'no layer in a row' in str(fails(last))
+    error = fails(last)
+    assert isinstance(error, TapNotFoundError) and 'cls_convs' in str(error.available)
     other = crossed(student, teacher)
     other['terms']['loss_cross']['teacher'] = 'cross.teacher'
     error = fails(other)
-    assert isinstance(error, PlanError) and 'yields nothing' in str(error)
+    assert isinstance(error, ConfigError) and 'cross.student' in error.fix
     branch = crossed(student, teacher)
     branch['taps']['inner'] = inner(0)[0]
     error = fails(branch)
     assert isinstance(error, HeadKindError) and 'every branch' in str(error)
     before = crossed(student, teacher)
     before['taps']['inner'] = [f'{path}:in' for path in inner(0)]
-    assert 'behind a layer' in str(fails(before))
+    assert isinstance(fails(before), TapNotFoundError)
     missing = crossed(student, teacher)
     missing['taps']['inner'] = inner(2)
     assert 'bbox_head.cls_convs.0' in str(fails(missing))

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import hook_runs
 import tiny
-from mkd_det.heads.regions import check_box_heads
 from mkd_det.errors import (
     ConfigError,
     HeadKindError,
@@ -23,11 +22,12 @@ from mkd_det.errors import (
     ShapeMismatchError,
     TapNotFoundError,
 )
+from mkd_det.heads.regions import check_box_heads
+from mkd_det.heads.running import run_features
 from mkd_det.losses.dkd import ProposalDKD
 from mkd_det.registry import LOSSES
-from mkd_det.training.runtime import prepare_config
 from mkd_det.taps import Tap, capture
-from mkd_det.heads.running import run_features
+from mkd_det.training.runtime import prepare_config
 
 ROIS = 'roi_head.bbox_roi_extractor:in1'
 CLASSES = 'roi_head.bbox_head.fc_cls'
@@ -200,7 +200,7 @@ BAD: list[tuple[dict[str, Any], type[MkdError], str]] = [
     (dict(terms=dkd(labels='rois')), ShapeMismatchError, 'labels'),
     (dict(terms=dkd(student='pyramid')), ShapeMismatchError, 'levels'),
     (dict(terms=dkd(teacher='t.classes')), PlanError, 'ProposalHead'),
-    (dict(terms=dkd(student='proposals.student')), PlanError, 'yields nothing'),
+    (dict(terms=dkd(student='proposals.student')), ConfigError, 'proposals.teacher'),
     (
         dict(taps=dict(pyramid='neck', rois='neck', classes=CLASSES)),
         ShapeMismatchError,
@@ -257,7 +257,7 @@ def test_heads_of_another_kind_are_told(side: str, kind: str) -> None:
 def test_second_stages_that_ask_for_more_are_told(head: str) -> None:
     model = tiny.build(tiny.faster_rcnn())
     model.roi_head.__class__ = MODELS.get(head)
-    with pytest.raises(HeadKindError, match='regions alone'):
+    with pytest.raises(HeadKindError, match='no box head'):
         check_box_heads(model, 'here')
 
 
@@ -310,7 +310,7 @@ def test_regions_are_run_where_they_are_given_alone() -> None:
     with pytest.raises(MkdError), capture(model, taps):
         run_features(model, image)
     with capture(model, taps) as seen:
-        run_features(model, image, second_stage=True)
+        run_features(model, image, rehearse=True)
     assert seen['classes'][0].shape == (1, 4)
 
 

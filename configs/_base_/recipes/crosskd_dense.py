@@ -7,6 +7,12 @@ takes it as `**_base_.pop('recipe')`.
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(
+    student=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'],
+    teacher=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2', 'bbox_head'],
+    heads=dict(bbox_head=['dense']),
+)
+
 recipe = dict(
     taps=dict(
         inner=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'], head='bbox_head'

@@ -5,6 +5,9 @@ Huang et al., NeurIPS 2022, arXiv 2205.10536. For two-stage detectors. A config 
 """
 
 _base_ = ['dkd_two_stage.py']
+
+needs = dict(student=['roi_head.bbox_roi_extractor', 'roi_head.bbox_head.fc_cls'])
+
 recipe = dict(
     terms=dict(
         _delete_=True,

@@ -6,6 +6,16 @@ Zhao et al., CVPR 2022, arXiv 2203.08679. For two-stage detectors. A config take
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(
+    student=[
+        'roi_head.bbox_roi_extractor',
+        'roi_head.bbox_head.fc_cls',
+        'roi_head.bbox_head.loss_cls',
+    ],
+    teacher=['neck'],
+    heads={'roi_head.bbox_head': ['regions']},
+)
+
 recipe = dict(
     taps=dict(
         pyramid='neck',

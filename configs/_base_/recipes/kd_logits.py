@@ -6,6 +6,8 @@ such as
 before it. Configs of classifiers import mkd_det themselves.
 """
 
+needs = dict(student=['head'], teacher=['head'])
+
 recipe = dict(
     taps=dict(logits='head'),
     terms=dict(

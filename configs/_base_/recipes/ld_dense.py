@@ -6,6 +6,12 @@ config takes it as `**_base_.pop('recipe')`.
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(
+    student=['bbox_head'],
+    teacher=['bbox_head'],
+    heads=dict(bbox_head=['dense', 'distributions']),
+)
+
 recipe = dict(
     taps=dict(head='bbox_head'),
     terms=dict(

@@ -6,6 +6,8 @@ two-stage detectors the paper has hidden=0.45.
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(student=['neck'], teacher=['neck'])
+
 recipe = dict(
     taps=dict(fpn='neck'),
     adapters=dict(

@@ -10,6 +10,24 @@ before it, or in a config that inherits from yours
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(
+    student=[
+        'backbone.layer2',
+        'backbone.layer3',
+        'backbone.layer4',
+        'neck.fpn_convs',
+        'bbox_head',
+    ],
+    teacher=[
+        'backbone.layer2',
+        'backbone.layer3',
+        'backbone.layer4',
+        'neck',
+        'bbox_head',
+    ],
+    heads=dict(bbox_head=['dense', 'sigmoid']),
+)
+
 recipe = dict(
     taps=dict(
         # Not layer1: stock configs freeze it, so no gradient would reach it, and

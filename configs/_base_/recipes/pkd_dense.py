@@ -7,6 +7,8 @@ do not, the FPNs are compared as they are, as in the paper.
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(student=['neck'], teacher=['neck'])
+
 recipe = dict(
     taps=dict(fpn='neck'),
     adapters=dict(align=dict(type='LinearAlign', student='fpn', teacher='t.fpn')),

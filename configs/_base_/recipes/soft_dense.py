@@ -5,6 +5,12 @@ See docs/methods/mkd.md, "Soft outputs". A config takes it as `**_base_.pop('rec
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
+needs = dict(
+    student=['bbox_head'],
+    teacher=['bbox_head'],
+    heads=dict(bbox_head=['dense', 'sigmoid']),
+)
+
 recipe = dict(
     taps=dict(head='bbox_head'),
     terms=dict(

@@ -1,0 +1,172 @@
+"""Checks of one term against the shapes and heads that the probe found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..adapters.base import check_level_counts
+from ..errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
+from ..heads.base import Activation, HeadReader
+from ..losses.base import PairLoss
+from ..structures import Level, LevelSpec
+from .refs import Ref
+
+# The equalities that `PairLoss.demands` may name.
+DEMANDS = ('same_channels', 'same_spatial')
+
+
+def check_features(where: str, ref: Ref, levels: Sequence[Level]) -> None:
+    """Raise PlanError where features are needed and a whole head is tapped.
+
+    Args:
+        where: Name of the term or adapter, for messages.
+        ref: What it reads.
+        levels: The levels of that.
+    """
+    if any(isinstance(level, tuple) for level in levels):
+        raise PlanError(
+            f'{where}: {ref} yields a tuple of tensors per level (a whole head)',
+            expected='feature maps or logits',
+            fix="tap one layer of it, as 'bbox_head.gfl_cls', or use SoftOutputKD",
+        )
+
+
+def check_heads(
+    where: str,
+    refs: Mapping[str, Ref],
+    readers: Mapping[str, HeadReader | None],
+    matches_rows: bool,
+) -> Activation | None:
+    """Raise unless all sides are heads of one kind, or all plain logits.
+
+    Args:
+        where: Name of the term, for messages.
+        refs: What it reads, by side.
+        readers: The reader of each side; None for plain logits.
+        matches_rows: Whether the loss matches rows itself.
+
+    Returns:
+        What the class logits of the heads are for; None for plain logits.
+
+    Raises:
+        PlanError: One side is a head, another is not.
+        HeadKindError: They are heads of different kinds.
+    """
+    heads = {side: reader for side, reader in readers.items() if reader is not None}
+    if not heads:
+        return None
+    if len(heads) < len(readers):
+        raise PlanError(
+            f'{where}: one side is a whole head, another is not',
+            expected=' and '.join(map(str, refs.values())) + ' all tapped at the head',
+            actual=', '.join(f'{refs[s]}: a {r.name} head' for s, r in heads.items()),
+            fix="taps=dict(head='bbox_head')",
+        )
+    student = heads['student']
+    for side, reader in heads.items():
+        if type(reader) is not type(student):
+            raise HeadKindError(
+                f'{where}: the heads are of different kinds',
+                expected=f'a {reader.name} head, as {refs[side]}',
+                actual=f'a {student.name} head in the student',
+            )
+        if reader.activation != student.activation:
+            raise HeadKindError(
+                f'{where}: the class logits of the heads have different activations',
+                expected=f'{reader.activation}, as the teacher',
+                actual=f'{student.activation} in the student',
+            )
+        if not (reader.aligned or matches_rows):
+            raise HeadKindError(
+                f'{where}: the rows of {reader.name} heads have no common order',
+                expected='a loss that matches them (`PairLoss.matches_rows`)',
+            )
+    return student.activation
+
+
+def check_demands(
+    where: str,
+    loss: PairLoss,
+    refs: tuple[Ref, Ref],
+    specs: tuple[Sequence[LevelSpec], Sequence[LevelSpec]],
+    adapted: bool = False,
+) -> None:
+    """Raise unless two sides have the equalities that a loss demands.
+
+    Args:
+        where: Name of the term, for messages.
+        loss: The loss.
+        refs: What it reads of student and teacher.
+        specs: The shapes of that.
+        adapted: Whether the teacher's side comes from an adapter.
+
+    Raises:
+        ConfigError: The loss demands what is no known equality.
+        ShapeMismatchError: The shapes are not equal.
+    """
+    name, (ours, theirs) = type(loss).__name__, refs
+    unknown = sorted(loss.demands - set(DEMANDS))
+    if unknown:
+        raise ConfigError(
+            f'{where}: {name}.demands names unknown equalities',
+            actual=', '.join(unknown),
+            available=DEMANDS,
+        )
+    check_level_counts(
+        f'{where} ({ours} <- {theirs})',
+        *specs,
+        fix=f'{theirs.owner}.student, or a tap of the student with as many levels'
+        if adapted
+        else f'teachers.{theirs.owner}.taps=dict({theirs.key}=...) for a tap of'
+        " the teacher's own, or a list of paths, a level each",
+    )
+    for index, (s, t) in enumerate(zip(*specs, strict=True)):
+        if 'same_channels' in loss.demands and s.channels != t.channels:
+            raise ShapeMismatchError(
+                f'{where}: {name} needs equal channels; level {index} has {s.channels}'
+                f' in the student and {t.channels} in the teacher',
+                expected=f'{t.channels} channels',
+                actual=f'{s.channels} channels',
+                fix=f'{theirs.owner}.student; of class logits, equal num_classes of'
+                ' both heads'
+                if adapted
+                else f"adapters=dict(guide=dict(type='GuidanceLayer',"
+                f" student='{ours}', teacher='{theirs}'))\n"
+                f"and student='guide.student', teacher='guide.teacher' in {where}",
+            )
+        if 'same_spatial' in loss.demands and s.size != t.size:
+            raise ShapeMismatchError(
+                f'{where}: {name} needs maps of equal size; level {index} differs',
+                expected=f'{t.size} (stride {t.stride})',
+                actual=f'{s.size} (stride {s.stride})',
+                fix='taps of equal stride; `mkd-det inspect CONFIG --teacher t` shows'
+                ' them',
+            )
+
+
+def check_result(where: str, result: Any) -> None:
+    """Raise unless a loss on zeros is a finite number, or a dict of them.
+
+    Args:
+        where: Name of the term, for messages.
+        result: What the loss returned.
+
+    Raises:
+        ConfigError: It is anything else.
+    """
+    parts = result if isinstance(result, dict) else {'': result}
+    for name, part in parts.items():
+        if not isinstance(part, torch.Tensor) or part.numel() != 1:
+            shape = tuple(part.shape) if isinstance(part, torch.Tensor) else part
+            raise ConfigError(
+                f'{where} {name}: a loss must yield one number, or a dict of them',
+                expected='a tensor of shape ()',
+                actual=shape,
+            )
+        if not torch.isfinite(part):
+            raise ConfigError(
+                f'{where} {name}: the loss is not finite on zeros', actual=float(part)
+            )
