@@ -1,27 +1,26 @@
 #!/usr/bin/env python
-"""Measures published methods beside M-KD on BCCD, and writes docs/results/arsenal*.
+"""Measure published methods beside M-KD on BCCD, and write docs/results/arsenal*.
 
-    python tools/measure_arsenal.py --weights FOLDER
+    python benchmarks/measure_arsenal.py --weights FOLDER
 
-FOLDER has the teachers: gfl_r18-w64_bccd.pth and retinanet_r18-w64_bccd.pth, the last
-epochs of what `tools/train.py` makes of their configs. Each pair is a comparison of
-tools/compare.py; what is done is not done again, what was interrupted goes on.
+FOLDER holds the teachers: gfl_r18-w64_bccd.pth and retinanet_r18-w64_bccd.pth, the last
+checkpoints of `mkd-det train` with their configs. Each pair is a comparison of
+`mkd-det compare`. Finished trainings are skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import compare
-
-from mkd_det.cli.common import add_devices, main_guard
+from mkd_det.cli import compare
+from mkd_det.cli.common import add_devices, guard
 from mkd_det.experiments.comparison.report import JSON
-from mkd_det.experiments.runs import read_json, write_json
+from mkd_det.io.json_files import read_json, write_json
 
-RECIPES = 'configs/_base_/recipes'
+RECIPES = 'mkd_det::_base_/recipes'
+CONFIGS = 'mkd_det::bccd'
 METHODS = {
     'soft outputs': f'{RECIPES}/soft_dense.py',
     'CWD': f'{RECIPES}/cwd_dense.py',
@@ -29,28 +28,28 @@ METHODS = {
     'MGD': f'{RECIPES}/mgd_dense.py',
     'FGD': f'{RECIPES}/fgd_dense.py',
 }
-WHOLE = {
+MKD = {
     'full M-KD': f'{RECIPES}/mkd_dense.py',
     'full M-KD, balanced': f'{RECIPES}/mkd_balanced_dense.py',
     'M-KD and FGD': f'{RECIPES}/mkd_fgd_dense.py',
     'M-KD and FGD, balanced': f'{RECIPES}/mkd_fgd_balanced_dense.py',
 }
-# Base, rows and seeds of each pair.
+# Rows and seeds of each pair.
 PAIRS: dict[str, tuple[Mapping[str, str], Sequence[int]]] = {
     'gfl': (
         {
             **METHODS,
             'LD': f'{RECIPES}/ld_dense.py',
-            'CrossKD': 'configs/bccd/ablation/crosskd.py',
-            **WHOLE,
+            'CrossKD': f'{CONFIGS}/ablation/crosskd.py',
+            **MKD,
         },
         (0, 1, 2),
     ),
     'retinanet': (
         {
             **METHODS,
-            'CrossKD': 'configs/bccd/retinanet_crosskd_r18-w64_r18-w16_bccd.py',
-            **WHOLE,
+            'CrossKD': f'{CONFIGS}/retinanet_crosskd_r18-w64_r18-w16_bccd.py',
+            **MKD,
         },
         (0, 1),
     ),
@@ -58,8 +57,10 @@ PAIRS: dict[str, tuple[Mapping[str, str], Sequence[int]]] = {
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Which pairs, and where the teachers are."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Parse the arguments: which pairs, and where the teachers are."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--weights', type=Path, required=True)
     parser.add_argument('--pairs', nargs='+', default=list(PAIRS), choices=PAIRS)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/arsenal'))
@@ -70,28 +71,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def arguments(args: argparse.Namespace, pair: str) -> list[str]:
-    """For tools/compare.py."""
+    """Return the arguments of `mkd-det compare` for a pair."""
     rows, seeds = PAIRS[pair]
     student, teacher = (f'{pair}_r18-{width}_bccd' for width in ('w16', 'w64'))
     return [
         *(f'{name}={path}' for name, path in rows.items()),
-        *('--base', f'student alone=configs/bccd/{student}.py'),
+        *('--base', f'student alone={CONFIGS}/{student}.py'),
         *('--seeds', *map(str, seeds)),
         *('--teacher', f'{args.weights / teacher}.pth'),
-        *('--teacher-cfg', f'configs/bccd/{teacher}.py'),
+        *('--teacher-cfg', f'{CONFIGS}/{teacher}.py'),
         *('--work-dir', str(args.work_dir / pair)),
         *('--out', str(args.out / f'arsenal_{pair}')),
         *('--devices', *args.devices),
     ]
 
 
-@main_guard
+@guard
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare what is wanted; put all numbers into one file."""
+    """Compare the pairs; collect all numbers in one file."""
     args = parse_args(argv)
     for pair in args.pairs:
         if code := compare.main(arguments(args, pair)):
-            raise SystemExit(code)  # it has said why
+            raise SystemExit(code)  # it has printed the error
         found = {
             name: read_json(args.out / f'arsenal_{name}' / JSON)
             for name in PAIRS
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

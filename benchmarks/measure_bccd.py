@@ -1,101 +1,104 @@
 #!/usr/bin/env python
-"""Measures M-KD and its parts on BCCD, and writes docs/results/bccd.*.
+"""Measure M-KD and its parts on BCCD, and write docs/results/bccd.*.
 
-    python tools/measure_bccd.py --seeds 0 1 2
+    python benchmarks/measure_bccd.py --seeds 0 1 2
 
-Trains the teacher (seed 0), then every row with every seed; what is done is not
-done again, what was interrupted goes on. BCCD must lie at data/bccd, or
-where BCCD_ROOT says.
+Trains the teacher (seed 0), then every row with every seed. Finished trainings are
+skipped, interrupted ones resumed. Needs BCCD in data/bccd, or where BCCD_ROOT says.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import measuring
-from mkd_det.experiments.runs.training import settings_of
+from measuring import (
+    BOX_MAP,
+    BOX_MAP_50,
+    Planned,
+    Report,
+    count_parameters,
+    folder_name,
+    make_parser,
+    markdown_table,
+    run_all,
+    settings_of,
+    write_report,
+)
 
-from mkd_det.cli.common import main_guard
-from mkd_det.experiments.runs import Stage
+from mkd_det.cli.common import guard
+from mkd_det.experiments.runs import TrainingRun
 
-TEACHER = 'configs/bccd/gfl_r18-w64_bccd.py'
-STUDENT = 'configs/bccd/gfl_r18-w16_bccd.py'
+TEACHER = 'mkd_det::bccd/gfl_r18-w64_bccd.py'
+STUDENT = 'mkd_det::bccd/gfl_r18-w16_bccd.py'
+MKD = 'mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py'
 ROWS = {
     'student alone': STUDENT,
-    'soft outputs': 'configs/bccd/ablation/soft.py',
-    'relation': 'configs/bccd/ablation/relation.py',
-    'attention': 'configs/bccd/ablation/attention.py',
-    'all three': 'configs/bccd/ablation/three.py',
-    'all three, guided': 'configs/bccd/ablation/guided.py',
-    'full M-KD': 'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
-    'full M-KD, teacher in float32': 'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
+    'soft outputs': 'mkd_det::bccd/ablation/soft.py',
+    'relation': 'mkd_det::bccd/ablation/relation.py',
+    'attention': 'mkd_det::bccd/ablation/attention.py',
+    'all three': 'mkd_det::bccd/ablation/three.py',
+    'all three, guided': 'mkd_det::bccd/ablation/guided.py',
+    'full M-KD': MKD,
+    'full M-KD, teacher in float32': MKD,
 }
 OPTIONS = {'full M-KD, teacher in float32': {'model.teachers.t.speed': 'off'}}
 EPOCHS, ITERATIONS = 16, 16 * 26
-REPORT = measuring.Report(
+REPORT = Report(
     stem='bccd',
+    title='M-KD on BCCD',
     note='The guidance layers bring a term on features with them, which needs them. The'
     ' weights were chosen on the same test split, with seed 0.',
-    figures=(
-        measuring.Figure('box_map', 'box mAP'),
-        measuring.Figure('box_map_50', 'mAP50'),
-    ),
+    metrics=(BOX_MAP, BOX_MAP_50),
     axis='box mAP on the test split of BCCD',
-    teachers=['teacher'],
+    references=['teacher'],
 )
 
 
-def plan_stages(args: argparse.Namespace) -> list[tuple[str, int, Stage]]:
-    """(row, seed, training) of the teacher and then of every row and seed."""
+def plan_trainings(args: argparse.Namespace) -> list[Planned]:
+    """Return the training of the teacher, and then those of every row and seed."""
 
-    def stage(row: str, config: str, seed: int, **options: Any) -> Stage:
-        name = measuring.folder_name(row, seed)
-        return Stage(
+    def training(row: str, config: str, seed: int, **options: Any) -> TrainingRun:
+        name = folder_name(row, seed)
+        return TrainingRun(
             name=name,
             title=f'{row}, seed {seed}',
             config=config,
             folder=args.work_dir / name,
-            epochs=EPOCHS,
-            total=ITERATIONS,
+            budget=EPOCHS,
+            iterations=ITERATIONS,
             settings=settings_of(config, args.work_dir / name),
             options={'randomness.seed': str(seed)} | options,
         )
 
-    teacher = stage('teacher', TEACHER, 0)
-    stages = [('teacher', 0, teacher)]
+    teacher = training('teacher', TEACHER, 0)
+    planned = [('teacher', 0, teacher)]
     for seed in args.seeds:
         for row in args.rows:
             taught = {'model.teachers.t.checkpoint': str(teacher.checkpoint)}
             options = {} if ROWS[row] == STUDENT else taught | OPTIONS.get(row, {})
-            stages.append((row, seed, stage(row, ROWS[row], seed, **options)))
-    return stages
+            planned.append((row, seed, training(row, ROWS[row], seed, **options)))
+    return planned
 
 
 @functools.cache
 def parameters(row: str) -> int:
-    """Of the model of a row."""
-    return measuring.count_parameters(TEACHER if row == 'teacher' else STUDENT)
+    """Return the number of parameters of a row's model."""
+    return count_parameters(TEACHER if row == 'teacher' else STUDENT)
 
 
-@main_guard
+@guard
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is missing; write after every run."""
-    args = measuring.parser(__doc__, list(ROWS), 'work_dirs/bccd').parse_args(argv)
+    """Run what is missing; write after each training."""
+    args = make_parser(__doc__, list(ROWS), 'work_dirs/bccd').parse_args(argv)
     seeds = ' '.join(map(str, args.seeds))
-    command = f'python tools/measure_bccd.py --seeds {seeds}'
-    runs = measuring.measure(
-        plan_stages(args),
-        parameters,
-        functools.partial(measuring.write_report, REPORT, command, args.out),
-    )
-    print(json.dumps(runs[-1], indent=1))
-    print(measuring.table(runs, REPORT.figures))
+    command = f'python benchmarks/measure_bccd.py --seeds {seeds}'
+    write = functools.partial(write_report, REPORT, command, args.out)
+    entries = run_all(plan_trainings(args), parameters, write)
+    print(markdown_table(entries, REPORT.metrics))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,47 +1,45 @@
 #!/usr/bin/env python
-"""Measures what each speed of the teachers makes of a step, and writes
-docs/results/speed.*.
+"""Measure a training step at each speed of the teachers: docs/results/speed.*.
 
-    python tools/measure_speed.py
+    python benchmarks/measure_speed.py
 
-Runs benchmark_step for three configs: the BCCD pair, GFL ResNet-50 to ResNet-18 at
-320x256, and two teachers. Weights are random where there are none: they do not change
-the time.
+Runs `mkd-det benchmark` for three configs: the BCCD pair, GFL ResNet-50 to ResNet-18 at
+320x256, and two teachers. Teachers without a file have random weights, which do not
+change the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_step
 from matplotlib.figure import Figure
 
-from mkd_det.cli.common import main_guard
-from mkd_det.experiments.runs import write_json
+from mkd_det.cli import benchmark
+from mkd_det.cli.common import guard
+from mkd_det.io.json_files import write_json
 
 SPEEDS = ['off', 'exact', 'fast', 'cached']
 CASES = {
     'BCCD: GFL R18, 64 to 16 channels': [
-        'configs/bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
+        'mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py',
     ],
     'GFL R50 to R18, 320x256': [
-        'configs/coco/gfl_mkd_r50_r18_fpn_1x_coco.py',
+        'mkd_det::coco/gfl_mkd_r50_r18_fpn_1x_coco.py',
         *('--image-size', '256', '320', '--batch-size', '8'),
     ],
     'BCCD, two teachers': [
-        'configs/bccd/ablation/two_teachers.py',
+        'mkd_det::bccd/ablation/two_teachers.py',
     ],
 }
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """How long to measure, and where to write."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,19 +50,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(argv: Sequence[str], iters: int) -> dict[str, Any]:
-    """What benchmark_step finds out, with its command."""
+    """Return the results of `mkd-det benchmark`, with the command.
+
+    Args:
+        argv: Config and options.
+        iters: Rounds that count.
+    """
+    argv = [*argv, '--iters', str(iters), '--speeds', *SPEEDS]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'out.json'
-        argv = [*argv, '--iters', str(iters), '--speeds', *SPEEDS]
-        if benchmark_step.main([*argv, '--json', str(file)]):
-            raise SystemExit(2)
+        if code := benchmark.main([*argv, '--json', str(file)]):
+            raise SystemExit(code)  # it has printed the error
         result = json.loads(file.read_text())
-    command = ' '.join(['python', 'tools/benchmark_step.py', *argv])
-    return dict(command=command, **result)
+    return dict(command=' '.join(['mkd-det', 'benchmark', *argv]), **result)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """K / (S + T) of every case and speed, in markdown."""
+    """Return K / (S + T) of every case and speed as a markdown table."""
     lines = [
         '| | S ms | T ms | ' + ' | '.join(SPEEDS) + ' |',
         '|---' * (len(SPEEDS) + 3) + '|',
@@ -78,19 +80,24 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A group of bars for every case; 1 is the student's step and the plain
-    teachers' forward.
+    """Draw a group of bars for every case.
+
+    1 is the student's step and the plain teachers' forward together.
+
+    Args:
+        results: Results by case.
+        path: The PNG file.
     """
     figure = Figure(figsize=(8, 4), layout='constrained')
     axes = figure.subplots()
     width = 0.8 / len(SPEEDS)
     for index, speed in enumerate(SPEEDS):
-        found = [result['ratios'][f'K {speed}'] for result in results.values()]
-        middle = [ratio['of_medians'] for ratio in found]
-        low = [max(m - r['q1'], 0) for m, r in zip(middle, found, strict=True)]
-        high = [max(r['q3'] - m, 0) for m, r in zip(middle, found, strict=True)]
-        places = [place + index * width for place in range(len(results))]
-        axes.bar(places, middle, width, yerr=[low, high], capsize=2, label=speed)
+        ratios = [result['ratios'][f'K {speed}'] for result in results.values()]
+        middle = [ratio['of_medians'] for ratio in ratios]
+        low = [max(m - r['q1'], 0) for m, r in zip(middle, ratios, strict=True)]
+        high = [max(r['q3'] - m, 0) for m, r in zip(middle, ratios, strict=True)]
+        left = [case + index * width for case in range(len(results))]
+        axes.bar(left, middle, width, yerr=[low, high], capsize=2, label=speed)
     axes.axhline(1, color='0.4', ls='--', lw=1)
     axes.set_xticks([p + 0.4 - width / 2 for p in range(len(results))], list(results))
     axes.set_ylabel('K / (S + T)')
@@ -100,11 +107,18 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def write(out: Path, results: Mapping[str, Mapping[str, Any]], iters: int) -> None:
-    """Raw json, table and figure."""
+    """Write json, page and figure.
+
+    Args:
+        out: Folder of the files.
+        results: Results by case.
+        iters: Rounds that counted.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / 'speed.json', results)
     (out / 'speed.md').write_text(
-        f'    python tools/measure_speed.py --iters {iters}\n\n'
+        '# Cost of a step: all numbers\n\n'
+        f'    python benchmarks/measure_speed.py --iters {iters}\n\n'
         "S: the plain student's training step. T: forward of the teachers as they are."
         ' The last columns: K / (S + T), the step of the distiller at each speed of the'
         ' teachers. Raw numbers, memory and the machine: [speed.json](speed.json).\n\n'
@@ -113,7 +127,7 @@ def write(out: Path, results: Mapping[str, Mapping[str, Any]], iters: int) -> No
     draw(results, out / 'speed.png')
 
 
-@main_guard
+@guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure one case after the other; write after each."""
     args = parse_args(argv)
@@ -125,4 +139,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

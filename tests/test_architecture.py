@@ -163,14 +163,15 @@ def test_every_import_is_declared() -> None:
     declared = {Requirement(r).name.lower() for r in requires(PACKAGE) or ()}
     # Where OpenMMLab's originals are installed, setup.py asks for those.
     aliases = {'mmcv', 'mmengine', 'mmdet'} & declared
-    files = sources() + sorted((ROOT / 'tools').glob('*.py'))
+    scripts = [*(ROOT / 'tools').glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
+    files = sources() + sorted(scripts)
     for file in files:
         for name in imports(file):
             top = name.split('.')[0]
             if top in {PACKAGE, *sys.stdlib_module_names} or top in aliases:
                 continue
-            if (ROOT / 'tools' / f'{top}.py').is_file():
-                continue  # one tool that uses another
+            if (file.parent / f'{top}.py').is_file():
+                continue  # a module beside it
             distribution = DISTRIBUTIONS.get(top, top)
             assert distribution in declared, f'{named(file)} imports {top}'
 

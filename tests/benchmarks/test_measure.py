@@ -1,0 +1,173 @@
+"""The authors' measurements: every row is a training that its options fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import measure_arsenal
+import measure_bccd
+import measure_chain
+import measure_cifar10
+import measure_speed
+import measuring
+import pytest
+from mmengine.config import Config
+
+from mkd_det.configs import read_config
+from mkd_det.experiments.chain.chain import read_chain
+from mkd_det.experiments.comparison.options import ComparisonOptions
+from mkd_det.experiments.comparison.rows import read_rows
+from tooling import distiller_cfg, plain_dumps, write_config
+
+
+def test_no_script_imports_another(root: Path) -> None:
+    for file in (root / 'benchmarks').glob('*.py'):
+        assert 'import measure_' not in file.read_text()
+        assert 'from measure_' not in file.read_text()
+
+
+def test_every_row_on_bccd_is_planned_with_every_seed() -> None:
+    rows = list(measure_bccd.ROWS)
+    parser = measuring.make_parser('', rows, 'work_dirs/bccd')
+    planned = measure_bccd.plan_trainings(parser.parse_args(['--seeds', '0', '1']))
+    assert [row for row, _, _ in planned] == ['teacher', *rows, *rows]
+    assert 'model.teachers.t.checkpoint' not in planned[1][2].options
+    taught = planned[2][2].options['model.teachers.t.checkpoint']
+    assert taught == str(planned[0][2].checkpoint)
+    parameters = measure_bccd.parameters
+    assert parameters('teacher') > 10 * parameters('full M-KD') > 0
+
+
+def test_every_row_on_cifar10_is_a_config_that_its_options_fit(tmp_path: Path) -> None:
+    for depth in (56, 44, 32):
+        (tmp_path / f'resnet{depth}-cifar10jpeg.pth').touch()
+    args = measure_cifar10.parse_args(['--weights', str(tmp_path), '--seeds', '7'])
+    for row, seed, training in measure_cifar10.plan_trainings(args):
+        cfg = read_config(training.config)
+        named = set(cfg.model.get('teachers', ()))
+        given = {key.split('.')[2] for key in training.options if 'teachers' in key}
+        assert given == {n for n in named if 'cfg' in cfg.model.teachers[n]}, row
+        for key in training.options:
+            if key.endswith('.checkpoint'):
+                assert Path(training.options[key]).is_file()
+        assert (seed, training.options['randomness.seed']) == (7, '7')
+        assert training.iterations == 15 * 313
+    assert measure_cifar10.main(['--weights', str(tmp_path / 'none')]) == 2
+
+
+def test_results_become_json_page_and_figure(tmp_path: Path) -> None:
+    def entry(row: str, seed: int, value: float) -> dict[str, Any]:
+        values = dict(box_map=value, box_map_50=2 * value)
+        return dict(name=row, seed=seed, params=1, seconds=60.0, command='', **values)
+
+    entries = [
+        entry('teacher', 0, 0.4),
+        entry('full M-KD', 0, 0.1),
+        entry('full M-KD', 1, 0.3),
+    ]
+    measuring.write_report(measure_bccd.REPORT, 'the command', tmp_path, entries)
+    assert json.loads((tmp_path / 'bccd.json').read_text()) == entries
+    page = (tmp_path / 'bccd.md').read_text()
+    assert page.startswith('# M-KD on BCCD: all numbers\n\n    the command\n')
+    assert '| full M-KD | 0.200 ± 0.141 | 0.400 | 0.100, 0.300 | 60 |' in page
+    assert (tmp_path / 'bccd.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('experiment', list(measure_chain.EXPERIMENTS))
+def test_every_row_of_chains_is_a_chain(experiment: str, tmp_path: Path) -> None:
+    """A given member was trained by an earlier row, or is in the folder."""
+    rows = measure_chain.EXPERIMENTS[experiment].rows
+    weights = measure_chain.EXPERIMENTS[experiment].weights
+    for name in weights.values():
+        (tmp_path / name).touch()
+    given = [experiment, '--weights', str(tmp_path), '--seeds', '7']
+    args = measure_chain.parse_args([*given, '--work-dir', 'runs'])
+    assert args.rows == list(rows)
+    students = set()
+    for row in args.rows:
+        if row == 'alone':
+            continue
+        chain = read_chain(Config(measure_chain.chain_of(args, row, 7)).to_dict())
+        students.add(chain.members[-1].name)
+        for member in chain.members:
+            lender = rows[row].given.get(member.name)
+            if member.name in weights:
+                assert member.checkpoint == str(tmp_path / weights[member.name])
+            elif lender:
+                assert lender in args.rows[: args.rows.index(row)]
+                own = measure_chain.folder_of(args, lender, 7) / 'students'
+                assert member.checkpoint == str(own / f'{member.name}.pth')
+            else:
+                assert member.checkpoint is None
+    assert len(students) == 1
+    if weights:
+        none = str(tmp_path / 'none')
+        assert measure_chain.main([experiment, '--weights', none]) == 2
+
+
+def test_members_of_chains_are_averaged_over_seeds() -> None:
+    entries = [
+        dict(
+            name='TAKD',
+            seed=seed,
+            top1=value,
+            stages=[
+                dict(name='t', params=3, top1=90.0),
+                dict(name='s', params=1, top1=value),
+            ],
+        )
+        for seed, value in enumerate((60.0, 64.0))
+    ]
+    entries.append(dict(name='alone', seed=0, params=1, top1=50.0))
+    found = measure_chain.mean_members(entries, 'top1')
+    assert [(m['name'], m['top1']) for m in found['TAKD']] == [('t', 90), ('s', 62)]
+    assert [(m['params'], m['top1']) for m in found['alone']] == [(1, 50)]
+
+
+@pytest.mark.parametrize('pair', ['gfl', 'retinanet'])
+def test_every_row_of_the_arsenal_teaches_the_base(
+    pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(
+        measure_arsenal.compare, 'main', lambda argv: given.extend(argv)
+    )
+    weights = tmp_path / f'{pair}_r18-w64_bccd.pth'
+    weights.touch()
+    argv = ['--out', str(tmp_path), '--weights', str(tmp_path), '--pairs', pair]
+    assert measure_arsenal.main(argv) == 0
+    args = compare.make_parser().parse_args(given)
+    named_paths = compare.named_paths
+    options = ComparisonOptions(
+        teachers=named_paths('--teacher', args.teacher),
+        teacher_cfgs=named_paths('--teacher-cfg', args.teacher_cfg),
+    )
+    base, *rows = read_rows(args.base, args.rows, options)
+    assert [row.name for row in rows] == list(measure_arsenal.PAIRS[pair][0])
+    for row in rows:
+        taught = row.cfg.model
+        assert taught.student == base.cfg.model, row.name
+        assert taught.teachers['t'].checkpoint == str(weights)
+    assert json.loads((tmp_path / 'arsenal.json').read_text()) == {}
+
+
+def test_measured_speeds_become_table_and_figure(
+    coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options in measure_speed.CASES.values():
+        read_config(options[0])
+    with plain_dumps():
+        config = tmp_path / 'config.py'
+        write_config(config, distiller_cfg(None), coco_root, tmp_path / 'run')
+    case = [str(config), '--batches', '2', '--batch-size', '2', '--warmup', '2']
+    monkeypatch.setattr(measure_speed, 'CASES', {'tiny': case})
+    out = tmp_path / 'out'
+    assert measure_speed.main(['--iters', '1', '--out', str(out)]) == 0
+    saved = json.loads((out / 'speed.json').read_text())['tiny']
+    assert saved['command'].startswith('mkd-det benchmark ')
+    ratio = saved['ratios']['K cached']['of_medians']
+    assert f'{ratio:.2f} |' in (out / 'speed.md').read_text()
+    assert saved['speedups']['K cached']['t'] == 'read from a disk'
+    assert (out / 'speed.png').stat().st_size > 1000
