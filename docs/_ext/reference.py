@@ -88,7 +88,9 @@ def _type_words(field: Field, annotation: Any) -> str:
     inner = re.search(r'(\w+Config)\b', str(annotation))
     if inner:
         link = f'[`{inner[1]}`](#{inner[1].lower()})'
-        return f'{link} by name' if 'Mapping' in str(annotation) else link
+        if 'Mapping' in str(annotation):
+            return f'{link} by name'
+        return f'list of {link}' if 'tuple' in str(annotation) else link
     return _cell(field.metadata.get('words') or words_of(annotation))
 
 
@@ -117,12 +119,13 @@ def render_commands() -> str:
 def _command_section(name: str, parser: argparse.ArgumentParser) -> str:
     usage = ' '.join(parser.format_usage().removeprefix('usage: ').split())
     rows = [
-        f'| {_option(action)} | {_cell(_help(parser, action))} |'
+        f'| {_option(action)} | {_cell(_plain(_help(parser, action)))} |'
         for action in parser._actions
         if action.help != argparse.SUPPRESS
         and not isinstance(action, argparse._HelpAction)
     ]
-    parts = [f'## {name}', (parser.description or '').strip(), f'```text\n{usage}\n```']
+    text = _plain((parser.description or '').strip())
+    parts = [f'## {name}', text, f'```text\n{usage}\n```']
     if rows:
         parts.append('\n'.join(['| argument | meaning |', '|---|---|', *rows]))
     if parser.epilog:
@@ -148,7 +151,8 @@ def render_errors() -> str:
     """Return a table of all typed errors: when they appear, and how to fix them."""
     rows = ['| error | it appears when | fix |', '|---|---|---|']
     for cls in errors():
-        when, _, fix = (inspect.getdoc(cls) or '').partition('Fix: ')
+        text = (inspect.getdoc(cls) or '').partition('\n\nArgs:')[0]
+        when, _, fix = text.partition('Fix: ')
         rows.append(f'| `{cls.__name__}` | {_cell(when)} | {_cell(fix)} |')
     return '\n'.join(rows)
 
@@ -198,6 +202,11 @@ def _needs(needs: dict[str, Any], side: str) -> str:
         traits = f' ({", ".join(heads[path])})' if path in heads else ''
         words.append(f'`{path}`{traits}')
     return ', '.join(words)
+
+
+def _plain(text: str) -> str:
+    """Return text that is no Markdown so that Markdown shows it as it is."""
+    return re.sub(r'([\\`*_<>\[\]])', r'\\\1', text)
 
 
 def _cell(text: str) -> str:
