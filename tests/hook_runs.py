@@ -3,6 +3,7 @@ processes that a test starts and kills can import them."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
@@ -151,6 +152,7 @@ def said(log: Path, **env: str) -> str:
 
 
 def _child(config: Path, log: Path, env: dict[str, str]) -> None:
+    gc.freeze()  # mmengine collects garbage for each dataset that it builds
     os.environ.update(env)
     rank = env.get('RANK', '')
     with open(f'{log}{rank}.out', 'w') as out:

@@ -1,4 +1,4 @@
-"""Image classifiers for mmengine: models, data, metrics. Knows no distillation."""
+"""Image classifiers for mmengine: models, data, metrics; without distillation."""
 
 from .cifar_resnet import CifarResNet
 from .classifier import ImageClassifier

@@ -1,4 +1,4 @@
-"""ResNets for images of 32x32."""
+"""ResNets for images of 32x32 pixels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from ..errors import ConfigError
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; where the size changes, the shortcut takes every second
-    pixel and pads with channels of zeros (option A)."""
+    """Residual block of two 3x3 convolutions with a parameter-free shortcut.
+
+    Where the size changes, the shortcut takes every second pixel and pads channels with
+    zeros (option A).
+
+    Args:
+        channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution.
+    """
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +33,7 @@ class BasicBlock(nn.Module):
         self.stride, self.padding = stride, out_channels - channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Return (N, C', H / stride, W / stride) for (N, C, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         shortcut = x[:, :, :: self.stride, :: self.stride]
@@ -39,11 +47,11 @@ class CifarResNet(BaseModule):
     """ResNet of depth 6n + 2 with three stages of 16, 32 and 64 channels.
 
     He et al.: "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv
-    1512.03385, section 4.2: shortcuts of option A, no parameters in them. Module names
-    are those of the weights in circulation: conv1, bn1, layer1.0.conv1, ...
+    1512.03385, section 4.2, with shortcuts without parameters (option A). Module names
+    are those of common published weights: conv1, bn1, layer1.0.conv1, ...
 
     Args:
-        depth: 20, 32, 44, 56, 110, ...
+        depth: Number of layers, 6n + 2: 20, 32, 44, 56, 110, ...
         base_channels: Channels of the first stage.
         init_cfg: As in every mmengine module.
 
@@ -81,7 +89,7 @@ class CifarResNet(BaseModule):
         self.out_channels = 4 * base_channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The three stages; see the class."""
+        """Return the outputs of the three stages."""
         x = F.relu(self.bn1(self.conv1(x)))
         one = self.layer1(x)
         two = self.layer2(one)

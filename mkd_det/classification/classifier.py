@@ -1,4 +1,4 @@
-"""An image classifier over any backbone."""
+"""An image classifier with any backbone."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from ..errors import AnnotationError, ConfigError, is_integer
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Backbone, mean over positions, one linear layer.
+    """Image classifier: a backbone, global average pooling, one linear layer.
 
     Args:
         backbone: Config of any backbone of mmdet, `CifarResNet` or
-            `TorchvisionBackbone`. Its last output is read.
+            `TorchvisionBackbone`. Its last output is used.
         num_classes: Number of classes K.
-        in_channels: Channels of that output; None where the backbone says
-            so (`out_channels`).
+        in_channels: Channels of the backbone's last output. None: `out_channels` of the
+            backbone.
         loss: Config of a loss of logits (N, K) and labels (N,) or probabilities
             (N, K), such as `LossAggregation`. None: cross entropy.
-        data_preprocessor: Default: `ClassifierPreprocessor`, which normalises nothing.
+        data_preprocessor: Config of the data preprocessor. None:
+            `ClassifierPreprocessor` without normalisation.
         init_cfg: As in every mmengine model.
 
     Raises:
         ConfigError: Backbone, loss and number of classes do not fit together.
-        AnnotationError: A label is of no class.
+        AnnotationError: A label is out of range.
     """
 
     def __init__(
@@ -49,16 +50,16 @@ class ImageClassifier(BaseModel):
         )
         if not is_integer(num_classes) or num_classes < 2:
             raise ConfigError(
-                'ImageClassifier: num_classes must be 2 or more', actual=num_classes
+                'ImageClassifier: num_classes must be an integer >= 2',
+                actual=num_classes,
             )
         self.backbone = MODELS.build(backbone)
         channels = in_channels or getattr(self.backbone, 'out_channels', None)
         if not isinstance(channels, int):
             raise ConfigError(
-                f'ImageClassifier: {backbone.get("type")} does not say how many'
-                ' channels it yields',
+                f'ImageClassifier: {backbone.get("type")} has no `out_channels`',
                 expected='in_channels',
-                fix='in_channels=512, the channels of its last stage',
+                fix='in_channels=512  # the channels of its last stage',
             )
         self.head = nn.Linear(channels, num_classes)
         self.criterion = None if loss is None else MODELS.build(loss)
@@ -66,26 +67,26 @@ class ImageClassifier(BaseModel):
         mixed = getattr(self.data_preprocessor, 'num_classes', 0)
         if mixed and mixed != num_classes:
             raise ConfigError(
-                'ImageClassifier: its preprocessor mixes labels of other classes',
+                'ImageClassifier: its data preprocessor has another num_classes',
                 expected=f'data_preprocessor=dict(num_classes={num_classes})',
                 actual=mixed,
             )
-        # What does not fit together is told now, not in the first step.
+        # Fail now, not in the first step.
         with torch.no_grad():
             self._loss(torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long))
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """All that the backbone yields."""
+        """Return all outputs of the backbone."""
         return tuple(self.backbone(inputs))
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits (N, K)."""
+        """Return the logits (N, K) of images (N, 3, H, W)."""
         last = self.extract_feat(inputs)[-1]
         vector = last.mean((2, 3)) if last.dim() == 4 else last
         if vector.shape[1] != self.head.in_features:
             raise ConfigError(
-                f'ImageClassifier: {type(self.backbone).__name__} yields other channels'
-                ' than the head reads',
+                f'ImageClassifier: in_channels differs from the output of'
+                f' {type(self.backbone).__name__}',
                 expected=f'in_channels={vector.shape[1]}',
                 actual=self.head.in_features,
             )
@@ -97,11 +98,11 @@ class ImageClassifier(BaseModel):
         data_samples: Sequence[BaseDataElement] | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """As in every mmengine model.
+        """Return logits, losses or predictions, depending on `mode`.
 
         Args:
             inputs: Normalised images (N, 3, H, W).
-            data_samples: With `gt_label`, or `gt_score` where probabilities are given.
+            data_samples: Samples with `gt_label`, or with `gt_score` for probabilities.
             mode: 'tensor' for logits, 'loss' for losses, 'predict' for samples with
                 `pred_score` (K,) and `pred_label`.
         """
@@ -123,14 +124,14 @@ class ImageClassifier(BaseModel):
         loss = self.criterion(logits, targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ConfigError(
-                f'ImageClassifier: {type(self.criterion).__name__} is no loss of logits'
-                ' and labels that yields one number',
+                f'ImageClassifier: {type(self.criterion).__name__} must return'
+                ' one number for logits and labels',
                 actual=type(loss).__name__,
                 fix="loss=dict(type='LossAggregation', losses=[dict(type='CE')])",
             )
         return loss
 
-    def _checked(self, scores: Tensor) -> Tensor:
+    def _check_scores(self, scores: Tensor) -> None:
         sums = scores.sum(-1)
         if scores.shape[1:] != (self.num_classes,) or not sums.allclose(
             torch.ones_like(sums), atol=1e-3
@@ -141,19 +142,20 @@ class ImageClassifier(BaseModel):
                 actual=f'{tuple(scores.shape[1:])}, sums from {sums.min():.3f} to'
                 f' {sums.max():.3f}',
             )
-        return scores
 
     def _targets(self, samples: Sequence[Any]) -> Tensor:
-        """Probabilities (N, K) where all samples have them, else labels (N,)."""
+        """Return probabilities (N, K) if all samples have them, else labels (N,)."""
         if all('gt_score' in sample for sample in samples):
-            return self._checked(torch.stack([s.gt_score for s in samples]))
+            scores = torch.stack([sample.gt_score for sample in samples])
+            self._check_scores(scores)
+            return scores
         labels = torch.stack([sample.gt_label for sample in samples]).view(-1)
         low, high = labels.aminmax()
         if low < 0 or high >= self.num_classes:
             raise AnnotationError(
-                'ImageClassifier: a label is of no class',
+                'ImageClassifier: a label is out of range',
                 expected=f'0 to {self.num_classes - 1}',
                 actual=f'{int(low)} to {int(high)} in this batch',
-                fix=f'num_classes={int(high) + 1}, or other data',
+                fix=f'num_classes={int(high) + 1}, or correct the labels',
             )
         return labels

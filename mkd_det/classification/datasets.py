@@ -1,4 +1,4 @@
-"""torchvision's data sets, for mmengine's runner."""
+"""Classification datasets of torchvision for mmengine's runner."""
 
 from __future__ import annotations
 
@@ -29,32 +29,34 @@ KNOWN = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'ImageFolder', 'ImageNet', 'SVHN
 
 @DATASETS.register_module()
 class TorchvisionDataset(Dataset):
-    """A classification data set of torchvision, its transforms from a config.
+    """A classification dataset of torchvision, with transforms from a config.
 
     Args:
-        name: One of `KNOWN`.
-        root: Its folder.
-        transforms: Of `torchvision.transforms.v2`, by name, on PIL images:
-            [dict(type='RandomCrop', size=32, padding=4)]. What comes out becomes a
+        name: 'CIFAR10', 'CIFAR100', 'FashionMNIST', 'ImageFolder', 'ImageNet' or
+            'SVHN'.
+        root: Folder of the dataset.
+        transforms: Configs of transforms of `torchvision.transforms.v2` on PIL images:
+            [dict(type='RandomCrop', size=32, padding=4)]. The result is converted to a
             uint8 tensor (3, H, W).
-        num_images: Take so many, drawn with `seed`, as many of each class as can be.
-        label_noise: Fraction of labels that are exchanged for another class's, drawn
-            with `seed`.
-        seed: Of both.
-        classes: Names, in order, that the data must have. None takes what it has.
-        cache: Keep images in memory once they are decoded: 3 bytes a pixel (154 MB for
-            50 000 images of 32x32) in each process that loads them. For small
-            data sets of files, with num_workers=0 or persistent_workers=True.
-        **options: For torchvision's class: train=True, split='val', download=True.
+        num_images: Use a random subset of this size, balanced over classes. None: all.
+        label_noise: Fraction of labels that are replaced by another random class.
+        seed: Seed of the subset and of the label noise.
+        classes: Class names, in order, that the dataset must have. None accepts any.
+        cache: Keep decoded images in memory: 3 bytes per pixel (154 MB for 50 000
+            images of 32x32) in each process that loads them. Use it for small datasets
+            of image files, with num_workers=0 or persistent_workers=True.
+        **options: Arguments of torchvision's class: train=True, split='val',
+            download=True.
 
     Attributes:
         metainfo: dict(classes=names).
         labels: Label of each image, noise included, (N,).
-        counts: Images of each class: what `BalancedCE` asks for.
+        counts: Number of images of each class, as `BalancedCE` needs it.
 
     Raises:
-        ConfigError: No such data set, transform or option; impossible numbers.
-        AnnotationError: It is not there, has other classes or labels of no class.
+        ConfigError: A name, transform, option or number is not valid.
+        AnnotationError: The dataset is missing, or has other classes or labels out of
+            range.
         ImageError: An image cannot be read.
     """
 
@@ -72,7 +74,7 @@ class TorchvisionDataset(Dataset):
     ) -> None:
         if name not in KNOWN:
             raise ConfigError(
-                'TorchvisionDataset: unknown data set',
+                'TorchvisionDataset: unknown dataset',
                 actual=name,
                 available=nearest_names(name, KNOWN, limit=len(KNOWN)),
             )
@@ -85,7 +87,7 @@ class TorchvisionDataset(Dataset):
         names = _names(self.data, labels)
         if classes is not None and tuple(classes) != names:
             raise AnnotationError(
-                f'{self.where} has other classes, or another order',
+                f'{self.where} has other classes, or in another order',
                 expected=tuple(classes),
                 actual=names,
                 fix=f'classes={names}',
@@ -93,13 +95,13 @@ class TorchvisionDataset(Dataset):
         self._check_labels(labels, names)
         self.metainfo = dict(classes=names)
         draw = np.random.default_rng(seed)
-        self.indices = _some_of_each(labels, num_images, draw)
-        self.labels = _exchanged(labels[self.indices], label_noise, len(names), draw)
+        self.indices = _balanced_subset(labels, num_images, draw)
+        self.labels = _add_noise(labels[self.indices], label_noise, len(names), draw)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
     @property
     def counts(self) -> list[int]:
-        """Images of each class, label noise included."""
+        """Number of images of each class, label noise included."""
         classes = len(self.metainfo['classes'])
         return np.bincount(self.labels, minlength=classes).tolist()
 
@@ -113,14 +115,14 @@ class TorchvisionDataset(Dataset):
         return dict(inputs=image, data_samples=sample)
 
     def check(self, images: int) -> str:
-        """What there is, in one line, after a look at the images.
+        """Decode a sample of images and return a summary in one line.
 
         Args:
-            images: At most so many are decoded, evenly spread.
+            images: Maximum number of images to decode, evenly spaced.
 
         Raises:
-            ImageError: One of them cannot be read.
-            ConfigError: The transforms do not work on the first.
+            ImageError: An image cannot be read.
+            ConfigError: The transforms fail for the first image.
         """
         count = min(images, len(self))
         chosen = np.linspace(0, len(self) - 1, count).round().astype(int)
@@ -135,31 +137,31 @@ class TorchvisionDataset(Dataset):
             f'{self.where}: {len(self)} images of {len(counts)} classes,'
             f' {" to ".join(map(str, sorted(of_each)))} of each,'
             f' {"all" if count == len(self) else count} images decoded'
-            + (f'. Beware: no image of {missing[0]!r}' if missing else '')
+            + (f'. Warning: no image of {missing[0]!r}' if missing else '')
         )
 
     def _check_transform(self, image: Image.Image) -> None:
         with torch.random.fork_rng(devices=[]):
             try:
                 self.transform(image)
-            except Exception as error:  # of whatever torchvision finds wrong
+            except Exception as error:  # torchvision raises many types
                 raise ConfigError(
-                    f'{self.where}: the transforms do not work on the first image',
-                    expected=f'for an image of {image.width}x{image.height}',
+                    f'{self.where}: the transforms fail for the first image',
+                    expected=f'transforms of an image of {image.width}x{image.height}',
                     actual=f'{type(error).__name__}: {error}',
                 ) from error
 
     def _image(self, number: int) -> Image.Image:
-        """The image of that number in torchvision's data set, in RGB."""
+        """Return an image of torchvision's dataset, in RGB."""
         if self.kept is not None and number in self.kept:
             return Image.fromarray(self.kept[number])
         try:
             image = self.data[number][0].convert('RGB')
-        except Exception as error:  # decoders raise nearly anything on broken files
+        except Exception as error:  # decoders raise many types for broken files
             raise ImageError(
                 f'{self._named(number)} cannot be read',
                 actual=str(error) or type(error).__name__,
-                fix='copy or unpack it again, or take it out of its folder',
+                fix='copy or unpack it again, or remove it from its folder',
             ) from error
         if self.kept is not None:
             self.kept[number] = np.asarray(image)
@@ -173,10 +175,10 @@ class TorchvisionDataset(Dataset):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
             raise AnnotationError(
-                f'{self.where}: {len(wrong)} of {len(labels)} labels are of no class',
-                expected=f'0 to {len(names) - 1}: {len(names)} classes',
+                f'{self.where}: {len(wrong)} of {len(labels)} labels are out of range',
+                expected=f'0 to {len(names) - 1}, for {len(names)} classes',
                 actual=f'{labels[wrong[0]]}: {self._named(int(wrong[0]))}',
-                fix='copy or download the data set again',
+                fix='copy or download the dataset again',
             )
 
 
@@ -191,15 +193,15 @@ def _open(name: str, root: str, options: dict[str, Any]) -> Any:
         ) from error
     except (RuntimeError, OSError) as error:
         raise AnnotationError(
-            f'{name} is not at {root}',
-            expected='a folder for each class, with images in it'
+            f'{name}: no dataset in {root}',
+            expected='a folder of images per class'
             if name == 'ImageFolder'
-            else 'the files as torchvision knows them',
+            else "torchvision's files of this dataset",
             actual=str(error).splitlines()[0],
             available=sorted(p.name for p in folder.iterdir())[:8]
             if folder.is_dir()
             else (),
-            fix="root='...'"
+            fix="correct root='...'"
             + ('' if name in ('ImageFolder', 'ImageNet') else ', or download=True'),
         ) from error
 
@@ -224,26 +226,30 @@ def _transform(cfg: dict) -> Any:
 
 
 def _names(data: Any, labels: np.ndarray) -> tuple[str, ...]:
-    """Names of the classes; numbers where torchvision knows none (SVHN), synonyms as
-    one name (ImageNet)."""
+    """Return the class names.
+
+    The names are numbers if torchvision has none (SVHN); synonyms are joined
+    (ImageNet).
+    """
     found = getattr(data, 'classes', None) or range(labels.max() + 1)
     return tuple(', '.join(n) if isinstance(n, tuple) else str(n) for n in found)
 
 
-def _some_of_each(
+def _balanced_subset(
     labels: np.ndarray, count: int | None, draw: np.random.Generator
 ) -> np.ndarray:
-    """Indices of `count` images, classes in turn; of all where it is None."""
+    """Return the indices of a subset with equally many images per class; None: all."""
     if count is None:
         return np.arange(len(labels))
     if not is_integer(count) or not 0 < count <= len(labels):
         raise ConfigError(
-            'TorchvisionDataset: num_images must be from 1 to as many as there are',
+            'TorchvisionDataset: num_images must be an integer between 1 and the number'
+            ' of images',
             actual=count,
             expected=f'at most {len(labels)}',
         )
     order = draw.permutation(len(labels))
-    # The k-th image of its class, in that order: first all first ones, and so on.
+    # Take the first image of every class, then the second of every class, and so on.
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         own = order[labels[order] == label]
@@ -251,14 +257,14 @@ def _some_of_each(
     return np.sort(order[np.argsort(rank[order], kind='stable')][:count])
 
 
-def _exchanged(
+def _add_noise(
     labels: np.ndarray, share: float, classes: int, draw: np.random.Generator
 ) -> np.ndarray:
-    """The labels, with another class in the place of so many of them."""
+    """Return the labels, a fraction of them replaced by another class."""
     if not is_number(share) or not 0 <= share < 1 or (share and classes < 2):
         raise ConfigError(
-            'TorchvisionDataset: label_noise must be from 0 to below 1, and there must'
-            ' be another class to take',
+            'TorchvisionDataset: label_noise must be at least 0 and below 1, and needs'
+            ' at least two classes',
             actual=share,
         )
     wrong = draw.permutation(len(labels))[: round(share * len(labels))]

@@ -1,4 +1,4 @@
-"""How often a classifier is right, and what it takes for what."""
+"""Accuracy and confusion matrix of a classifier."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..errors import ConfigError, is_integer
 
 @METRICS.register_module()
 class ClassAccuracy(BaseMetric):
-    """Accuracy of the first k guesses, in percent; the confusion matrix as a picture.
+    """Top-k accuracy in percent, and optionally the confusion matrix as an image.
 
     Args:
-        topk: Which k to report.
+        topk: Values of k to report.
         per_class: Log the accuracy of every class.
-        picture: File for the confusion matrix, row by row in shares of the true
-            class; None for none.
-        **base: Of mmengine's BaseMetric.
+        picture: Image file for the confusion matrix, whose rows are normalised by the
+            true class. None: no image.
+        **base: Arguments of mmengine's BaseMetric.
     """
 
     default_prefix = 'accuracy'
@@ -39,21 +39,21 @@ class ClassAccuracy(BaseMetric):
         listed = isinstance(topk, (list, tuple)) and len(topk)
         if not listed or not all(is_integer(k) and k > 0 for k in topk):
             raise ConfigError(
-                'ClassAccuracy: topk must be whole numbers above 0',
+                'ClassAccuracy: topk must be a list of integers above 0',
                 actual=topk,
                 fix='topk=(1, 5)',
             )
         self.topk, self.per_class, self.picture = tuple(topk), per_class, picture
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep label and best guesses of each sample."""
+        """Store label and top predictions of each sample."""
         for sample in data_samples:
             scores = sample['pred_score']
             best = scores.topk(min(max(self.topk), len(scores))).indices
             self.results.append((int(sample['gt_label']), best.tolist()))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Percentages by name: top1, top5."""
+        """Return the accuracies by name, such as top1 and top5, in percent."""
         labels = np.array([label for label, _ in results])
         guesses = np.array([best for _, best in results])
         hits = guesses == labels[:, None]
@@ -64,20 +64,20 @@ class ClassAccuracy(BaseMetric):
         np.add.at(matrix, (labels, guesses[:, 0]), 1)
         share = matrix / matrix.sum(1, keepdims=True).clip(1)
         if self.per_class:
-            said = ', '.join(
+            shown = ', '.join(
                 f'{names[i] if i < len(names) else i} {100 * share[i, i]:.1f}'
                 for i in range(count)
                 if matrix[i].any()
             )
-            MMLogger.get_current_instance().info(f'accuracy by class: {said}')
+            MMLogger.get_current_instance().info(f'accuracy by class: {shown}')
         if self.picture:
-            draw(share, names, Path(self.picture))
+            draw_confusion_matrix(share, names, Path(self.picture))
         return metrics
 
 
-def draw(share: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The confusion matrix (K, K), rows summing to 1, as a picture."""
-    # Without pyplot, which would choose a window system for the whole process.
+def draw_confusion_matrix(share: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Save a confusion matrix (K, K), whose rows sum to 1, as an image."""
+    # Without pyplot, which selects a GUI backend for the whole process.
     from matplotlib.figure import Figure
 
     size = max(4.0, 0.45 * len(share) + 1.5)

@@ -1,4 +1,4 @@
-"""Normalises images; mixes them in pairs if asked to."""
+"""Data preprocessor of classifiers: normalisation and mixup."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..errors import ConfigError
 
 @MODELS.register_module()
 class ClassifierPreprocessor(ImgDataPreprocessor):
-    """mmengine's, with mixup in training.
+    """mmengine's `ImgDataPreprocessor` with mixup in training.
 
     Zhang et al.: "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv
-    1710.09412. The mixed images are what student and teachers see alike; labels become
+    1710.09412. Student and teachers get the same mixed images; labels become
     probabilities (`gt_score` of the samples). Neighbours in the batch are mixed, so the
     data must be shuffled.
 
     Args:
-        mixup: Parameter alpha of the Beta distribution; 0 for no mixing.
-        num_classes: Needed for mixing.
+        mixup: Parameter alpha of the Beta distribution; 0 turns mixup off.
+        num_classes: Number of classes, needed for mixup.
         **base: `mean`, `std`, `bgr_to_rgb`, ... of ImgDataPreprocessor.
     """
 
@@ -33,11 +33,12 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
             raise ConfigError(
                 'ClassifierPreprocessor: mixup must be a number >= 0, with num_classes',
                 actual=(mixup, num_classes),
+                fix='mixup=0.2, num_classes=10',
             )
         self.mixup, self.num_classes = mixup, num_classes
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Images (N, 3, H, W), normalised, and the samples."""
+        """Return normalised images (N, 3, H, W) and the samples."""
         data = super().forward(data, training)
         if training and self.mixup:
             self._mix(data)

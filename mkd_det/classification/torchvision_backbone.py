@@ -1,4 +1,4 @@
-"""Any of torchvision's classifiers, by name."""
+"""Classifiers of torchvision as backbones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class TorchvisionBackbone(BaseModule):
     """A torchvision classifier without its last linear layer.
 
     Args:
-        name: As `torchvision.models.get_model` takes it: 'mobilenet_v3_small', ...
-        weights: None, or a name such as 'DEFAULT' (downloaded).
-        options: For the model's builder.
+        name: Name for `torchvision.models.get_model`, such as 'mobilenet_v3_small'.
+        weights: Name of weights to download, such as 'DEFAULT'. None: random weights.
+        options: Further arguments of the model's builder.
         init_cfg: As in every mmengine module.
 
     Shape:
         - input: (N, 3, H, W)
-        - output: a tuple of one, (N, C)
+        - output: a tuple with one tensor (N, C)
 
     Raises:
-        ConfigError: There is no such model, it ends in no linear layer, or it yields
-            more than one output in training.
+        ConfigError: There is no such model, it has no linear layer, or it has auxiliary
+            outputs in training.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TorchvisionBackbone(BaseModule):
         ]
         if not linear:
             raise ConfigError(
-                f'TorchvisionBackbone: {name} ends in no linear layer', actual=name
+                f'TorchvisionBackbone: {name} has no linear layer', actual=name
             )
         path, last = linear[-1]
         parent, _, child = path.rpartition('.')
@@ -69,5 +69,5 @@ class TorchvisionBackbone(BaseModule):
         self.out_channels = last.in_features
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What the last linear layer would have read."""
+        """Return the input of the removed linear layer."""
         return (self.model(x).flatten(1),)

@@ -1,4 +1,4 @@
-"""Validates a training that was killed between its last step and its last figures."""
+"""Validation of a resumed training that has no iterations left."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class LastValidationHook(Hook):
-    """Validates once more where a resumed training has nothing left to train.
+    """Runs validation if a resumed training has no iterations left.
 
-    The last checkpoint is written before the last validation. A run that is killed
-    between the two would end, resumed, without its figures: mmengine sees that all
-    epochs are done.
+    The last checkpoint is written before the last validation. If a run is killed
+    between the two, all epochs are complete after a resume, and mmengine would end
+    without validating.
     """
 
     # Before LoggerHook closes its files.
     priority = 'HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Remember where it begins."""
+        """Store the first iteration."""
         self._start = runner.iter
 
     def after_train(self, runner: Runner) -> None:
-        """Validate, if that is all there was to do."""
+        """Run validation if no iteration was trained."""
         if runner.iter == self._start > 0 and runner.val_loop is not None:
             runner.val_loop.run()

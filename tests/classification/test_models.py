@@ -163,8 +163,8 @@ def test_the_preprocessor_normalises_and_mixes_in_training_alone() -> None:
     'change, words',
     [
         (dict(backbone=dict(type='CifarResNet', depth=18)), '6n \\+ 2'),
-        (dict(num_classes=1), '2 or more'),
-        (dict(num_classes='10'), '2 or more'),
+        (dict(num_classes=1), 'num_classes'),
+        (dict(num_classes='10'), 'num_classes'),
         (dict(loss=dict(type='GIoULoss')), 'cannot be built'),
         (
             dict(loss=dict(type='LossAggregation', losses=[dict(type='C')])),
@@ -183,7 +183,7 @@ def test_the_preprocessor_normalises_and_mixes_in_training_alone() -> None:
             dict(data_preprocessor=dict(type='ClassifierPreprocessor', mixup=1.0)),
             'with num_classes',
         ),
-        (dict(backbone=tiny.gfl()['backbone']), 'how many channels'),
+        (dict(backbone=tiny.gfl()['backbone']), 'out_channels'),
     ],
 )
 def test_parts_that_do_not_fit_are_told_when_it_is_built(
@@ -199,14 +199,14 @@ def test_parts_that_do_not_fit_are_told_when_it_is_built(
 def test_a_label_of_no_class_is_refused(label: int) -> None:
     model = tiny_images.build(tiny_images.classifier())
     data = model.data_preprocessor(tiny_images.batch((0, label)))
-    with pytest.raises(AnnotationError, match='of no class') as caught:
+    with pytest.raises(AnnotationError) as caught:
         model(**data, mode='loss')
     assert caught.value.expected == '0 to 2'
 
 
 def test_other_channels_than_the_head_reads() -> None:
     model = tiny_images.build(tiny_images.classifier(in_channels=5))
-    with pytest.raises(ConfigError, match='other channels') as caught:
+    with pytest.raises(ConfigError) as caught:
         model(torch.zeros(1, 3, 16, 16))
     assert caught.value.expected == 'in_channels=16'
 

@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 
 import hook_runs
-from mkd_det.io.atomic import write_atomically
 from mkd_det.errors import CheckpointSaveError
+from mkd_det.io.atomic import write_atomically
 
 
 class SmallDisk(Hook):
@@ -70,7 +70,8 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     runner.register_hook(SmallDisk('after_train_epoch', epoch=1))
     with pytest.raises(CheckpointSaveError, match=r'epoch_2.pth could not') as error:
         runner.train()
-    assert 'MiB free' in str(error.value) and 'MiB for this file' in str(error.value)
+    assert error.value.expected.endswith('MiB of free space')
+    assert error.value.actual.endswith('MiB free')
     assert _files(cfg) == {'epoch_1.pth'}
     assert find_latest_checkpoint(cfg.work_dir) == str(
         Path(cfg.work_dir, 'epoch_1.pth').resolve()
@@ -131,7 +132,7 @@ def test_only_a_full_disk_is_told_to_be_made_room_on(
     (tmp_path / 'folder').mkdir()
     with pytest.raises(CheckpointSaveError) as error:
         write_atomically(tmp_path / place, b'')
-    assert 'room' not in str(error.value)
+    assert 'disk space' not in error.value.fix
     assert not list(tmp_path.glob('.*'))
 
 

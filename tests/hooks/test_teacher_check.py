@@ -138,10 +138,10 @@ def test_another_number_of_classes_stops_unless_allowed(tmp_path: Path) -> None:
     wide = tiny.gfl(base_channels=8, neck=16, num_classes=5)
     tiny.write_checkpoint(wide, tmp_path / 'teacher.pth', classes=None)
     cfg.model.teachers.t.cfg.bbox_head.num_classes = 5
-    with pytest.raises(TeacherClassesError, match='5 classes apart, the data has 3'):
+    with pytest.raises(TeacherClassesError, match='has 5 classes, the data has 3'):
         _train(cfg)
     cfg.default_hooks.teacher_check.check_classes = False
-    assert 'Teacher t is not measured' in _log(_train(cfg, 'allowed'))
+    assert 'Teacher t is not evaluated' in _log(_train(cfg, 'allowed'))
 
 
 def test_other_normalisation_is_logged(tmp_path: Path) -> None:
@@ -238,10 +238,10 @@ def test_what_is_measured_is_said_before_it_is(
     runner = hook_runs.build(_cfg(tmp_path, num_images=2), 'said')
 
     def measured(*_: Any) -> dict[str, float]:
-        assert said[-1] == 'Measuring teacher t on 2 of 6 validation images'
+        assert said[-1] == 'Evaluating teacher t on 2 of 6 validation images'
         return {'coco/bbox_mAP': 1.0}
 
-    monkeypatch.setattr(TeacherCheckHook, '_measure', measured)
+    monkeypatch.setattr('mkd_det.hooks.teacher_check_hook.evaluate_teacher', measured)
     for hook in runner.hooks:
         if isinstance(hook, TeacherCheckHook):
             hook.before_train(runner)
