@@ -1,4 +1,4 @@
-"""Soft outputs, each sample at a temperature of its own."""
+"""Soft outputs with a temperature per sample (DLKD)."""
 
 from __future__ import annotations
 
@@ -26,46 +26,45 @@ Map = Literal['rank', 'linear']
 
 @LOSSES.register_module()
 class DLKD(PairLoss):
-    r"""What is difficult is softened more than what is easy.
+    r"""Compares logits with a higher temperature for difficult samples (DLKD).
 
     "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
-    doi 10.1016/j.neucom.2024.128375, of which the abstract can be had: a sample's
-    difficulty is "the Euclidean distance between the teacher model's predictions and
-    the pruned teacher model's predictions",
+    doi 10.1016/j.neucom.2024.128375; only the abstract is available. It defines the
+    difficulty of a sample as "the Euclidean distance between the teacher model's
+    predictions and the pruned teacher model's predictions":
 
     .. math:: d = \| \mathrm{softmax}(z_t) - \mathrm{softmax}(z_p) \|_2
         \in [0, \sqrt 2]
 
-    and a fixed temperature hides what the teacher knows of difficult samples, and
-    smooths easy ones too much. How d becomes a temperature is our reading:
-    :math:`\tau = \tau_{min} + (\tau_{max} - \tau_{min}) \, r`, with r the rank of d in
-    the batch over N - 1 ('rank'), or :math:`d / \sqrt 2` ('linear'). The loss is
-    :math:`\tau^2 \mathrm{KL}(p_t \| p_s)` at that temperature, mean over samples.
+    A fixed temperature hides the teacher's knowledge of difficult samples and smooths
+    easy ones too much. The mapping from d to a temperature is our reading:
+    :math:`\tau = \tau_{min} + (\tau_{max} - \tau_{min}) \, r`, where r is the rank of d
+    in the batch, scaled to [0, 1] ('rank'), or :math:`d / \sqrt 2` ('linear'). The loss
+    is :math:`\tau^2 \mathrm{KL}(p_t \| p_s)` at that temperature, mean over samples.
 
-    The pruned teacher is a teacher of its own, made of the first one's file:
+    The pruned teacher is a separate teacher, made from the file of the first one:
     `teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))`.
 
-    On dense heads the samples are the places where the teacher is confident. Sigmoid
-    heads: d is that of the teacher's best class against all else, the loss the sum over
-    classes of the divergence of two-way distributions. Places are weighted by the
-    teacher's confidence, as in `SoftOutputKD`; the boxes are another term's
-    (`SoftOutputKD(class_weight=0)`).
+    For heads the samples are the rows where the teacher is confident, weighted by its
+    confidence as in `SoftOutputKD`. For sigmoid heads, d is that of the teacher's best
+    class against the rest, and the loss is the sum over classes of two-way divergences.
+    For the boxes add the term `SoftOutputKD(class_weight=0)`.
 
     Args:
-        tau_min: Temperature of the easiest.
-        tau_max: Temperature of the most difficult.
-        map: How a difficulty becomes a temperature, see above.
-        confident: Least confidence of a place of a dense head.
+        tau_min: Temperature of the easiest sample.
+        tau_max: Temperature of the most difficult sample.
+        map: Mapping from difficulty to temperature: 'rank' or 'linear', see above.
+        confident: Minimum confidence of the teacher in a row of a head.
         activation: What the class logits of the heads are for. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Attributes:
-        difficulties: Those of the last call, (M,), for `DifficultyHook`.
+        difficulties: Difficulties of the last call, (M,), for `DifficultyHook`.
 
     Shape:
         - student, teacher, pruned: logits (N, K), or one `HeadOutput` of (N, P, C)
           scores
-        - mask: as many entries as samples or places
+        - mask: one weight per sample or row
         - output: ()
     """
 
@@ -85,7 +84,7 @@ class DLKD(PairLoss):
         super().__init__(**base)
         if not 0 < tau_min <= tau_max:
             raise ConfigError(
-                'DLKD: temperatures must be above 0, tau_max not below tau_min',
+                'DLKD: needs 0 < tau_min <= tau_max',
                 actual=(tau_min, tau_max),
                 fix='tau_min=2.0, tau_max=6.0',
             )
@@ -93,14 +92,16 @@ class DLKD(PairLoss):
             raise ConfigError('DLKD: unknown map', actual=map, available=get_args(Map))
         if not 0 <= confident < 1:
             raise ConfigError(
-                'DLKD: confident must be from 0 to below 1', actual=confident
+                'DLKD: confident must be at least 0 and below 1',
+                actual=confident,
+                fix='confident=0.05',
             )
         self.tau_min, self.tau_max, self.map = tau_min, tau_max, map
         self.confident, self.activation = confident, activation
         self.difficulties = torch.zeros(0)
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
-        """Never."""
+        """Return False: it compares class scores only."""
         return False
 
     def over_levels(
@@ -110,10 +111,10 @@ class DLKD(PairLoss):
         mask: Sequence[Tensor] | None,
         pruned: Sequence[Level] = (),
     ) -> Tensor:
-        """The loss of logits, or of a dense head."""
+        """Return the loss of logits, or of two heads."""
         if not pruned:
             raise ConfigError(
-                'DLKD reads a third model, the pruned teacher',
+                'DLKD: needs the outputs of a pruned teacher',
                 expected='pruned',
                 fix="pruned='pruned.logits' beside `teacher`, and"
                 " teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))",
@@ -135,20 +136,25 @@ class DLKD(PairLoss):
     ) -> Tensor:
         # The last class of a softmax head is the background.
         softmax = self.activation == 'softmax'
-        said = teacher.softmax(-1)[..., :-1] if softmax else teacher.sigmoid()
-        sure = said.amax(-1).flatten()
-        chosen = sure > self.confident
+        probabilities = teacher.softmax(-1)[..., :-1] if softmax else teacher.sigmoid()
+        confidence = probabilities.amax(-1).flatten()
+        chosen = confidence > self.confident
         s, t, p = (x.flatten(0, 1)[chosen] for x in (student, teacher, pruned))
-        sure = sure[chosen] if weights is None else sure[chosen] * weights[chosen]
+        confidence = confidence[chosen]
+        if weights is not None:
+            confidence = confidence * weights[chosen]
         if softmax:
             tau = self._taus(difficulty(t.softmax(-1), p.softmax(-1)))
             loss = softmax_kl(s, t, tau)
         else:
             best = t.argmax(-1, keepdim=True)
-            yes = [x.gather(-1, best).sigmoid() for x in (t, p)]
-            tau = self._taus(difficulty(*(torch.cat([y, 1 - y], -1) for y in yes)))
+            two_way = []
+            for logits in (t, p):
+                own = logits.gather(-1, best).sigmoid()
+                two_way.append(torch.cat([own, 1 - own], -1))
+            tau = self._taus(difficulty(*two_way))
             loss = binary_kl(s, t, tau)
-        return (sure * loss).sum() / sure.sum().clamp_min(len(student))
+        return (confidence * loss).sum() / confidence.sum().clamp_min(len(student))
 
     def _taus(self, difficulties: Tensor) -> Tensor:
         self.difficulties = difficulties

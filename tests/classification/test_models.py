@@ -177,7 +177,7 @@ def test_the_preprocessor_normalises_and_mixes_in_training_alone() -> None:
                     losses=[dict(type='BalancedCE', counts=[1, 2])],
                 )
             ),
-            'as many counts as classes',
+            'one count per class',
         ),
         (
             dict(data_preprocessor=dict(type='ClassifierPreprocessor', mixup=1.0)),

@@ -249,7 +249,7 @@ def detector(
 def test_as_a_term_on_dense_sigmoid_heads() -> None:
     # Without `losses`: the cross entropy of the head's kind.
     model = MODELS.build(detector(tiny.gfl(), tiny.gfl(16, 24)))
-    (member,) = model.losses['loss_sum'].members
+    (member,) = model.losses['loss_sum'].class_losses
     assert type(member).__name__ == 'BinaryCE'
     assert step(model, tiny.batch())['loss_sum'] > 0
     with pytest.raises(HeadKindError, match='CE is a softmax loss'):
@@ -287,7 +287,7 @@ def test_as_the_loss_of_a_dense_softmax_head() -> None:
 def test_a_head_that_was_not_told_is_an_error() -> None:
     """It looks into the config for `use_sigmoid`, and would add a background."""
     model = tiny.build(with_loss(tiny.retinanet(), losses=SIGMOID_LOSSES))
-    with pytest.raises(ConfigError, match='for those of a softmax') as caught:
+    with pytest.raises(ConfigError, match='the head uses a softmax') as caught:
         step(model, tiny.batch())
     assert 'use_sigmoid=True' in caught.value.fix
 
@@ -335,7 +335,7 @@ def test_half_precision_is_computed_in_full(member: dict) -> None:
     'soft, said',
     [
         ([[0.5, 0.4]], 'sums to 0.9'),
-        ([[1.5, -0.5]], 'its least is -0.5'),
+        ([[1.5, -0.5]], 'its minimum is -0.5'),
         ([[float('nan'), 1.0]], 'nan'),
     ],
 )
@@ -352,7 +352,7 @@ def test_independent_classes_need_not_sum_to_one() -> None:
 
 
 def test_the_background_of_a_softmax_is_no_label_outside_its_classes() -> None:
-    with pytest.raises(ConfigError, match='labels must be of a class'):
+    with pytest.raises(ConfigError, match='labels must be in range'):
         LossAggregation()(SOFTMAX, torch.tensor([2]))
 
 
@@ -364,7 +364,7 @@ def test_counts_that_are_none_say_where_to_get_them(counts: Any) -> None:
 
 
 def test_other_counts_than_classes() -> None:
-    with pytest.raises(ConfigError, match='as many counts as classes'):
+    with pytest.raises(ConfigError, match='one count per class'):
         only(type='BalancedCE', counts=[1, 2, 3])(SOFTMAX, FIRST)
 
 

@@ -339,7 +339,7 @@ def test_relation_is_the_mean_over_consecutive_levels() -> None:
 
 def test_relation_of_channels_needs_two_levels() -> None:
     level = [torch.randn(1, 2, 3, 3)]
-    with pytest.raises(ShapeMismatchError, match='two levels or more'):
+    with pytest.raises(ShapeMismatchError, match='consecutive levels'):
         RelationKD()(level, level)
     RelationKD(relation='spatial')(level, level)
 
