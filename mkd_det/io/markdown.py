@@ -46,7 +46,7 @@ def picture(name: str, caption: str) -> str:
 
 def code_block(lines: Iterable[str]) -> str:
     """Return lines to be copied."""
-    return '\n'.join(f'    {line}' for line in lines)
+    return '\n'.join(['```', *lines, '```'])
 
 
 def write_page(path: Path, title: str, markdown: str, style: str = '') -> None:

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from ...configs import add_custom_imports, load_config
 from ...errors import prefix_errors
 from ...plan.recipes import apply_recipe, repeat_recipe
-from ...training.runtime import DEFAULT_HOOKS, student_config
+from ...training.runtime import DEFAULT_HOOKS
+from ...training.student_config import student_config
 from ..runs.training_configs import adapt_hooks_to_iterations, write_config
 from .chain import RECIPE, Chain, ChainMember
 from .chain_file import READING_KEYS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...configs import read_config
-from ...data.digits import Recipe
+from ...data.digits import DigitSettings
 from ..runs import TrainingRun
 from ..runs.settings import settings_in
 
@@ -61,7 +61,7 @@ def make_trainings(work_dir: Path, size: DemoSize, seed: int) -> list[TrainingRu
     cfg = read_config(CONFIGS['teacher'])
     epochs = size.epochs or cfg.train_cfg.max_epochs
     batch = size.batch or cfg.train_dataloader.batch_size
-    data = json.dumps(asdict(Recipe(size.train, size.val, SIDE, seed)))
+    data = json.dumps(asdict(DigitSettings(size.train, size.val, SIDE, seed)))
     runs: dict[str, TrainingRun] = {}
     for name, config in CONFIGS.items():
         options: dict[str, Any] = {'randomness.seed': seed}

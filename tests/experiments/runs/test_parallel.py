@@ -1,0 +1,61 @@
+"""Items processed on several devices."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from threading import Barrier, Event
+
+import pytest
+
+from mkd_det.experiments.runs import run_in_parallel
+
+
+def test_as_many_items_run_at_once_as_there_are_devices() -> None:
+    both = Barrier(2, timeout=20)
+
+    def work(item: int, environment: Mapping[str, str], stop: Event) -> tuple:
+        both.wait()
+        return item, environment['CUDA_VISIBLE_DEVICES']
+
+    found = run_in_parallel([1, 2, 3, 4], ['0', 'cpu'], work)
+    assert [item for item, _ in found] == [1, 2, 3, 4]
+    assert {device for _, device in found} == {'0', ''}
+
+
+def test_the_default_device_changes_nothing() -> None:
+    assert run_in_parallel([1], [''], lambda item, env, stop: dict(env)) == [{}]
+
+
+@pytest.mark.parametrize('order', ['ab', 'ba'])
+def test_an_error_stops_the_others_and_is_raised_itself(order: str) -> None:
+    begun = Event()
+
+    def work(item: str, environment: Mapping[str, str], stop: Event) -> None:
+        if item == 'b':
+            begun.wait(20)
+            raise ValueError('b has failed')
+        begun.set()
+        assert stop.wait(20), 'nobody stopped it'
+        raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match='b has failed'):
+        run_in_parallel(list(order), ['', ''], work)
+
+
+def test_sigterm_stops_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    finished = []
+
+    def work(item: int, environment: Mapping[str, str], stop: Event) -> None:
+        if item == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(20), 'nobody stopped it'
+            raise KeyboardInterrupt
+        finished.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_parallel([1, 2, 3], [''], work)
+    assert finished == [1]
+    assert signal.getsignal(signal.SIGTERM) is before
