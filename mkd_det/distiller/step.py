@@ -92,35 +92,37 @@ def training_step(
     """
     model.teachers.load()
     progress, plan = Progress.now(), model.plan
-    weights = active_weights(model, progress)
+    weights = _active_weights(model, progress)
     terms = {name: plan.terms[name] for name in weights}
     grad = torch.is_grad_enabled()
 
-    known = run_teachers(model, terms, inputs, data_samples)
+    # Teachers first, without gradient; then the student, once.
+    known = _run_teachers(model, terms, inputs, data_samples)
     with capture(model.student, plan.taps.get('student', {}), grad) as seen:
         task = model.student(inputs, data_samples, mode='loss')
-    known['student'] = as_knowledge(model, 'student', seen)
+    known['student'] = _as_knowledge(model, 'student', seen)
     for observer in model.observers:
         teachers = {name: taps for name, taps in known.items() if name != 'student'}
         observer.on_knowledge(known['student'], teachers)
 
-    losses = StepLosses(weigh_task(task, model.config.task_weight))
+    # Each adapter runs once, whatever number of terms read it.
+    losses = StepLosses(_weigh_task(task, model.config.task_weight))
     shares = model.weigher(known, data_samples)
     for name, node in plan.adapters_read_by(terms).items():
         output = node({s: plan.levels_at(known, ref) for s, ref in node.refs.items()})
         sides = {side: getattr(output, side) for side in node.adapter.yields}
-        known[name] = as_knowledge(model, name, sides)
+        known[name] = _as_knowledge(model, name, sides)
         for key, value in output.losses.items():
-            value = mean_over_samples(value, shares.get(plan.teacher_of(node)))
+            value = _mean_over_samples(value, shares.get(plan.teacher_of(node)))
             losses.add(f'loss_{name}_{key}', value, name)
     for name, branch in model.branches.items():
         refs = {key: Ref(name, key) for key in branch.taps()}
         levels = {key: plan.levels_at(known, ref) for key, ref in refs.items()}
         for key, value in branch.losses(levels).items():
             losses.add(f'loss_{name}_{key}', value, name)
-    truths = read_truths(terms, inputs, data_samples)
+    truths = _read_truths(terms, inputs, data_samples)
     for name, term in terms.items():
-        for key, part in term_parts(model, term, known, shares, truths).items():
+        for key, part in _term_parts(model, term, known, shares, truths).items():
             if grad and not part.requires_grad:
                 raise ConfigError(
                     f'term {name!r} {key} has no gradient: it would train nothing',
@@ -128,14 +130,14 @@ def training_step(
                 )
             losses.add(f'{name}_{key}' if key else name, weights[name] * part, name)
 
-    balance_terms(model, losses, progress)
-    add_idle_loss(model, losses, terms)
+    _balance_terms(model, losses, progress)
+    _add_idle_loss(model, losses, terms)
     for observer in model.observers:
         observer.on_terms(losses)
     return losses
 
 
-def active_weights(model: Distiller, progress: Progress) -> dict[str, float]:
+def _active_weights(model: Distiller, progress: Progress) -> dict[str, float]:
     """Return the weights of the terms that take part in this step."""
     picked = model.sampler.pick(progress.iter)
     weights = {
@@ -146,7 +148,7 @@ def active_weights(model: Distiller, progress: Progress) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def run_teachers(
+def _run_teachers(
     model: Distiller,
     terms: Mapping[str, Term],
     inputs: Tensor,
@@ -162,11 +164,11 @@ def run_teachers(
             shown[renormalize.key] = renormalize(inputs, data_samples)
         images = shown[renormalize.key]
         levels = model.teachers.run(name, images, model.plan.reads[name])
-        known[name] = as_knowledge(model, name, levels)
+        known[name] = _as_knowledge(model, name, levels)
     return known
 
 
-def as_knowledge(
+def _as_knowledge(
     model: Distiller, owner: str, levels: Mapping[str, Levels]
 ) -> dict[str, Knowledge]:
     """Return what an owner's taps or sides have yielded, with its strides."""
@@ -178,7 +180,7 @@ def as_knowledge(
     }
 
 
-def weigh_task(losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
+def _weigh_task(losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
     """Return the student's own losses times `weight`; statistics stay."""
     if weight == 1:
         return dict(losses)
@@ -191,7 +193,7 @@ def weigh_task(losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
     return weighed
 
 
-def read_truths(
+def _read_truths(
     terms: Mapping[str, Term], inputs: Tensor, data_samples: list | None
 ) -> dict[str, GroundTruth]:
     """Return the ground truth that terms ask for, by its kind."""
@@ -199,7 +201,7 @@ def read_truths(
     return {kind: read_truth(kind, inputs, data_samples) for kind in kinds}
 
 
-def term_parts(
+def _term_parts(
     model: Distiller,
     term: Term,
     known: Known,
@@ -229,14 +231,14 @@ def term_parts(
     return {key: part * share.mean() for key, part in parts.items()}
 
 
-def mean_over_samples(value: Tensor, share: Tensor | None) -> Tensor:
+def _mean_over_samples(value: Tensor, share: Tensor | None) -> Tensor:
     """Average a per-sample loss (N,), weighted by each sample's share."""
     if value.dim() == 0:
         return value
     return value.mean() if share is None else (value * share).mean()
 
 
-def balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> None:
+def _balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> None:
     """Scale the terms to their share of the task's gradient, in place."""
     if model.balance is None:
         return
@@ -256,7 +258,7 @@ def balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> N
             losses[f'{STATISTIC}{term}_factor'] = factors[term]
 
 
-def add_idle_loss(
+def _add_idle_loss(
     model: Distiller, losses: StepLosses, terms: Mapping[str, Term]
 ) -> None:
     """Add a zero with a zero gradient for every module that sat out.

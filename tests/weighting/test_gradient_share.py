@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import hook_runs
 import tiny
 from mkd_det.distiller.step import StepLosses
 from mkd_det.errors import ConfigError
+from mkd_det.registry import BALANCES
 from mkd_det.weighting.gradient_share import (
     GradientShare,
     gradient_norms,
@@ -250,6 +252,16 @@ def test_losses_are_told_apart() -> None:
     totals = losses.totals()
     whole, _ = model.parse_losses(losses)
     torch.testing.assert_close(torch.stack(list(totals.values())).sum(), whole)
+
+
+def test_a_new_balance_is_one_file(root: Path) -> None:
+    """All files of the room are imported; no list has to name them."""
+    files = (root / 'mkd_det' / 'weighting').glob('*.py')
+    names = {f'mkd_det.weighting.{file.stem}' for file in files} - {
+        'mkd_det.weighting.__init__'
+    }
+    assert names <= set(sys.modules)
+    assert BALANCES.module_dict['GradientShare'] is GradientShare
 
 
 # -- the hook -------------------------------------------------------------------

@@ -352,8 +352,8 @@ def test_without_a_reused_classifier_there_is_no_such_loss() -> None:
     'cfg, error, words',
     [
         (dict(reuse='haed'), TapNotFoundError, 'head'),
-        (dict(tau=0.0), ConfigError, 'tau above 0'),
-        (dict(hidden=1), ConfigError, 'hidden must be 2'),
+        (dict(tau=0.0), ConfigError, 'tau'),
+        (dict(hidden=1), ConfigError, 'hidden'),
     ],
 )
 def test_wrong_alignments_are_errors(
