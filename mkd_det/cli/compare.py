@@ -26,7 +26,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..experiments.comparison.report import Comparison
+    from ..experiments.comparison.results import Comparison
 
 POSITION = 60
 
@@ -153,7 +153,7 @@ def print_table(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..experiments.comparison.report import overview_table
+    from ..experiments.comparison.report_text import overview_table
 
     header, *rows = overview_table(comparison)
     table = Table(*header)

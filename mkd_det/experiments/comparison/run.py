@@ -25,7 +25,8 @@ from .preparation import (
     notes_on_schedules,
     prepare_comparison,
 )
-from .report import Comparison, write_report
+from .report import write_report
+from .results import Comparison
 from .rows import read_rows
 from .summary import SeedResult, read_seed_result, summarize_row
 

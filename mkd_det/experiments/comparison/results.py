@@ -1,0 +1,54 @@
+"""All results of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .summary import RowSummary
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results of a comparison.
+
+    Args:
+        rows: Summaries of the rows, the base first.
+        metric: Name of the metric that counts.
+        key: Its key in the log.
+        seeds: Seeds of all rows.
+        steps: Budget of the base.
+        unit: Unit of the budget: 'epochs' or 'iterations'.
+        least_gain: The smallest gain that counts.
+        parallel: Number of trainings that ran at a time.
+        command: Command that repeats the comparison.
+        notes: Notes on all rows.
+    """
+
+    rows: Sequence[RowSummary]
+    metric: str
+    key: str
+    seeds: Sequence[int]
+    steps: int
+    unit: str
+    least_gain: float
+    parallel: int
+    command: str
+    notes: Sequence[str] = ()
+
+    @property
+    def base(self) -> RowSummary:
+        """The row of the student alone."""
+        return self.rows[0]
+
+    @property
+    def digits(self) -> int:
+        """Decimals of the metric: fewer if it is in percent."""
+        return 2 if self.base.metric.mean > 1 else 3
+
+    def entry(self) -> dict[str, Any]:
+        """Return all numbers as a dict for a json file: rows, and every training."""
+        whole = {k: v for k, v in vars(self).items() if k != 'rows'}
+        runs = [asdict(result) for row in self.rows for result in row.results]
+        return {**whole, 'rows': [row.entry() for row in self.rows], 'runs': runs}
