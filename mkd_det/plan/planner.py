@@ -172,10 +172,10 @@ class Planner:
             kind.check_tap(model, tap, ref.owner == 'student', f'tap {ref}')
         path, module = tap.resolve(model)[0]
         taps = self.plan.taps.setdefault(ref.owner, {})
-        kind = None if tap.inputs else find_reader(module)
-        if kind is not None:
-            tap = replace(tap, layout=kind.layout)
-            for name, text in kind.beside(path).items():
+        reader = None if tap.inputs else find_reader(module)
+        if reader is not None:
+            tap = replace(tap, layout=reader.layout)
+            for name, text in reader.beside(path).items():
                 key = f'{ref.key}.{name}'
                 taps[key] = Tap.parse(text)
                 self._beside.setdefault(ref, {})[name] = Ref(ref.owner, key)

@@ -73,8 +73,9 @@ def probe(
             run_features(model, image, rehearse=of_student)
         for name, levels in seen.items():
             probed.note(owner, name, levels)
-            if '.' in name:  # of a branch: known by the branch's name, too
-                probed.note(*name.split('.'), levels)
+            branch, _, key = name.rpartition('.')
+            if branch:  # it is referred to by the branch's name, too
+                probed.note(branch, key, levels)
         if not of_student:
             pairs = finder.pairs(model, named.values())
             probed.reads[owner] = TeacherReads(dict(named), dict(seen.calls), pairs)

@@ -15,11 +15,9 @@ from typing import Any
 
 from ..configs import read_config
 from ..errors import ConfigError, check_keys, check_string_keys, is_number
+from ..packaged import configs_folder
 from ..parsing import parse
 from ..registry import ADAPTERS, LOSSES, arguments_with_defaults, find_class
-
-# The recipes of this package, in a checkout and in an installed package.
-FOLDER = Path(__file__).resolve().parents[1] / '.mim' / 'configs' / '_base_' / 'recipes'
 
 # The name of the teacher in a recipe.
 TEACHER = 't'
@@ -85,8 +83,9 @@ def read_recipe(path: str) -> Recipe:
 
 
 def packaged_recipes() -> list[Recipe]:
-    """Return the recipes of this package, by name."""
-    return [read_recipe(str(path)) for path in sorted(FOLDER.glob('*.py'))]
+    """Return the recipes of this package, in the order of their names."""
+    files = (configs_folder() / '_base_' / 'recipes').glob('*.py')
+    return [read_recipe(str(file)) for file in sorted(files)]
 
 
 def apply_recipe(

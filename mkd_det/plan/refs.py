@@ -98,7 +98,8 @@ class References:
 
     def _known(self, whose: str) -> list[str]:
         """Return all that can be read of the student, or of the teachers."""
-        config, known = self.config, []
+        config = self.config
+        known: list[str] = []
         if whose == 'student':
             known += config.taps
             for name, branch in self.branches.items():
