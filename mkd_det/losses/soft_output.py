@@ -43,9 +43,9 @@ class SoftOutputKD(PairLoss):
     the four sides, weighted by the teacher's confidence f (below). Zheng et al.:
     "Localization Distillation for Dense Object Detection", CVPR 2022, arXiv
     2102.12252, whose code also divides by the number of bins and has weight 0.25; the
-    paper's valuable region is not used here (see `LD`). Heads without distributions: 1
-    - GIoU of the decoded boxes (Rezatofighi et al., CVPR 2019, arXiv 1902.09630), same
-      weights.
+    paper's valuable region is not used here (see `LD`). Heads without distributions:
+    1 - GIoU of the decoded boxes (Rezatofighi et al., CVPR 2019, arXiv 1902.09630),
+    with the same weights.
 
     Every part of a head's output is summed over its rows (places, regions) and divided
     by the sum of the teacher's confidence :math:`f = \max_c \sigma_t` over them (over
