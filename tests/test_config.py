@@ -146,7 +146,7 @@ def test_a_misspelt_key_says_where_it_stands() -> None:
     ('given', 'words'),
     [
         (dict(taps=['neck']), 'taps must be a dict'),
-        (dict(taps={1: 'neck'}), 'taps: 1 '),
+        (dict(taps={1: 'neck'}), 'taps: keys must be strings'),
         (dict(taps=dict(fpn=3)), 'taps: fpn must be a string or a list of strings'),
         (dict(teachers='t.py'), 'teachers must be a dict'),
         (dict(teachers=dict(t='t.py')), 'teachers.t must be a dict'),

@@ -36,8 +36,8 @@ class TeacherCacheHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the pipeline; estimate the cache's size and speed."""
         distiller = get_distiller(runner, 'TeacherCacheHook')
-        runners = distiller.teachers.runners
-        used = [n for n in distiller.plan.taps if n in runners and runners[n].cache]
+        runners, reads = distiller.teachers.runners, distiller.plan.reads
+        used = [n for n, one in runners.items() if one.cache and n in reads]
         if not used:
             return
         dataset: Any = runner.train_dataloader.dataset

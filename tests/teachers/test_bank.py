@@ -332,7 +332,7 @@ def test_trusting_a_file_whose_code_is_missing_is_told(tmp_path: Path) -> None:
     content = {'state_dict': {}, 'x': Runs(os.system, 'true')}
     torch.save(content, file, _use_new_zipfile_serialization=False)
     file.write_bytes(file.read_bytes().replace(b'cposix\n', b'cnobody\n'))
-    with pytest.raises(CheckpointFileError, match='not installed here') as caught:
+    with pytest.raises(CheckpointFileError, match='not installed') as caught:
         read_checkpoint(str(file), trust=True)
     assert 'nobody' in str(caught.value)
 
@@ -527,7 +527,7 @@ def test_a_package_that_is_not_there_is_told_and_not_installed(
     asked: list[str] = []
     monkeypatch.setattr('mmengine.hub.hub.install_package', asked.append)
     for name in ('mmseg::x.py', 'mmdett::x.py', '::x.py'):
-        with pytest.raises(ConfigError, match='no such packaged config'):
+        with pytest.raises(ConfigError, match='packaged config'):
             read_config(name)
         with pytest.raises(TeacherFileError, match='does not exist'):
             load_teacher_cfg(name)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,29 +61,16 @@ def test_picking_draws_nothing_from_the_common_generator() -> None:
     assert random.random() == expected
 
 
-PICK = f"""
-from mkd_det.config import SamplingConfig
-from mkd_det.weighting.sampler import TeacherSampler
-one = TeacherSampler({NAMES!r}, SamplingConfig(keep_prob=0.5, seed=1))
-print([sorted(one.pick(i)) for i in range(20)])
-"""
-
-
-def test_picks_are_equal_in_every_process(root: Path) -> None:
-    """Strings are hashed differently in each: no pick may depend on it."""
-    printed = {
-        subprocess.run(
-            [sys.executable, '-c', PICK],
-            env={**os.environ, 'PYTHONHASHSEED': seed},
-            cwd=root,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        for seed in ('1', '2')
-    }
-    ours = sampler(keep_prob=0.5, seed=1)
-    assert printed == {str([sorted(ours.pick(i)) for i in range(20)])}
+def test_picks_are_equal_in_every_process() -> None:
+    """Python hashes strings differently in each process: no pick may depend on it."""
+    one = sampler(keep_prob=0.5, seed=1)
+    assert [one.pick(i) for i in range(5)] == [
+        {'t', 'ta2', 'ta3'},
+        {'ta1'},
+        {'t', 'ta1'},
+        {'ta1', 'ta2'},
+        {'ta2', 'ta3'},
+    ]
 
 
 def test_each_teacher_is_kept_with_the_probability() -> None:
