@@ -1,4 +1,4 @@
-"""What the guidance layer promises."""
+"""Promises of the guidance layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mkd_det.structures import LevelSpec
 
 
 def specs(*channels: int) -> list[LevelSpec]:
-    """Levels of strides 8, 16, ..."""
+    """Return level specs of strides 8, 16, ..."""
     return [LevelSpec(c, 8 * 2**i, (8 >> i, 8 >> i)) for i, c in enumerate(channels)]
 
 
 def maps(*channels: int, n: int = 2, size: int = 8) -> list[Tensor]:
-    """A map for each count of channels, each half as large as the one before."""
+    """Return one map per number of channels, each half as large as the one before."""
     return [torch.randn(n, c, size >> i, size >> i) for i, c in enumerate(channels)]
 
 
@@ -50,7 +50,7 @@ def test_widths_are_multiples_of_8(channels: float, width: int) -> None:
     assert round8(channels) == width
 
 
-def test_both_sides_meet_half_way_at_every_level() -> None:
+def test_both_sides_have_equal_width_at_every_level() -> None:
     layer = GuidanceLayer(specs(16, 32), specs(64, 200))
     out = layer(maps(16, 32), maps(64, 200))
     # sqrt(16 * 64) = 32; sqrt(32 * 200) = 80
@@ -70,7 +70,7 @@ def test_maps_of_different_size_keep_their_sizes() -> None:
 
 @pytest.mark.parametrize('shape', [(1, 24), (5, 24), (1, 7, 24), (3, 7, 24)])
 @pytest.mark.parametrize('teacher_side', [True, False])
-def test_vectors_and_tokens_stay_what_they_are(
+def test_vectors_and_tokens_keep_their_shape(
     shape: tuple[int, ...], teacher_side: bool
 ) -> None:
     spec = [LevelSpec(24, None, ())]
@@ -82,7 +82,7 @@ def test_vectors_and_tokens_stay_what_they_are(
     assert student.grad is not None and student.grad.abs().sum() > 0
 
 
-def test_tokens_are_treated_one_by_one() -> None:
+def test_tokens_are_adapted_one_by_one() -> None:
     spec = [LevelSpec(16, None, ())]
     layer = GuidanceLayer(spec, spec)
     tokens = torch.randn(2, 5, 16)
@@ -116,7 +116,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch() -> None:
     assert torch.allclose(all_three[:1], first, atol=1e-6)
 
 
-def test_matching_cannot_move_the_teachers_side() -> None:
+def test_matching_does_not_train_the_teachers_side() -> None:
     layer = GuidanceLayer(specs(8, 8), specs(16, 16))
     out = layer(maps(8, 8), maps(16, 16))
     assert not any(x.requires_grad for x in out.teacher)
@@ -127,7 +127,7 @@ def test_matching_cannot_move_the_teachers_side() -> None:
     assert moved == {'student_side'}
 
 
-def test_reconstruction_moves_the_teachers_side_alone_and_not_the_teacher() -> None:
+def test_reconstruction_trains_the_teachers_side_only() -> None:
     layer = GuidanceLayer(specs(8), specs(16))
     student, teacher = maps(8)[0].requires_grad_(), maps(16)[0].requires_grad_()
     layer([student], [teacher]).losses['reconstruction'].backward()

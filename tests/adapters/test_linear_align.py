@@ -1,4 +1,4 @@
-"""What linear alignment promises."""
+"""Promises of linear alignment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_numbers_by_hand() -> None:
     assert layer([level], [level[:, :1]]).student[0].tolist() == [[[[-1.5, 5.5]]]]
 
 
-def test_equal_widths_pass_as_they_are() -> None:
+def test_equal_widths_pass_unchanged() -> None:
     layer = build_component(
         ADAPTERS,
         dict(type='LinearAlign'),

@@ -1,4 +1,4 @@
-"""What masked generation promises."""
+"""Promises of masked generation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def specs(*channels: int) -> list[LevelSpec]:
 
 
 def passing_on(layer: MaskedGeneration) -> MaskedGeneration:
-    """With generators that yield what they get, where it is positive."""
+    """Return an adapter whose generators return the positive part of their input."""
     for generator in layer.generators:
         for conv in (generator[0], generator[2]):
             torch.nn.init.dirac_(conv.weight)
@@ -24,7 +24,7 @@ def passing_on(layer: MaskedGeneration) -> MaskedGeneration:
     return layer
 
 
-def test_so_many_places_are_hidden_of_all_channels_and_anew_each_time() -> None:
+def test_masks_are_drawn_in_each_step_and_shared_by_all_channels() -> None:
     layer = passing_on(MaskedGeneration(specs(4), specs(4), hidden=0.65))
     student = torch.ones(8, 4, 32, 32)
     one, other = (layer([student], [student]).student[0] for _ in range(2))
@@ -68,7 +68,7 @@ def test_equal_widths_need_no_aligner() -> None:
 
 
 @pytest.mark.parametrize('hidden', [-0.1, 1.0])
-def test_impossible_shares(hidden: float) -> None:
+def test_impossible_fractions(hidden: float) -> None:
     with pytest.raises(ConfigError, match='hidden'):
         MaskedGeneration(specs(4), specs(4), hidden=hidden)
 

@@ -1,4 +1,4 @@
-"""What the exploration branch promises."""
+"""Promises of the exploration branch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mkd_det.registry import BRANCHES, build_component
 
 
 class Student(nn.Module):
-    """Convolutions of every sort, a linear layer, a shared and a bent one."""
+    """A model with several kinds of convolutions, a linear and a shared layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def images() -> Tensor:
 
 
 def explore(branch: ExplorationBranch) -> None:
-    """Let every parallel layer have found something."""
+    """Set the weights of every parallel layer to random values."""
     for layer in branch._layers:
         nn.init.normal_(layer.explore.weight, std=0.1)
 
@@ -234,7 +234,7 @@ def test_the_conv_module_around_it_works_in_training(images: Tensor) -> None:
     assert layer.bias is None
 
 
-def test_whoever_reads_the_weight_reads_the_sum(student: Student) -> None:
+def test_weight_is_the_sum_of_both_weights(student: Student) -> None:
     branch = ExplorationBranch('fc')
     branch.attach(student)
     explore(branch)
@@ -254,7 +254,7 @@ def test_both_parts_learn_from_the_task(student: Student, images: Tensor) -> Non
         assert torch.allclose(layer.explore.weight.grad, layer.inherit.weight.grad)
 
 
-def test_decorrelation_moves_the_explored_part_alone() -> None:
+def test_decorrelation_trains_the_explored_part_only() -> None:
     inherit = torch.randn(2, 4, 3, 3, requires_grad=True)
     explored = torch.randn(2, 4, 3, 3, requires_grad=True)
     losses = ExplorationBranch('x', decorrelation=1.0).losses(
@@ -349,7 +349,9 @@ def test_it_moves_to_another_student(student: Student) -> None:
     assert type(student.fc) is nn.Linear and isinstance(other.fc, ParallelLinear)
 
 
-def test_a_copy_of_both_belongs_together(student: Student, images: Tensor) -> None:
+def test_a_copied_layer_keeps_its_parts_together(
+    student: Student, images: Tensor
+) -> None:
     branch = ExplorationBranch(EVERYTHING)
     branch.attach(student)
     other, twin = copy.deepcopy((student, branch))
@@ -360,7 +362,7 @@ def test_a_copy_of_both_belongs_together(student: Student, images: Tensor) -> No
     assert branch.attached
 
 
-def test_kind_and_place_are_those_of_the_layer() -> None:
+def test_the_parallel_layer_has_the_type_and_device_of_the_layer() -> None:
     layer = nn.Conv2d(4, 8, (3, 1), stride=(2, 1), groups=2, dtype=torch.float64)
     parallel = ParallelLinear(layer.eval())
     twin = parallel.explore

@@ -1,4 +1,4 @@
-"""How often a classifier is right, by hand."""
+"""Accuracies of a classifier by hand."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def evaluate(classes: tuple[str, ...] | None = None, **args: Any) -> dict[str, f
     return metric.evaluate(len(samples))
 
 
-def test_the_first_k_guesses_count_in_percent() -> None:
+def test_topk_accuracy_in_percent() -> None:
     assert evaluate(topk=(1, 2, 3)) == pytest.approx(
         {'accuracy/top1': 40.0, 'accuracy/top2': 80.0, 'accuracy/top3': 80.0}
     )
 
 
-def test_more_guesses_than_classes_are_all_right() -> None:
+def test_more_predictions_than_classes_are_valid() -> None:
     assert evaluate()['accuracy/top5'] == 100.0
 
 
@@ -66,6 +66,6 @@ def test_the_confusion_matrix_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('topk', [(), (0,), 5, (1.5,)])
-def test_impossible_guesses(topk: Any) -> None:
+def test_impossible_topk(topk: Any) -> None:
     with pytest.raises(ConfigError, match='topk'):
         METRICS.build(dict(type='ClassAccuracy', topk=topk))

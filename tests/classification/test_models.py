@@ -1,4 +1,4 @@
-"""Image classifiers train, test, teach, are taught, and start detectors."""
+"""Image classifiers: training, test, distillation, and as start of detectors."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_modes_of_a_classifier() -> None:
     assert torch.allclose(loss, nn.functional.cross_entropy(logits, labels))
 
 
-def test_the_preprocessor_normalises_and_mixes_in_training_alone() -> None:
+def test_the_preprocessor_normalises_and_mixes_in_training_only() -> None:
     cfg = tiny_images.classifier()
     cfg['data_preprocessor'].update(mixup=1.0, num_classes=3)
     model = tiny_images.build(cfg)
@@ -186,9 +186,7 @@ def test_the_preprocessor_normalises_and_mixes_in_training_alone() -> None:
         (dict(backbone=tiny.gfl()['backbone']), 'out_channels'),
     ],
 )
-def test_parts_that_do_not_fit_are_told_when_it_is_built(
-    change: dict, words: str
-) -> None:
+def test_parts_that_do_not_fit_fail_when_it_is_built(change: dict, words: str) -> None:
     from mkd_det.registry import build_mmengine_model
 
     with pytest.raises(ConfigError, match=words):
@@ -204,7 +202,7 @@ def test_a_label_of_no_class_is_refused(label: int) -> None:
     assert caught.value.expected == '0 to 2'
 
 
-def test_other_channels_than_the_head_reads() -> None:
+def test_a_backbone_with_other_channels_than_the_head_is_an_error() -> None:
     model = tiny_images.build(tiny_images.classifier(in_channels=5))
     with pytest.raises(ConfigError) as caught:
         model(torch.zeros(1, 3, 16, 16))
@@ -245,7 +243,7 @@ def write(path: Path, cfg: Config) -> str:
 
 @pytest.fixture(scope='module')
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a classifier through the tools, with its config."""
+    """Train and test a classifier with the commands; return its config."""
     root = tmp_path_factory.mktemp('teacher')
     cfg = tiny_images.classifier(14)
     cfg = tiny_images.runner_cfg(cfg, data, root / 'run', epochs=15)

@@ -1,4 +1,4 @@
-"""Convolutions along rows: what they compute, and that models stay what they are."""
+"""Convolutions along rows: their results, and models that use them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_numbers_by_hand() -> None:
     assert torch.equal(row(image), expected)
 
 
-def test_a_small_kernel_stays() -> None:
+def test_1x1_kernels_are_not_converted() -> None:
     conv = row_conv(4, 8, 1, stride=2)
     assert conv.kernel_size == (1, 1) and conv.stride == (2, 2)
 
@@ -64,7 +64,7 @@ def test_a_small_kernel_stays() -> None:
         dict(kernel_size=(3, 5), padding=(1, 2)),
     ],
 )
-def test_no_row_stands_for_what_would_change_the_size(options: dict) -> None:
+def test_kernels_that_change_the_size_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError, match='RowConv'):
         row_conv(4, 4, **options)
 
@@ -88,7 +88,7 @@ def test_a_detector_keeps_its_class_and_keys_and_trains() -> None:
     assert all(p.grad is not None for p in model.backbone.parameters())
 
 
-def test_a_part_makes_a_mixed_model() -> None:
+def test_a_part_of_the_backbone_gives_a_mixed_model() -> None:
     model = tiny_images.build(
         dict(
             type='RowModel',
@@ -130,7 +130,7 @@ def test_it_starts_from_the_middle_rows_of_a_trained_model() -> None:
     torch.testing.assert_close(trained.eval()(images), model.eval()(images))
 
 
-def test_a_convolution_that_several_share_stays_one() -> None:
+def test_shared_convolutions_stay_shared() -> None:
     shared = nn.Conv2d(4, 4, 3, padding=1)
     model = nn.Module()
     model.levels = nn.ModuleList(nn.Sequential(shared, nn.ReLU()) for _ in range(3))
@@ -139,7 +139,7 @@ def test_a_convolution_that_several_share_stays_one() -> None:
     assert len({id(m[0]) for m in model.levels}) == 1
 
 
-def test_what_no_row_can_stand_for_is_named() -> None:
+def test_kernels_that_cannot_be_converted_are_named() -> None:
     model = nn.Module()
     model.backbone = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
     with pytest.raises(ConfigError, match=r'backbone\.0: .* 4x4') as info:
@@ -170,7 +170,7 @@ def test_paths_that_cannot_be_converted_are_refused(on: str, actual: str) -> Non
 
 
 def test_square_weights_are_refused_as_a_teachers(tmp_path: Path) -> None:
-    """A teacher fits its checkpoint exactly, or it is another teacher."""
+    """A checkpoint must fit its teacher exactly."""
     from mkd_det.errors import TeacherKeysError
     from mkd_det.teachers.loading import Teacher
 

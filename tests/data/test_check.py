@@ -1,4 +1,4 @@
-"""Bad data is refused before training, with what to write instead."""
+"""Invalid data is refused before training, with a fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_image(path: Path, side: int = 48) -> None:
 
 
 def coco(root: Path, images: int = 3) -> dict:
-    """Write a tiny COCO data set; returns its content."""
+    """Write a tiny COCO dataset and return its content."""
     content: dict = {
         'images': [],
         'annotations': [],
@@ -51,7 +51,7 @@ def coco(root: Path, images: int = 3) -> dict:
 
 
 def edited(root: Path, change: Callable[[dict], Any], name: str = 'ann.json') -> dict:
-    """A tiny COCO data set, with a change of its content in a file; its content."""
+    """Write a tiny COCO dataset with a change of its content; return the content."""
     content = coco(root)
     change(content)
     (root / name).write_text(json.dumps(content))
@@ -59,7 +59,7 @@ def edited(root: Path, change: Callable[[dict], Any], name: str = 'ann.json') ->
 
 
 def voc(root: Path, boxes: dict[str, tuple], difficult: int = 0) -> None:
-    """Write a tiny VOC data set with one object an image."""
+    """Write a tiny VOC dataset with one object per image."""
     (root / 'Annotations').mkdir(parents=True)
     for name, (label, *box) in boxes.items():
         write_image(root / 'JPEGImages' / f'{name}.jpg')
@@ -89,7 +89,7 @@ def config(root: Path, kind: str = 'CocoDataset', **more) -> dict:
     return dict(train_dataloader=dict(dataset={**dataset, **more}))
 
 
-def test_good_data_passes_and_says_what_was_looked_at(tmp_path: Path) -> None:
+def test_good_data_passes_with_a_summary(tmp_path: Path) -> None:
     coco(tmp_path)
     (line,) = check_data(config(tmp_path))
     assert '3 images, 3 boxes, all images decoded' in line
@@ -119,7 +119,7 @@ def test_a_bad_annotation_file_is_refused(
         check_data(config(tmp_path))
 
 
-def test_a_missing_file_shows_what_lies_beside_it(tmp_path: Path) -> None:
+def test_a_missing_file_lists_nearby_files(tmp_path: Path) -> None:
     coco(tmp_path)
     with pytest.raises(AnnotationError) as caught:
         check_data(config(tmp_path, ann_file='anno.json'))
@@ -159,7 +159,7 @@ def test_coco_boxes_without_width_or_height_are_refused(
     check_data(config(tmp_path))
 
 
-def test_a_filter_that_coco_does_not_have_is_told(tmp_path: Path) -> None:
+def test_bbox_min_size_of_a_coco_dataset_is_a_warning(tmp_path: Path) -> None:
     coco(tmp_path)
     (line,) = check_data(config(tmp_path, filter_cfg=dict(bbox_min_size=9)))
     assert ' 3 boxes' in line and 'ignores bbox_min_size' in line
@@ -167,7 +167,7 @@ def test_a_filter_that_coco_does_not_have_is_told(tmp_path: Path) -> None:
     assert 'Warning' not in line
 
 
-def test_mmdet_leaves_flat_coco_boxes_out_with_the_hinted_switch(
+def test_the_fix_for_zero_size_coco_boxes_works_in_mmdet(
     tmp_path: Path,
 ) -> None:
     content = coco(tmp_path)
@@ -219,13 +219,13 @@ def test_a_rare_class_may_be_absent_from_voc_files(tmp_path: Path) -> None:
     check_data(config(tmp_path, 'XMLDataset'))
 
 
-def test_a_subset_of_the_classes_is_no_mistake(tmp_path: Path) -> None:
+def test_a_subset_of_the_classes_is_valid(tmp_path: Path) -> None:
     coco(tmp_path)
     (line,) = check_data(config(tmp_path, metainfo=dict(classes=('plate',))))
     assert ' 1 boxes' in line
 
 
-def test_data_without_any_box_to_learn_from_is_refused(tmp_path: Path) -> None:
+def test_data_without_boxes_is_refused(tmp_path: Path) -> None:
     content = coco(tmp_path)
     (tmp_path / 'ann.json').write_text(json.dumps({**content, 'annotations': []}))
     with pytest.raises(AnnotationError, match='no box to train on'):
@@ -302,7 +302,7 @@ def test_an_unreadable_image_is_refused(
     ],
     ids=['repeat', 'concat', 'balanced', 'mix'],
 )
-def test_wrappers_are_looked_into(tmp_path: Path, wrap) -> None:
+def test_datasets_in_wrappers_are_checked(tmp_path: Path, wrap) -> None:
     coco(tmp_path)
     cfg = config(tmp_path)
     inner = cfg['train_dataloader']['dataset']
@@ -313,7 +313,7 @@ def test_wrappers_are_looked_into(tmp_path: Path, wrap) -> None:
         check_data(cfg)
 
 
-def test_only_the_asked_splits_are_looked_at(tmp_path: Path) -> None:
+def test_only_the_given_splits_are_checked(tmp_path: Path) -> None:
     coco(tmp_path / 'here')
     cfg = config(tmp_path / 'here')
     cfg['val_dataloader'] = config(tmp_path / 'gone')['train_dataloader']
@@ -340,7 +340,7 @@ def test_other_datasets_are_skipped_with_a_line(tmp_path: Path) -> None:
     assert all('skipped' in line for line in lines)
 
 
-def test_another_order_of_classes_is_told(tmp_path: Path) -> None:
+def test_another_order_of_classes_is_a_warning(tmp_path: Path) -> None:
     coco(tmp_path)
     (line,) = check_data(config(tmp_path))
     assert 'Warning' not in line
@@ -368,7 +368,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize('reason', LEFT_OUT)
-def test_boxes_are_counted_as_mmdet_keeps_them(tmp_path: Path, reason: str) -> None:
+def test_boxes_are_counted_as_in_mmdet(tmp_path: Path, reason: str) -> None:
     edited(tmp_path, lambda c: c['annotations'][1].update(LEFT_OUT[reason]))
     cfg = config(tmp_path, pipeline=[])
     (line,) = check_data(cfg)
@@ -380,9 +380,7 @@ def test_boxes_are_counted_as_mmdet_keeps_them(tmp_path: Path, reason: str) -> N
 
 
 @pytest.mark.parametrize('reason', LEFT_OUT)
-def test_data_of_boxes_that_mmdet_leaves_out_is_refused(
-    tmp_path: Path, reason: str
-) -> None:
+def test_data_without_usable_boxes_is_refused(tmp_path: Path, reason: str) -> None:
     edited(tmp_path, lambda c: [a.update(LEFT_OUT[reason]) for a in c['annotations']])
     with pytest.raises(AnnotationError, match='no box to train on') as caught:
         check_data(config(tmp_path))
@@ -417,7 +415,7 @@ WRONG_KINDS = [
 
 
 @pytest.mark.parametrize('what, key, value', WRONG_KINDS)
-def test_values_that_mmdet_cannot_use_are_refused_by_record(
+def test_values_that_mmdet_cannot_use_are_refused_with_their_record(
     tmp_path: Path, what: str, key: str, value: Any
 ) -> None:
     edited(tmp_path, lambda c: c[what][1].update({key: value}))
@@ -436,7 +434,7 @@ def test_values_that_mmdet_cannot_use_are_refused_by_record(
     [(w, 'id') for w in ('images', 'annotations', 'categories')]
     + [('categories', 'name')],
 )
-def test_two_of_one_id_are_refused(tmp_path: Path, what: str, key: str) -> None:
+def test_repeated_ids_are_refused(tmp_path: Path, what: str, key: str) -> None:
     edited(tmp_path, lambda c: c[what][1].update({key: c[what][0][key]}))
     with pytest.raises(AnnotationError, match=f'2 of its {what} have the same {key}'):
         check_data(config(tmp_path))
@@ -457,7 +455,9 @@ def test_odd_json_is_refused(tmp_path: Path, content: str, words: str) -> None:
 # ------------------------------------------------------------------------- images
 
 
-def test_an_image_of_another_size_is_told_and_most_are_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_a_warning_and_most_are_an_error(
+    tmp_path: Path,
+) -> None:
     edited(tmp_path, lambda c: c['images'][1].update(width=47))
     (line,) = check_data(config(tmp_path))
     assert 'Warning: 1 images of another size' in line
@@ -468,8 +468,8 @@ def test_an_image_of_another_size_is_told_and_most_are_refused(tmp_path: Path) -
     assert '48x48, not 48x96' in caught.value.actual
 
 
-def test_sizes_are_those_that_mmdet_gets(tmp_path: Path) -> None:
-    """A photograph that says that it lies on its side is turned as it is read."""
+def test_sizes_are_those_after_exif_rotation(tmp_path: Path) -> None:
+    """A photograph with an EXIF rotation is rotated while it is read."""
     edited(tmp_path, lambda c: [i.update(width=32, height=64) for i in c['images']])
     exif = Image.Exif()
     exif[274] = 6
@@ -494,7 +494,7 @@ def test_an_image_that_only_pil_reads_is_refused(tmp_path: Path) -> None:
 
 
 def measured(root: Path, name: str = 'eval.json', **metric: Any) -> dict:
-    """Validation on `ann.json`, measured by `name`."""
+    """Return a config that validates on `ann.json` with the metric file `name`."""
     cfg = config(root, test_mode=True)
     path = str(root / name)
     metric = dict(type='CocoMetric', ann_file=path, **metric)
@@ -521,7 +521,9 @@ EVALUATORS: dict[str, tuple[Callable[[dict], Any], str]] = {
 
 
 @pytest.mark.parametrize('case', EVALUATORS)
-def test_a_metric_must_measure_by_the_images_it_sees(tmp_path: Path, case: str) -> None:
+def test_a_metric_must_have_the_images_of_its_dataset(
+    tmp_path: Path, case: str
+) -> None:
     change, words = EVALUATORS[case]
     edited(tmp_path, change, 'eval.json')
     with pytest.raises(AnnotationError, match=words):
@@ -532,7 +534,7 @@ def test_a_metric_must_measure_by_the_images_it_sees(tmp_path: Path, case: str) 
         check_data(cfg)
 
 
-def test_a_metric_by_the_same_images_passes(tmp_path: Path) -> None:
+def test_a_metric_with_the_images_of_its_dataset_passes(tmp_path: Path) -> None:
     coco(tmp_path)
     check_data(measured(tmp_path, 'ann.json'))
     edited(tmp_path, lambda c: c['images'].reverse(), 'eval.json')
@@ -588,7 +590,7 @@ def test_a_misspelt_dataset_gets_the_nearest_name(tmp_path: Path) -> None:
     assert caught.value.available[0] == 'CocoDataset'
 
 
-def test_unrelated_files_are_not_offered(
+def test_unrelated_files_are_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco(tmp_path / 'data')
@@ -617,9 +619,7 @@ VOC_REMARKS = {
 
 
 @pytest.mark.parametrize('old', VOC_REMARKS)
-def test_what_voc_files_hold_beside_the_classes_is_told(
-    tmp_path: Path, old: str
-) -> None:
+def test_unused_objects_of_voc_files_are_a_warning(tmp_path: Path, old: str) -> None:
     voc(tmp_path, VOC)
     new, remark = VOC_REMARKS[old]
     file = tmp_path / 'Annotations/b.xml'
@@ -631,14 +631,14 @@ def test_what_voc_files_hold_beside_the_classes_is_told(
     assert ('Warning' in line) == bool(remark) and remark in line
 
 
-def test_voc_images_that_are_listed_twice_are_told(tmp_path: Path) -> None:
+def test_voc_images_that_are_listed_twice_are_a_warning(tmp_path: Path) -> None:
     voc(tmp_path, VOC)
     (tmp_path / 'train.txt').write_text('a\na\nb\n')
     (line,) = check_data(config(tmp_path, 'XMLDataset'))
     assert 'Warning: 1 images are listed twice' in line
 
 
-def test_voc_boxes_that_are_ignored_do_not_count(tmp_path: Path) -> None:
+def test_ignored_voc_boxes_are_not_counted(tmp_path: Path) -> None:
     voc(tmp_path, VOC, difficult=1)
     with pytest.raises(AnnotationError, match='no box to train on') as caught:
         check_data(config(tmp_path, 'XMLDataset'))

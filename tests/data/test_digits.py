@@ -1,4 +1,4 @@
-"""The demo's data set: real, exact, and the same each time."""
+"""The dataset of the demo: real images, exact boxes, reproducible files."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ def test_same_arguments_give_the_same_bytes(digits: Path, tmp_path: Path) -> Non
     assert not set(other.values()) & set(fingerprints(digits).values())
 
 
-def test_more_images_begin_with_the_same(digits: Path, tmp_path: Path) -> None:
+def test_a_larger_dataset_begins_with_the_same_images(
+    digits: Path, tmp_path: Path
+) -> None:
     more = fingerprints(make_digits(tmp_path / 'more', train=5, val=2, size=96))
     assert fingerprints(digits)['train/00003.png'] == more['train/00003.png']
 
 
-def test_the_set_passes_the_data_check(digits: Path) -> None:
+def test_the_dataset_passes_the_data_check(digits: Path) -> None:
     def loader(split: str) -> dict:
         dataset = {
             'type': 'CocoDataset',
@@ -128,7 +130,7 @@ def test_labels_are_those_of_the_specimens() -> None:
     assert np.mean([middle(ink) for ink in full]) > 0.7
 
 
-def test_a_complete_set_is_used_again(digits: Path) -> None:
+def test_a_complete_dataset_is_used_again(digits: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in digits.rglob('*')}
     calls: list = []
     make_digits(digits, **SMALL, progress=lambda *args: calls.append(args))
@@ -136,7 +138,7 @@ def test_a_complete_set_is_used_again(digits: Path) -> None:
     assert not calls
 
 
-def test_an_incomplete_set_is_made_anew(digits: Path, tmp_path: Path) -> None:
+def test_an_incomplete_dataset_is_made_again(digits: Path, tmp_path: Path) -> None:
     root = make_digits(tmp_path / 'digits', **SMALL)
     (root / 'train' / '00002.png').unlink()
     assert fingerprints(make_digits(root, **SMALL)) == fingerprints(digits)

@@ -1,4 +1,4 @@
-"""What a runner would fail to build of the data is refused before it starts."""
+"""Dataloaders and evaluators that a runner cannot build are refused before training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cfg(data: Path, tmp_path: Path) -> Config:
-    """A training on 8 images, by batches of 2."""
+    """A training on 8 images with batch size 2."""
     return tiny.runner_cfg(tiny.gfl(), data, tmp_path / 'run')
 
 
@@ -48,7 +48,7 @@ def evaluator(**changes: Any) -> Callable[[Config], Any]:
 
 
 def wrapped(**wrapper: Any) -> Callable[[Config], Any]:
-    """The dataset inside another."""
+    """Return a change that wraps the dataset."""
 
     def change(cfg: Config) -> None:
         inner = cfg.train_dataloader.pop('dataset')
@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Config], Any], str]] = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_what_a_runner_would_fail_to_build_is_refused(case: str, cfg: Config) -> None:
+def test_loaders_that_a_runner_cannot_build_are_refused(case: str, cfg: Config) -> None:
     change, word = CASES[case]
     change(cfg)
     with pytest.raises(ConfigError) as caught:
@@ -132,7 +132,7 @@ def test_what_a_runner_would_fail_to_build_is_refused(case: str, cfg: Config) ->
 
 
 def test_an_empty_part_of_a_dataset_is_refused(cfg: Config) -> None:
-    """mmengine cannot pack it, though the whole holds images."""
+    """mmengine cannot serialize it, although other parts have images."""
     whole = deepcopy(cfg.train_dataloader.dataset)
     empty = {**whole, 'filter_cfg': dict(min_size=9999)}
     both = dict(type='ConcatDataset', datasets=[whole, empty])
@@ -155,7 +155,7 @@ def test_an_empty_part_of_a_dataset_is_refused(cfg: Config) -> None:
         lambda c: setattr(c, 'val_evaluator', dict(metrics=[dict(c.val_evaluator)])),
     ],
 )
-def test_what_a_runner_can_build_passes(
+def test_valid_loaders_pass(
     cfg: Config, change: Callable[[Config], Any], capfd: pytest.CaptureFixture
 ) -> None:
     change(cfg)

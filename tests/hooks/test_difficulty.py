@@ -1,4 +1,4 @@
-"""What DifficultyHook shows."""
+"""Output of DifficultyHook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mkd_det.errors import ConfigError
 from mkd_det.hooks.difficulty_hook import DifficultyHook, summary
 
 
-def test_the_histogram_is_summed_up_in_words() -> None:
+def test_the_summary_of_a_histogram() -> None:
     counts = np.zeros(28)
     counts[[0, 14]] = [3, 1]
     width = math.sqrt(2) / 28
@@ -25,7 +25,7 @@ def test_the_histogram_is_summed_up_in_words() -> None:
     assert said['90 %'] == pytest.approx(14.5 * width)
 
 
-def test_an_epoch_leaves_a_line_and_a_picture(tmp_path: Path) -> None:
+def test_an_epoch_logs_a_line_and_an_image(tmp_path: Path) -> None:
     term = dict(
         type='DLKD', student='logits', teacher='t.logits', pruned='pruned.logits'
     )
@@ -61,6 +61,6 @@ def test_an_epoch_leaves_a_line_and_a_picture(tmp_path: Path) -> None:
     assert hook.counts['loss_dlkd'].sum() == len(runner.train_dataloader.dataset)
 
 
-def test_one_bar_is_no_histogram() -> None:
+def test_a_histogram_needs_two_bins() -> None:
     with pytest.raises(ConfigError, match='bins'):
         DifficultyHook(bins=1)

@@ -1,4 +1,4 @@
-"""Users' own hooks: the two moments inside a step, and no trace afterwards."""
+"""Users' hooks: the two methods inside a step, and no references afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mkd_det.structures import Knowledge
 
 @HOOKS.register_module()
 class SpyHook(DistillHook):
-    """Notes what it is shown, adds a statistic, and fails when told to."""
+    """Records its calls, adds a statistic, and raises if `fail` is set."""
 
     def __init__(self, fail: bool = False) -> None:
         self.fail = fail
@@ -84,7 +84,7 @@ def test_no_hook_is_referenced_after_a_training_that_raised(tmp_path: Path) -> N
 
 
 class _Wrapper:
-    """As much of an optimizer wrapper as `train_step` asks for."""
+    """The part of an optimizer wrapper that `train_step` uses."""
 
     def optim_context(self, model: Any) -> Any:
         from contextlib import nullcontext

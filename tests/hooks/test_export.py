@@ -1,4 +1,4 @@
-"""What training leaves behind loads in an environment without mkd_det."""
+"""Exported files load in an environment without mkd_det."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_exported_students_load_in_stock_mmdet(trained: Any) -> None:
     assert child.returncode == 0, child.stderr[-3000:]
 
 
-def test_the_students_config_knows_nothing_of_us(trained: Any) -> None:
+def test_the_students_config_does_not_name_this_package(trained: Any) -> None:
     cfg, _ = trained
     text = Path(cfg.work_dir, 'student_config.py').read_text()
     for word in ('mkd_det', 'Distiller', 'Student', 'Safe', 'DiceHook', 'teacher'):

@@ -1,4 +1,4 @@
-"""A teacher is measured before the first iteration, and training never knows."""
+"""Teachers are evaluated before the first iteration without changing the training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
 
 @MODELS.register_module()
 class OracleGFL(GFL):
-    """A GFL whose predictions are the truth."""
+    """A GFL that predicts the ground truth."""
 
     asked: ClassVar[int] = 0
 
@@ -41,7 +41,7 @@ class OracleGFL(GFL):
 
 @MODELS.register_module()
 class BlindGFL(GFL):
-    """A GFL that finds nothing."""
+    """A GFL that detects nothing."""
 
     def predict(self, inputs: Any, samples: list, rescale: bool = True) -> list:
         for sample in samples:
@@ -73,7 +73,7 @@ def _log(runner: Any) -> str:
     return next(Path(runner.log_dir).glob('*.log')).read_text()
 
 
-def test_the_teachers_figure_is_logged_in_one_line(tmp_path: Path) -> None:
+def test_the_teachers_metric_is_logged_in_one_line(tmp_path: Path) -> None:
     runner = _train(_cfg(tmp_path))
     (line,) = [s for s in _log(runner).splitlines() if 'Teacher t (OracleGFL)' in s]
     assert 'coco/bbox_mAP 1.0000 on all 6 validation images' in line
@@ -83,7 +83,7 @@ def test_the_teachers_figure_is_logged_in_one_line(tmp_path: Path) -> None:
     assert '"teacher/t/coco/bbox_mAP": 1.0' in scalars
 
 
-def test_n_images_are_measured_as_a_set_of_their_own(tmp_path: Path) -> None:
+def test_a_subset_is_evaluated_on_its_own_objects(tmp_path: Path) -> None:
     # Images that the teacher is not shown do not count as missed.
     runner = _train(_cfg(tmp_path, num_images=3))
     assert 'coco/bbox_mAP 1.0000 on 3 of 6 validation images' in _log(runner)
@@ -115,7 +115,7 @@ def test_training_is_the_same_with_the_check_and_without(tmp_path: Path) -> None
     assert len(logs[0]) == 3
 
 
-def test_a_resumed_run_does_not_measure_again(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_repeat_the_check(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path)
     _train(cfg, 'first')
     asked = OracleGFL.asked
@@ -154,7 +154,7 @@ def test_other_normalisation_is_logged(tmp_path: Path) -> None:
     assert 'no val_dataloader' in log
 
 
-def test_an_unknown_metric_lists_the_known(tmp_path: Path) -> None:
+def test_an_unknown_metric_lists_the_known_ones(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path, num_images=2, metric='coco/bbox_map')
     with pytest.raises(ConfigError) as error:
         _train(cfg)
@@ -166,14 +166,14 @@ def test_an_unknown_metric_lists_the_known(tmp_path: Path) -> None:
 
 @MODELS.register_module()
 class BlueClassifier(ImageClassifier):
-    """A classifier that takes everything for the first class."""
+    """A classifier that always predicts the first class."""
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().logits(inputs) * 0 + torch.eye(self.num_classes)[0]
 
 
 def _classifier_cfg(root: Path, counts: tuple[int, ...], **check: Any) -> Any:
-    """Of as many classes as counts; the teacher always says the first."""
+    """Return a config with one class per count; the teacher predicts the first."""
     names = tuple(f'class{i:02d}' for i in range(len(counts)))
     data = tiny_images.write_folder(root / 'data', counts, classes=names)
     cfg = {**tiny_images.classifier(), 'num_classes': len(counts)}
@@ -220,14 +220,14 @@ def test_a_classifier_better_than_guessing_goes_on(tmp_path: Path) -> None:
     assert 'accuracy/top1 60.0000' in log
 
 
-def test_a_threshold_of_ones_own_counts_instead(tmp_path: Path) -> None:
+def test_a_given_threshold_is_used(tmp_path: Path) -> None:
     with pytest.raises(TeacherChanceError) as error:
         _train(_classifier_cfg(tmp_path / 'high', (6, 4), threshold=61.0), 'high')
     assert error.value.expected == 'accuracy/top1 of at least 61'
     _train(_classifier_cfg(tmp_path / 'low', (2, 6), threshold=0.0), 'low')
 
 
-def test_what_is_measured_is_said_before_it_is(
+def test_the_evaluation_is_logged_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -248,7 +248,7 @@ def test_what_is_measured_is_said_before_it_is(
     assert 'bbox_mAP 1.0000 on 2 of 6' in said[-1]
 
 
-def test_a_cache_is_refused_before_a_teacher_is_measured(tmp_path: Path) -> None:
+def test_a_cache_is_refused_before_a_teacher_is_evaluated(tmp_path: Path) -> None:
     OracleGFL.asked = 0
     cfg = _cfg(tmp_path, num_images=2)
     cfg.model.teachers.t.cache = str(tmp_path / 'cache')

@@ -1,4 +1,4 @@
-"""Class losses as one: each member by hand, and the sum in its three places."""
+"""LossAggregation: each class loss by hand, and its three uses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_sum_is_weighted_and_a_mean_over_samples() -> None:
 
 
 @pytest.mark.parametrize('samples', [1, 7])
-def test_learned_weights_count_once_however_many_samples(samples: int) -> None:
+def test_learned_weights_do_not_depend_on_the_number_of_samples(samples: int) -> None:
     # Factors 1/2 and 1; ln 2 / 2 keeps the first from 0.
     loss = LossAggregation([dict(type='CE'), dict(type='Focal')], weights='learned')
     with torch.no_grad():
@@ -186,7 +186,7 @@ SIGMOID_LOSSES = [dict(type='BinaryCE'), FOCAL]
 
 
 def step(model: Any, batch: dict) -> dict[str, Tensor]:
-    """One step in training: logged losses, of which the sum has gave gradients."""
+    """Run one training step with backward; return the logged losses."""
     data = model.train().data_preprocessor(batch, training=True)
     total, log = model.parse_losses(model(**data, mode='loss'))
     assert total.isfinite()
@@ -197,7 +197,7 @@ def step(model: Any, batch: dict) -> dict[str, Tensor]:
 
 
 def moved(module: torch.nn.Module) -> bool:
-    """Whether all its parameters got gradients that are not zero."""
+    """Return whether all parameters have gradients that are not zero."""
     return all(p.grad is not None and p.grad.any() for p in module.parameters())
 
 
@@ -284,8 +284,8 @@ def test_as_the_loss_of_a_dense_softmax_head() -> None:
     assert step(model, tiny.batch())['loss_sum'] > 0
 
 
-def test_a_head_that_was_not_told_is_an_error() -> None:
-    """It looks into the config for `use_sigmoid`, and would add a background."""
+def test_a_head_without_use_sigmoid_is_an_error() -> None:
+    """mmdet's head reads `use_sigmoid` from the config and would add a background."""
     model = tiny.build(with_loss(tiny.retinanet(), losses=SIGMOID_LOSSES))
     with pytest.raises(ConfigError, match='the head uses a softmax') as caught:
         step(model, tiny.batch())
@@ -357,13 +357,13 @@ def test_the_background_of_a_softmax_is_no_label_outside_its_classes() -> None:
 
 
 @pytest.mark.parametrize('counts', [[5, 0], [5, -1], [], None, 'data', [5, None]])
-def test_counts_that_are_none_say_where_to_get_them(counts: Any) -> None:
+def test_invalid_counts_say_where_to_get_them(counts: Any) -> None:
     with pytest.raises(ConfigError, match='every class must have samples') as caught:
         only(type='BalancedCE', counts=counts)
     assert '.counts' in caught.value.fix
 
 
-def test_other_counts_than_classes() -> None:
+def test_counts_must_fit_the_classes() -> None:
     with pytest.raises(ConfigError, match='one count per class'):
         only(type='BalancedCE', counts=[1, 2, 3])(SOFTMAX, FIRST)
 
@@ -392,13 +392,13 @@ def test_impossible_arguments(wrong: dict) -> None:
         LossAggregation(**wrong)
 
 
-def test_an_unknown_member_lists_the_known() -> None:
+def test_an_unknown_class_loss_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'BalanceCE'") as caught:
         only(type='BalanceCE')
     assert caught.value.available[0] == 'BalancedCE'
 
 
-def test_use_sigmoid_must_be_what_the_members_are() -> None:
+def test_use_sigmoid_must_agree_with_the_losses() -> None:
     with pytest.raises(HeadKindError, match='Focal is a softmax loss'):
         LossAggregation([dict(type='Focal')], use_sigmoid=True)
     with pytest.raises(HeadKindError, match='BinaryCE is a sigmoid loss'):

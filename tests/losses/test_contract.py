@@ -1,4 +1,4 @@
-"""What every registered distillation loss promises.
+"""Promises of every registered distillation loss.
 
 A new loss is picked up from the registry, with its defaults and with every choice
 that its constructor declares as a `Literal`. Nothing here names a loss, but for
@@ -38,7 +38,7 @@ def _literals(hint: Any) -> tuple:
 
 
 def _variants() -> list:
-    """Every loss with its defaults, and with each of its choices."""
+    """Return every loss with its defaults, and with each of its options."""
     cases = []
     for name, cls in CLASSES.items():
         seen: list[dict] = [{}]
@@ -71,7 +71,7 @@ def _boxes(n: int, p: int, seed: int) -> Tensor:
 def levels(
     cls: type[PairLoss], seed: int, n: int = 2, size: int = 6, scale: float = 1.0
 ) -> list:
-    """Two feature levels, or one dense output, as a loss of this kind reads them."""
+    """Return two feature levels, or one head output, as the loss reads them."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -87,7 +87,7 @@ def levels(
 
 
 def _priors(size: int) -> tuple[Tensor]:
-    """Anchors of 24 px on a square of 64."""
+    """Return anchors of 24 pixels on an image of 64 pixels."""
     centres = (torch.arange(size) + 0.5) * 64 / size
     y, x = torch.meshgrid(centres, centres, indexing='ij')
     at = torch.stack([x, y], -1).flatten(0, 1)
@@ -95,14 +95,14 @@ def _priors(size: int) -> tuple[Tensor]:
 
 
 def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
-    """The same two boxes on every image, of 64 px; or one label."""
+    """Return two boxes on every image of 64 pixels, or one label."""
     boxes = torch.tensor([[4.0, 8.0, 30.0, 34.0], [20.0, 20.0, 50.0, 40.0]])
     label = torch.tensor([1, 2] if cls.truth == 'boxes' else 1)
     return GroundTruth((boxes,) * n, (label,) * n, (64, 64))
 
 
 def change(given: list, function: Any) -> list:
-    """The same levels, each tensor of them changed."""
+    """Return the levels with each tensor changed."""
     return [
         HeadOutput(*(function(part) for part in level[:3]), level.priors)
         if isinstance(level, HeadOutput)
@@ -112,7 +112,7 @@ def change(given: list, function: Any) -> list:
 
 
 def leaves(given: list) -> list[Tensor]:
-    """All tensors of the levels."""
+    """Yield all tensors of the levels."""
     return [
         part
         for level in given
@@ -121,12 +121,12 @@ def leaves(given: list) -> list[Tensor]:
 
 
 def require_grad(given: list) -> list:
-    """Copies of the levels, of which gradients can be asked."""
+    """Return copies of the levels that require gradients."""
     return change(given, lambda tensor: tensor.clone().requires_grad_())
 
 
 def total(loss: Tensor | dict[str, Tensor]) -> Tensor:
-    """One figure, whether the loss has parts or not."""
+    """Return the sum of the parts of a loss, or the loss."""
     parts = list(loss.values()) if isinstance(loss, dict) else [loss]
     assert parts and all(part.shape == () for part in parts)
     return torch.stack(parts).sum()
@@ -153,7 +153,7 @@ def made(cls: type[PairLoss], kwargs: dict) -> Any:
 
 
 def finite_with_gradient(loss: Any, student: list, teacher: list) -> Tensor:
-    """The loss, after seeing that it and its gradients are finite."""
+    """Return the loss; assert that it and its gradients are finite."""
     student = require_grad(student)
     value = total(loss(student, teacher))
     assert value.isfinite(), value
@@ -169,7 +169,7 @@ def test_the_registry_is_not_empty() -> None:
 
 
 @every_loss
-def test_equal_is_zero_and_anything_else_is_more(
+def test_equal_sides_give_zero_and_different_ones_more(
     cls: type[PairLoss], kwargs: dict
 ) -> None:
     loss = made(cls, kwargs)
@@ -240,7 +240,7 @@ def test_finite_and_small_without_objects(cls: type[PairLoss], kwargs: dict) -> 
 
 
 def _is_softmax(loss: PairLoss, kwargs: dict) -> bool:
-    """Whether the last class is the background."""
+    """Return whether the last class is the background."""
     told = kwargs.get('classes', kwargs.get('kind'))
     return told == 'softmax' or getattr(loss, 'use_sigmoid', True) is False
 
@@ -296,9 +296,7 @@ def test_inputs_are_left_as_they_were(cls: type[PairLoss], kwargs: dict) -> None
 
 
 @every_loss
-def test_a_batch_twice_weighs_as_much_as_once(
-    cls: type[PairLoss], kwargs: dict
-) -> None:
+def test_a_repeated_batch_has_the_same_loss(cls: type[PairLoss], kwargs: dict) -> None:
     loss = made(cls, kwargs)
     once = levels(cls, 1), levels(cls, 2)
     twice = [change(side, lambda t: torch.cat([t, t])) for side in once]

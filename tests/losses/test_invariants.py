@@ -1,4 +1,4 @@
-"""What must not change a loss, whatever the numbers."""
+"""Invariances of the losses."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_scale_of_features_does_not_matter(
 
 @quick
 @given(seeds, scales, st.floats(-20, 20))
-def test_pearson_is_free_of_each_channels_scale_and_offset(
+def test_pearson_is_invariant_to_each_channels_scale_and_offset(
     seed: int, scale: float, offset: float
 ) -> None:
     student, teacher = normal(seed, 2, 3, 5, 5), normal(seed + 1, 2, 3, 5, 5)
@@ -77,7 +77,9 @@ def test_pearson_is_free_of_each_channels_scale_and_offset(
 
 @quick
 @given(seeds)
-def test_attention_and_positions_are_free_of_the_students_channels(seed: int) -> None:
+def test_attention_and_spatial_relations_ignore_the_number_of_channels(
+    seed: int,
+) -> None:
     student, teacher = normal(seed, 2, 6, 5, 4), normal(seed + 1, 2, 3, 5, 4)
     # A rotation of the channels changes neither lengths nor angles.
     rotation = torch.linalg.qr(normal(seed + 2, 6, 6)).Q
@@ -90,7 +92,7 @@ def test_attention_and_positions_are_free_of_the_students_channels(seed: int) ->
 
 @quick
 @given(seeds)
-def test_flow_is_free_of_the_order_of_positions(seed: int) -> None:
+def test_flow_is_invariant_to_the_order_of_positions(seed: int) -> None:
     first, second = normal(seed, 2, 3, 4, 5), normal(seed + 1, 2, 6, 4, 5)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
     mixed = [x.flatten(2)[..., order].reshape_as(x) for x in (first, second)]
@@ -146,7 +148,9 @@ def test_the_size_does_not_grow_with_levels_channels_or_map(
 
 @quick
 @given(seeds, st.floats(-30, 30), st.floats(0.5, 8))
-def test_softmax_is_free_of_a_constant(seed: int, offset: float, tau: float) -> None:
+def test_softmax_is_invariant_to_a_constant(
+    seed: int, offset: float, tau: float
+) -> None:
     student, teacher = normal(seed, 4, 7), normal(seed + 1, 4, 7)
     loss = SoftOutputKD(tau=tau)
     assert value(loss, [student + offset], [teacher - offset]) == about(
@@ -168,7 +172,9 @@ def dense(seed: int, places: int = 12, scale: float = 3.0) -> HeadOutput:
 @given(seeds)
 @pytest.mark.parametrize('boxes', ['distribution', 'giou'])
 @pytest.mark.parametrize('kind', ['sigmoid', 'softmax'])
-def test_the_order_of_places_does_not_matter(boxes: Any, kind: Any, seed: int) -> None:
+def test_the_order_of_positions_does_not_matter(
+    boxes: Any, kind: Any, seed: int
+) -> None:
     student, teacher = dense(seed), dense(seed + 10)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
     loss = SoftOutputKD(activation=kind, boxes=boxes)
@@ -210,7 +216,7 @@ def test_quality_bce_falls_towards_the_teacher(seed: int, beta: float) -> None:
 
 @quick
 @given(seeds)
-def test_distances_of_boxes_are_those_of_any_unit(seed: int) -> None:
+def test_distances_of_boxes_are_invariant_to_the_unit(seed: int) -> None:
     ours, theirs = dense(seed).boxes, dense(seed + 5).boxes
     assert ours is not None and theirs is not None
     distance = MF.giou_distance(ours, theirs)

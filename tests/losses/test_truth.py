@@ -1,4 +1,4 @@
-"""Losses that know the ground truth: numbers by hand, and what they refuse."""
+"""Losses that use the ground truth: numbers by hand, and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_BOXES = torch.zeros(0, 4)
 
 
 def truth(*boxes: list[float], side: int = 64) -> GroundTruth:
-    """One image with these boxes."""
+    """Return the ground truth of one image with these boxes."""
     each = torch.tensor(boxes) if boxes else NO_BOXES
     return GroundTruth((each,), (torch.zeros(len(each)).long(),), (side, side))
 
@@ -59,7 +59,7 @@ def test_the_parts_are_those_of_plain_soft_outputs(tau: float) -> None:
     torch.testing.assert_close(target + (1 - sure) * rest, whole)
 
 
-def test_decoupled_places_have_the_label_of_their_image() -> None:
+def test_decoupled_positions_have_the_label_of_their_image() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 3, 2, 2).unbind()
     parts = DKD()([student], [teacher], truth=labels(2, 0))
@@ -70,7 +70,7 @@ def test_decoupled_places_have_the_label_of_their_image() -> None:
     torch.testing.assert_close(parts['rest'], 2 * rest.mean())
 
 
-def test_decoupled_samples_are_weighed() -> None:
+def test_decoupled_samples_are_weighted() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 3).unbind()
     mask = [torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)]
@@ -102,7 +102,7 @@ def test_regions_without_boxes_are_empty() -> None:
 
 
 def test_the_main_region_is_where_mmdet_learns_boxes() -> None:
-    """That of mmdet's own assigner, anchor for anchor."""
+    """Compare with mmdet's assigner, anchor by anchor."""
     from mmdet.models.task_modules.assigners import ATSSAssigner
     from mmengine.structures import InstanceData
 
@@ -122,7 +122,7 @@ def test_the_main_region_is_where_mmdet_learns_boxes() -> None:
     assert torch.equal(main, found.gt_inds > 0)
 
 
-def test_each_region_is_a_mean_over_its_places() -> None:
+def test_each_region_is_a_mean_over_its_positions() -> None:
     bins = torch.zeros(1, 3, 4, 2)
     bins[0, 0, 0, 0] = 10 * ln(3)  # one side of four, in the main region
     bins[0, 1] = bins[0, 2] = torch.tensor([10 * ln(3), 0.0])
@@ -163,7 +163,7 @@ def test_objects_and_background_by_hand() -> None:
     assert numbers(empty)[0] == pytest.approx(0.5)
 
 
-def test_objects_count_alike_and_the_smallest_wins() -> None:
+def test_objects_have_equal_weight_and_the_smallest_wins() -> None:
     student, teacher = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     whole, small = [0.0, 0.0, 64.0, 64.0], [0.0, 0.0, 32.0, 32.0]
     loss = fgd(alpha=1.0, beta=0.5)
@@ -187,7 +187,7 @@ def test_attention_by_hand() -> None:
     assert numbers(found)[1] == pytest.approx(2 * share - 1, rel=1e-5)
 
 
-def test_a_box_reaches_into_cells() -> None:
+def test_the_cells_of_a_box() -> None:
     boxes = torch.tensor([[0.0, 15.0, 17.0, 32.0], [63.5, 0.0, 64.0, 64.0]])
     rows, columns = MF.box_cells(boxes, (64, 64), (4, 4))
     assert rows.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
@@ -289,7 +289,7 @@ def test_arguments_out_of_range_are_refused(loss: Any, bad: dict) -> None:
         loss(**bad)
 
 
-def test_a_step_with_every_one_of_them() -> None:
+def test_a_step_with_every_such_loss() -> None:
     wide, small = tiny.gfl(8, 16), tiny.gfl(4, 8)
     terms = dict(
         loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn'),
@@ -326,8 +326,8 @@ def test_a_classifier_learns_decoupled() -> None:
     assert losses['loss_dkd_target'] > 0 and losses['loss_dkd_rest'] > 0
 
 
-def test_boxes_turned_inside_out_are_boxes() -> None:
-    """As heads with signed distances yield them."""
+def test_boxes_with_swapped_corners_are_valid() -> None:
+    """Heads with signed distances yield such boxes."""
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     turned = torch.tensor([[10.0, 0.0, 0.0, 10.0]])
     assert MF.giou_distance(box, turned).item() == pytest.approx(0, abs=1e-6)

@@ -23,7 +23,7 @@ ln = math.log
 
 
 def maps(*rows: list[float], width: int) -> Tensor:
-    """An image, a row for each channel, as (1, C, H, W)."""
+    """Return a map (1, C, H, W) from a row of values per channel."""
     return torch.tensor(rows).reshape(1, len(rows), -1, width)
 
 
@@ -36,7 +36,7 @@ def dense(
     boxes: list[list[float]] | None = None,
     bins: list | None = None,
 ) -> HeadOutput:
-    """One image from class probabilities, boxes and bins of each place."""
+    """Return a head output of one image from class probabilities, boxes and bins."""
     return HeadOutput(
         torch.tensor([[[logit(p) for p in place] for place in sigmas]]),
         None if boxes is None else torch.tensor([boxes]),
@@ -97,7 +97,7 @@ def test_sigmoid_classes_are_divided_by_the_teachers_confidence() -> None:
     assert squared.item() == pytest.approx(3 * 2 * bce / 2 / 1.125, rel=1e-5)
 
 
-def test_class_factors_give_each_class_the_same_say() -> None:
+def test_class_factors_give_each_class_equal_weight() -> None:
     # Confidences 3 and 1 of 4: 1/3 and 1, so scaled that the sum stays 4.
     confidence = torch.tensor([[[0.75, 0.75]] + [[0.75, 0.25 / 3]] * 3])
     assert MF.class_factors(confidence, 1.0).tolist() == pytest.approx([2 / 3, 2])
@@ -114,7 +114,7 @@ def test_class_factors_give_each_class_the_same_say() -> None:
     assert masked == pytest.approx([2.5 / 2 / 1.5, 2.5 / 2])
 
 
-def test_balance_lets_rare_classes_count_in_classes_and_boxes() -> None:
+def test_balance_weights_rare_classes_in_classes_and_boxes() -> None:
     rest = [[0.75, 0.25 / 3]] * 3
     square, half = [0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]
     teacher = dense([[0.75, 0.75], *rest], [square] * 4)
@@ -151,7 +151,7 @@ def test_boxes_are_decoded_only_where_they_are_compared() -> None:
     assert not SoftOutputKD(box_weight=0.0).needs_boxes(ours, without)
 
 
-def test_without_objects_the_divisor_is_one_an_image() -> None:
+def test_without_objects_the_divisor_is_one_per_image() -> None:
     student, teacher = dense([[0.25]]), dense([[0.01]])
     bce = -0.01 * ln(0.25) - 0.99 * ln(0.75)
     loss = SoftOutputKD()([student], [teacher])['cls']
@@ -165,7 +165,7 @@ def test_without_objects_the_divisor_grows_with_the_images() -> None:
     assert SoftOutputKD()(*pairs)['cls'].item() == pytest.approx(loss.item())
 
 
-def test_softmax_dense_head_leaves_the_background_out_of_the_confidence() -> None:
+def test_the_confidence_of_softmax_heads_excludes_the_background() -> None:
     # One place of three is an object (1/2), two are background (1/2 against 1/4).
     object_, empty = [ln(2), 0.0, 0.0], [0.0, 0.0, ln(2)]
     teacher = HeadOutput(torch.tensor([[object_, empty, empty]]))
@@ -196,7 +196,7 @@ def test_box_distributions() -> None:
     assert quarter.item() == pytest.approx(loss['box'].item() / 4)
 
 
-def test_plain_boxes() -> None:
+def test_boxes_without_distributions() -> None:
     # 2x2 boxes one apart: overlap 2, union 6, hull 6. GIoU 1/3.
     # Disjoint 1x1 boxes one apart: IoU 0, union 2, hull 3. GIoU -1/3.
     student = dense([[0.8], [0.4]], boxes=[[0.0, 0, 2, 2], [0.0, 0, 1, 1]])
@@ -206,7 +206,7 @@ def test_plain_boxes() -> None:
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_mask_counts_places() -> None:
+def test_a_mask_weights_positions() -> None:
     student, teacher = dense([[0.25], [0.3]]), dense([[0.75], [0.9]])
     first = SoftOutputKD()([student], [teacher], [torch.tensor([[1.0, 0.0]])])['cls']
     alone = SoftOutputKD()([dense([[0.25]])], [dense([[0.75]])])['cls']
@@ -262,7 +262,7 @@ def test_logits_of_maps_have_their_classes_in_the_second_dimension() -> None:
 
 @pytest.mark.parametrize('shape', [(2, 20, 3), (2, 3, 4, 5)])
 @pytest.mark.parametrize('classes', ['softmax', 'sigmoid'])
-def test_samples_are_weighed_in_logits_with_places(
+def test_samples_are_weighted_in_logits_with_positions(
     shape: tuple[int, ...], classes: str
 ) -> None:
     student, teacher = torch.randn(shape), torch.randn(shape) + 5  # sure of objects
@@ -448,7 +448,7 @@ def test_features_pearson_is_one_minus_the_correlation() -> None:
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_features_pearson_under_a_mask_sees_only_what_counts() -> None:
+def test_features_pearson_uses_only_masked_positions() -> None:
     student = maps([1.0, 2.0, 3.0, 90.0], width=4)
     teacher = maps([1.0, 3.0, 2.0, -70.0], width=4)
     mask = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(1, 1, 1, 4)
@@ -519,7 +519,7 @@ def test_decorrelation_has_finite_gradients(inherit: float, explore: float) -> N
     assert inherit != 1 or b.grad.abs().max() < 1e4
 
 
-def test_unit_gives_zeros_no_gradient_and_hides_no_nan() -> None:
+def test_l2_normalize_gives_zeros_no_gradient_and_keeps_nan() -> None:
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
     out = MF.l2_normalize(x, dim=1)
     assert torch.equal(out.detach(), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
@@ -561,7 +561,7 @@ def _two_samples() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
 
 
 def _kl_at(tau: float) -> float:
-    """tau^2 KL of logits (ln 3, 0) from even ones."""
+    """Return tau^2 KL between logits (ln 3, 0) and equal logits."""
     p = 3 ** (1 / tau) / (3 ** (1 / tau) + 1)
     return tau**2 * (p * ln(2 * p) + (1 - p) * ln(2 * (1 - p)))
 
@@ -616,7 +616,7 @@ def test_dlkd_refuses_impossible_settings(bad: dict) -> None:
         DLKD(**bad)
 
 
-def test_a_mask_of_samples_weighs_the_mean_over_samples() -> None:
+def test_a_mask_of_samples_weights_the_mean() -> None:
     student = [torch.zeros(2, 2)]
     teacher = [torch.tensor([[ln(3), 0.0], [0.0, 0.0]])]
     mask = [torch.tensor([3.0, 1.0]).reshape(2, 1, 1, 1)]
@@ -650,7 +650,7 @@ def test_dist_has_the_square_of_the_temperature() -> None:
     )
 
 
-def test_dist_does_not_mind_scale_and_shift_of_probabilities() -> None:
+def test_dist_is_invariant_to_scale_and_shift_of_probabilities() -> None:
     teacher = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
     softer = 0.5 * teacher + 0.5 / 3
     loss = DIST()([softer.log()], [teacher.log()])

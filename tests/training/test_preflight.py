@@ -80,7 +80,7 @@ def test_the_classes_of_the_validation_data_are_compared_with_the_teachers(
 
 
 def test_the_check_of_pretrained_parts_changes_nothing(tmp_path: Path) -> None:
-    """Branches stay attached, and their student's plain keys are compared."""
+    """Branches stay attached; the plain student's keys are compared."""
     student = tiny.gfl()
     plain = tiny.build(student)
     neck = {'neck.' + key: value for key, value in plain.neck.state_dict().items()}

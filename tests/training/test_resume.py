@@ -1,4 +1,4 @@
-"""A training goes on from a checkpoint of its own, or says why it cannot."""
+"""A training resumes from its own checkpoint, or raises a typed error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mkd_det.training.resume import check_resume, settle_resume
 
 @pytest.fixture(scope='module')
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What mmengine saves after one step of a plain model."""
+    """Return the checkpoint that mmengine saves after one step of a plain model."""
     from mmengine.optim import build_optim_wrapper
 
     model = tiny.build(tiny.gfl())
@@ -33,7 +33,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         state_dict=model.state_dict(),
         optimizer=wrapper.state_dict(),
         meta=dict(epoch=1, iter=4),
-        message_hub={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
     )
 
 
@@ -65,6 +65,18 @@ SPOILS: dict[str, tuple[Callable[[dict, Any], Any], str]] = {
     'no meta': (_without('meta'), 'it has no meta'),
     'no epoch': (_without('meta', 'epoch'), 'it has no meta.epoch'),
     'no message hub': (_without('message_hub'), 'it has no message_hub'),
+    'empty message hub': (
+        lambda c, _: c.update(message_hub={}),
+        'it has no message_hub.log_scalars',
+    ),
+    'message hub of a list': (lambda c, _: c.update(message_hub=[1]), 'message_hub'),
+    'meta of a list': (lambda c, _: c.update(meta=['epoch']), 'meta is'),
+    'epoch in words': (lambda c, _: c['meta'].update(epoch='one'), 'meta.epoch is'),
+    'seed in words': (lambda c, _: c['meta'].update(seed='one'), 'meta.seed is'),
+    'schedulers in words': (
+        lambda c, _: c.update(param_schedulers='all'),
+        'param_schedulers is',
+    ),
     'not finite': (_not_finite, 'backbone.conv1.weight is not finite'),
     'another model': (
         _without('state_dict', 'backbone.conv1.weight'),
@@ -99,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_resumed_is_a_typed_error(
 
 
 @pytest.mark.parametrize(('epochs', 'done'), [(3, False), (1, True), (0, True)])
-def test_nothing_left_to_train_is_said(
+def test_nothing_left_to_train_is_an_error(
     epochs: int,
     done: bool,
     content: dict[str, Any],
@@ -139,7 +151,7 @@ def test_a_work_dir_that_does_not_name_its_last_checkpoint_is_refused(
     assert error.value.available == (str(folder / 'epoch_2.pth'),)
 
 
-def test_a_run_that_was_killed_before_it_noted_its_checkpoint_goes_on(
+def test_a_run_that_was_killed_before_it_wrote_last_checkpoint_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = _cfg(tmp_path)
@@ -153,7 +165,7 @@ def test_a_run_that_was_killed_before_it_noted_its_checkpoint_goes_on(
     assert 'the newest' in capsys.readouterr().out
 
 
-def test_nothing_to_resume_is_said(
+def test_nothing_to_resume_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = _cfg(tmp_path)
@@ -162,7 +174,7 @@ def test_nothing_to_resume_is_said(
     assert 'starts from the beginning' in capsys.readouterr().out
 
 
-def test_a_run_that_was_killed_before_its_last_figures_gets_them(
+def test_a_run_that_was_killed_before_its_last_validation_is_validated(
     tmp_path: Path,
 ) -> None:
     data = tiny_images.write_folder(tmp_path / 'data')

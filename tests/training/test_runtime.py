@@ -46,7 +46,7 @@ def test_a_distillation_gets_our_hooks_and_safe_checkpoints(cfg: Any) -> None:
     assert prepare_config(ready).to_dict() == ready.to_dict()
 
 
-def test_a_plain_config_comes_back_as_given(tmp_path: Path) -> None:
+def test_a_plain_config_is_returned_unchanged(tmp_path: Path) -> None:
     data = tiny.write_coco(tmp_path / 'coco', images=1)
     plain = tiny.runner_cfg(tiny.gfl(), data, tmp_path)
     assert prepare_config(plain) is plain
@@ -64,7 +64,7 @@ def test_a_plain_run_saves_safely_under_a_config_of_stock_mmdet(
     assert 'SafeCheckpointHook' not in str(runner.cfg)
 
 
-def test_hooks_that_the_config_names_stay_as_they_are(cfg: Any) -> None:
+def test_hooks_of_the_config_are_kept(cfg: Any) -> None:
     cfg.default_hooks.teacher_check = dict(num_images=3)
     cfg.default_hooks.resume_state = None
     cfg.custom_hooks = [dict(type='ExportStudentHook', best=None)]
@@ -86,7 +86,7 @@ def test_without_default_hooks_checkpoints_are_safe_too(cfg: Any) -> None:
     assert checkpoint == dict(type='SafeCheckpointHook', interval=1)
 
 
-def test_on_a_gpu_batches_are_copied_while_it_computes(
+def test_on_a_gpu_batches_are_copied_asynchronously(
     cfg: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = prepare_config(cfg)

@@ -40,7 +40,7 @@ def test_the_distillers_preprocessor_goes_to_the_student(cfg: Any) -> None:
     assert student_config(cfg).model.data_preprocessor == own
 
 
-def test_modules_that_build_on_us_are_not_imported(
+def test_modules_that_import_this_package_are_not_imported(
     cfg: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     (tmp_path / 'their_loss.py').write_text('from mkd_det.losses import base\n')
@@ -51,14 +51,14 @@ def test_modules_that_build_on_us_are_not_imported(
     assert 'their_loss' not in sys.modules, 'it is read, not run'
 
 
-def test_a_student_of_ours_keeps_the_import(cfg: Any) -> None:
+def test_a_student_of_this_package_keeps_the_import(cfg: Any) -> None:
     # A model that lives in this package cannot be built without it.
     cfg.model.student = dict(type='Distiller', student=cfg.model.student)
     cfg.custom_imports = dict(imports=['mkd_det'])
     assert student_config(cfg).custom_imports.imports == ['mkd_det']
 
 
-def test_every_key_of_a_config_survives_but_ours(cfg: Any) -> None:
+def test_every_key_of_a_config_is_kept_except_ours(cfg: Any) -> None:
     cfg.recipe = 'mkd_det::_base_/recipes/mkd_dense.py'
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=16)
     plain = student_config(cfg)
@@ -67,8 +67,8 @@ def test_every_key_of_a_config_survives_but_ours(cfg: Any) -> None:
     assert 'mkd_det' not in str(plain.to_dict())
 
 
-def test_what_comes_from_a_base_of_ours_is_stock_mmdets(tmp_path: Path) -> None:
-    """mmengine marks it with our scope, which nobody knows where we are not."""
+def test_parts_of_a_base_of_this_package_lose_its_scope(tmp_path: Path) -> None:
+    """mmengine marks these parts with the scope `mkd_det`, which stock mmdet lacks."""
     (tmp_path / 'mine.py').write_text(
         "_base_ = ['mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py']\n"
     )
