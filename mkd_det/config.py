@@ -251,7 +251,7 @@ class BalanceConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """What `Distiller` is told besides its student.
+    """The settings of a distillation: the arguments of `Distiller` but its student.
 
     Args:
         teachers: The teachers by name.

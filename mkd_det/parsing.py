@@ -189,7 +189,7 @@ def _value(
         annotation: Its type.
         value: What the config gives.
         where: Path of the dict that holds the key.
-        metadata: What `key` was told.
+        metadata: The arguments of `key`.
 
     Raises:
         ConfigError: The value does not fit.
@@ -221,7 +221,7 @@ def _value(
 
 
 class _Unfit(Exception):
-    """A value does not fit its annotation; the key's own message says it."""
+    """A value does not fit its annotation; the caller raises the error for the key."""
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -91,7 +91,7 @@ class TeacherBank(Mapping[str, Teacher]):
     `init_weights()` never reach it. The distiller hands `_apply` on to it.
 
     Args:
-        configs: What the config says about each teacher, by name.
+        configs: Config of each teacher, by name.
 
     Attributes:
         runners: What runs each teacher, by name.

@@ -24,7 +24,7 @@ from mkd_det.distiller.model import Distiller
 from mkd_det.errors import CheckpointFileError, ConfigError, TeacherError
 from mkd_det.heads.running import run_features
 from mkd_det.losses import PairLoss
-from mkd_det.registry import LOSSES
+from mkd_det.registry import ADAPTERS, BRANCHES, LOSSES
 from mkd_det.structures import Knowledge, first_tensor
 from mkd_det.teachers.loading import Teacher
 
@@ -687,6 +687,15 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones(cfg: dict) -> None
     with pytest.raises(ConfigError, match="unknown key 'term'") as caught:
         tiny.build(cfg)
     assert caught.value.available[0] == 'terms'
+
+
+def test_types_may_be_classes_as_in_pure_python_configs(cfg: dict[str, Any]) -> None:
+    expected = _scalars(tiny.build(copy.deepcopy(cfg)))
+    kinds = (('adapters', ADAPTERS), ('branches', BRANCHES), ('terms', LOSSES))
+    for key, registry in kinds:
+        for part in cfg[key].values():
+            part['type'] = registry.module_dict[part['type']]
+    assert_same(_scalars(tiny.build(cfg)), expected)
 
 
 # -- students and teachers of every kind -----------------------------------------
