@@ -119,7 +119,7 @@ def check_level_counts(
 
 
 def apply_to_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
-    """Run a module for maps on a level of any kind, whose shape it gets back."""
+    """Run a module for maps on a level of any kind, and restore its dimensions."""
     out = module(as_map(level))
     if level.dim() == 2:
         return out.flatten(1)
@@ -127,5 +127,8 @@ def apply_to_map(module: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Of at least 8 channels a group: a group of one would be constant on 1x1 maps."""
+    """Return a GroupNorm with at least 8 channels per group.
+
+    A group of one channel would be constant on 1x1 maps.
+    """
     return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)

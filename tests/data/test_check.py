@@ -13,7 +13,7 @@ import pytest
 from mmdet.registry import DATASETS
 from PIL import Image
 
-from mkd_det.data import check_data
+from mkd_det.data import check_data, checks
 from mkd_det.errors import AnnotationError, ConfigError, ImageError
 
 CLASSES = ('cup', 'plate')
@@ -693,3 +693,18 @@ def test_a_list_of_images_is_refused_by_line(
     with pytest.raises(AnnotationError, match=words) as caught:
         check_data(config(tmp_path, 'XMLDataset'))
     assert len(str(caught.value)) < 1000
+
+
+# -------------------------------------------------------------------- checks by file
+
+
+def test_a_check_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / 'checks'
+    folder.mkdir()
+    (folder / 'many_images.py').write_text(
+        'def check(data):\n    return f"found {len(data.annotations.images)} images"\n'
+    )
+    monkeypatch.setattr(checks, '__path__', [*checks.__path__, str(folder)])
+    coco(tmp_path)
+    (line,) = check_data(config(tmp_path))
+    assert 'Warning: found 3 images' in line
