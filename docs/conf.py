@@ -47,7 +47,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [
     ('Shape', 'notes_style'),
-    ('Class attributes', 'notes_style'),
+    ('Class attributes', 'params_style'),
 ]
 
 
