@@ -1,6 +1,6 @@
 """A chain of detectors on the demo's digits: `make demo` makes them first.
 
-    DIGITS_ROOT=work_dirs/demo/digits python tools/train_chain.py \\
+    DIGITS_ROOT=work_dirs/demo/digits mkd-det chain \\
         configs/chain/gfl_r18-w48-32-24_dgkd_r18-w16_digits.py
 """
 _base_ = ['../_base_/recipes/mkd_dense.py']

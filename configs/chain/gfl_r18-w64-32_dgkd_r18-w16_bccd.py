@@ -1,7 +1,7 @@
 """DGKD on BCCD with M-KD as the way of teaching: GFL ResNet-18 with 64 base channels,
 an assistant with 32, the student with 16.
 
-    python tools/train_chain.py configs/chain/gfl_r18-w64-32_dgkd_r18-w16_bccd.py
+    mkd-det chain configs/chain/gfl_r18-w64-32_dgkd_r18-w16_bccd.py
 
 trains all three. A teacher that is trained already: root.checkpoint, as
     --cfg-options root.checkpoint=checkpoints/gfl_r18-w64_bccd.pth

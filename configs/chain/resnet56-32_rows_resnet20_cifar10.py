@@ -2,7 +2,7 @@
 
 ResNet-56 with 3x3 filters teaches three ResNet-32 side by side, with 3x3 filters, with
 1x3 in the last third, and with 1x3 throughout; all four teach a ResNet-20 of 1x3
-filters. With two GPUs: tools/train_chain.py ... --devices 0 1
+filters. With two GPUs: mkd-det chain ... --devices 0 1
 """
 _base_ = ['../_base_/recipes/kd_logits.py']
 recipe = dict(probe_size=32)

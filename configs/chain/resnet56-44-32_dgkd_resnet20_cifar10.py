@@ -1,6 +1,6 @@
 """DGKD on CIFAR-10: ResNet-56, ResNet-44 and ResNet-32 teach ResNet-20.
 
-    python tools/train_chain.py configs/chain/resnet56-44-32_dgkd_resnet20_cifar10.py
+    mkd-det chain configs/chain/resnet56-44-32_dgkd_resnet20_cifar10.py
 
 trains all four. Of one that is trained already write the checkpoint beside its `cfg`:
     checkpoint='checkpoints/resnet56_cifar10.pth'
