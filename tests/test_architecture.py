@@ -69,6 +69,7 @@ BESIDE = {'data': {'errors', 'io'}, 'classification': {'errors', 'io'}}
 DISTRIBUTIONS = {
     'PIL': 'pillow',
     'cv2': 'opencv-python',
+    'markdown_it': 'markdown-it-py',
     'mmcv': 'onedl-mmcv',
     'mmdet': 'onedl-mmdetection',
     'mmengine': 'onedl-mmengine',

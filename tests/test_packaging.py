@@ -1,4 +1,4 @@
-"""The package brings its configs and tools, and pip leaves what is there alone."""
+"""Installing the package: requirements, the environment of `make`, `mim train`."""
 
 from __future__ import annotations
 
@@ -8,63 +8,51 @@ import re
 import subprocess
 import sys
 import venv
-import zipfile
+from importlib import import_module
 from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import setuptools
+from mmengine.config import Config
 from packaging.requirements import Requirement
 
+import mkd_det.packaged
+
 ROOT = Path(__file__).resolve().parents[1]
+SETUP_ENV = ROOT / 'scripts' / 'setup_env.py'
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    """Links to what a build needs, so that it leaves nothing in the checkout."""
-    folder = tmp_path / 'sources'
-    (folder / 'mkd_det').mkdir(parents=True)
-    for name in ('configs', 'tools', 'model-index.yml', 'setup.py', 'pyproject.toml'):
-        (folder / name).symlink_to(ROOT / name)
-    for item in (ROOT / 'mkd_det').iterdir():
-        if item.name not in ('.mim', '__pycache__'):
-            (folder / 'mkd_det' / item.name).symlink_to(item)
-    return folder
-
-
-def setup_py(sources: Path, *command: str, python: str = sys.executable) -> None:
-    # The folder of the links, not of the file that a link leads to.
-    code = f'__file__ = {str(sources / "setup.py")!r}; exec(open(__file__).read())'
+def setup_py(folder: Path, *command: str, python: str = sys.executable) -> None:
+    """Run setup.py of a folder, with this environment's setuptools."""
     site_packages = str(Path(setuptools.__file__).parents[1])
     subprocess.run(
-        [python, '-c', f'import sys; sys.argv[0] = "setup.py"; {code}', *command],
-        cwd=sources,
+        [python, 'setup.py', '-q', *command],
+        cwd=folder,
         env={**os.environ, 'PYTHONPATH': site_packages},
         check=True,
         capture_output=True,
     )
 
 
-def test_wheel_brings_configs_and_tools(sources: Path, tmp_path: Path) -> None:
-    setup_py(sources, '-q', 'bdist_wheel', '--dist-dir', str(tmp_path))
-    (wheel,) = tmp_path.glob('*.whl')
-    names = set(zipfile.ZipFile(wheel).namelist())
-    shipped = [*(ROOT / 'configs').rglob('*.py'), *(ROOT / 'tools').glob('*.*')]
-    wanted = {f'mkd_det/.mim/{file.relative_to(ROOT)}' for file in shipped}
-    assert wanted | {'mkd_det/.mim/model-index.yml'} <= names
-    modules = {str(f.relative_to(ROOT)) for f in (ROOT / 'mkd_det').rglob('*.py')}
-    modules = {name for name in modules if '.mim' not in name}
-    assert modules <= names, 'a package without __init__.py?'
-    assert not [name for name in names if name.startswith(('tests', 'configs'))]
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """The files that setup.py reads, without the package."""
+    folder = tmp_path / 'sources'
+    (folder / 'mkd_det').mkdir(parents=True)
+    for name in ('setup.py', 'pyproject.toml', 'mkd_det/version.py'):
+        (folder / name).write_text((ROOT / name).read_text())
+    return folder
 
 
 @pytest.mark.parametrize('original', [True, False])
 def test_requirements_fit_what_is_installed(
     original: bool, sources: Path, tmp_path: Path
 ) -> None:
-    """OpenMMLab's originals hold the same modules as the forks that we name: pip
-    must not write one over the other."""
+    """OpenMMLab's originals hold the same modules as the forks that we name: pip must
+    not write one over the other."""
     venv.create(tmp_path / 'venv', with_pip=False)
     (packages,) = (tmp_path / 'venv' / 'lib').glob('python*/site-packages')
     for name, version in (('mmcv', '2.1.0'), ('mmengine', '0.10.7'), ('mmdet', '3.3')):
@@ -73,7 +61,7 @@ def test_requirements_fit_what_is_installed(
             info.mkdir()
             (info / 'METADATA').write_text(f'Name: {name}\nVersion: {version}\n')
     python = str(tmp_path / 'venv' / 'bin' / 'python')
-    setup_py(sources, '-q', 'egg_info', '--egg-base', str(tmp_path), python=python)
+    setup_py(sources, 'egg_info', '--egg-base', str(tmp_path), python=python)
     lines = (tmp_path / 'mkd_det.egg-info' / 'requires.txt').read_text().split('\n')
     needed = {Requirement(line).name for line in lines[: lines.index('')] if line}
     ours = {'onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection'}
@@ -81,12 +69,24 @@ def test_requirements_fit_what_is_installed(
     assert needed & (ours | theirs) == (theirs if original else ours)
 
 
+def test_constraints_pin_every_requirement_exactly() -> None:
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    assert all(re.fullmatch(r'==[^*]+', str(pin.specifier)) for pin in pins)
+    names = [pin.name.lower() for pin in pins]
+    assert len(names) == len(set(names))
+    needed = {Requirement(line).name.lower() for line in requires('mkd_det') or ()}
+    # In an environment with OpenMMLab's originals, these are asked for.
+    assert needed - {'mmcv', 'mmengine', 'mmdet'} <= set(names)
+
+
+# -- the environment of `make` -------------------------------------------------
+
+
 @pytest.fixture
 def setup_env() -> ModuleType:
-    """`tools/setup_env.py` as a module."""
-    spec = importlib.util.spec_from_file_location(
-        'setup_env', ROOT / 'tools' / 'setup_env.py'
-    )
+    """`scripts/setup_env.py` as a module."""
+    spec = importlib.util.spec_from_file_location('setup_env', SETUP_ENV)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -95,7 +95,7 @@ def setup_env() -> ModuleType:
 
 def test_setup_says_what_to_install_when_there_is_no_compiler(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'setup_env.py', '--venv', tmp_path / 'new'],
+        [sys.executable, SETUP_ENV, '--venv', tmp_path / 'new'],
         env={'PATH': '/nowhere'},
         capture_output=True,
         text=True,
@@ -105,7 +105,7 @@ def test_setup_says_what_to_install_when_there_is_no_compiler(tmp_path: Path) ->
     assert not (tmp_path / 'new').exists()
 
 
-def test_second_setup_does_nothing(
+def test_a_second_setup_does_nothing(
     setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'mkd_det.stamp').write_text(setup_env.fingerprint())
@@ -126,11 +126,64 @@ def test_setup_leaves_a_torch_that_was_there(
     assert 'onedl-mmdetection==' in text
 
 
-def test_constraints_pin_every_requirement_exactly() -> None:
-    lines = (ROOT / 'constraints.txt').read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
-    assert all(re.fullmatch(r'==[^*]+', str(pin.specifier)) for pin in pins)
-    pinned = {pin.name.lower() for pin in pins}
-    needed = {Requirement(line).name.lower() for line in requires('mkd_det') or ()}
-    # In an environment with OpenMMLab's originals, these are asked for.
-    assert needed - {'mmcv', 'mmengine', 'mmdet'} <= pinned
+# -- names of packaged configs: mmengine's, and mim's --------------------------
+
+
+def test_mim_finds_a_config_once_in_an_editable_install(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mim searches the whole checkout, through links, for a file of that name."""
+    pytest.importorskip('mim')
+    mim = import_module('mim.commands.train')
+    (sources / 'model-index.yml').write_text((ROOT / 'model-index.yml').read_text())
+    for name in ('configs', 'tools'):
+        (sources / name).symlink_to(ROOT / name)
+    (sources / 'mkd_det/__init__.py').touch()
+    # What an editable install leaves in the checkout.
+    setup_py(sources, 'editable_wheel', '--dist-dir', str(tmp_path))
+    assert (sources / 'mkd_det/.mim/model-index.yml').is_file()
+    assert mim.get_installed_path('mkd_det') == str(ROOT)
+    monkeypatch.setattr(mim, 'get_installed_path', lambda package: str(sources))
+    commands: list[list[str]] = []
+    monkeypatch.setattr(mim.subprocess, 'check_output', lambda command: b'')
+    monkeypatch.setattr(
+        mim.subprocess, 'check_call', lambda command, **_: commands.append(command) or 0
+    )
+    for config in (ROOT / 'configs').glob('[!_]*/**/*.py'):
+        other = ('--work-dir', 'run')
+        done, words = mim.train('mkd_det', config.name, gpus=0, other_args=other)
+        assert done, words
+        _, tool, found, *rest = commands.pop()
+        assert (tool, found) == (str(sources / 'tools/train.py'), str(config))
+        assert rest == ['--launcher', 'none', '--work-dir', 'run']
+
+
+def test_packaged_names_are_configs_of_the_checkout() -> None:
+    from mmengine.hub import get_config
+
+    name = 'bccd/gfl_r18-w16_bccd.py'
+    file = mkd_det.packaged.configs_folder() / name
+    assert file == ROOT / 'configs' / name
+    assert get_config(f'mkd_det::{name}').model == Config.fromfile(file).model
+    # As a base, and beside those of mmdet.
+    bases = [f'mkd_det::{name}', 'mmdet::_base_/default_runtime.py']
+    for base in bases:
+        path, scope = Config._get_cfg_path(base, 'config.py')
+        assert Path(path).is_file() and scope == base.partition('::')[0]
+
+
+def test_a_packaged_name_that_is_missing_is_told() -> None:
+    from mkd_det.configs import read_config
+    from mkd_det.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        read_config('mkd_det::bccd/none.py')
+
+
+def test_an_installed_package_has_its_configs_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mkd_det.packaged, 'PACKAGE', tmp_path / 'mkd_det')
+    installed: Any = tmp_path / 'mkd_det/.mim/configs'
+    installed.mkdir(parents=True)
+    assert mkd_det.packaged.configs_folder() == installed

@@ -95,8 +95,9 @@ def write_config(
     """Write a whole training as a config file; return its path."""
     cfg = tiny.runner_cfg(deepcopy(model), data, work_dir)
     cfg.custom_imports = dict(imports=['mkd_det'])
-    # A random teacher is as good as chance, and that is right here.
-    cfg.default_hooks.teacher_check = None
+    if model['type'] == 'Distiller':
+        # A random teacher is as good as chance, and that is right here.
+        cfg.default_hooks.teacher_check = None
     cfg.merge_from_dict(changes)
     cfg.dump(path)
     return str(path)

@@ -1,4 +1,4 @@
-"""Imported first by the tools: a Python without the packages is told in one line."""
+"""Tell a Python without the packages in one line; the tools import this first."""
 
 import sys
 from importlib.util import find_spec

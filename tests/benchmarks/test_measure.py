@@ -131,9 +131,8 @@ def test_every_row_of_the_arsenal_teaches_the_base(
     pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[str] = []
-    monkeypatch.setattr(
-        measure_arsenal.compare, 'main', lambda argv: given.extend(argv)
-    )
+    compare = measure_arsenal.compare
+    monkeypatch.setattr(compare, 'main', lambda argv: given.extend(argv))
     weights = tmp_path / f'{pair}_r18-w64_bccd.pth'
     weights.touch()
     argv = ['--out', str(tmp_path), '--weights', str(tmp_path), '--pairs', pair]

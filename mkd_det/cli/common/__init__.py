@@ -3,18 +3,10 @@
 Nothing here imports torch or mmengine at the top, see `mkd_det.startup`.
 """
 
-from .arguments import (
-    add_config,
-    add_devices,
-    add_launcher,
-    command_parser,
-    config_parser,
-)
+from .arguments import add_config, add_devices, add_launcher, command_parser
 from .guard import BAD_INPUT, INTERRUPTED, command, guard, print_error
 from .output import console, quiet_libraries
 from .work_dir import set_work_dir
-
-main_guard = guard  # only for scripts that are not moved yet
 
 __all__ = [
     'BAD_INPUT',
@@ -24,10 +16,8 @@ __all__ = [
     'add_launcher',
     'command',
     'command_parser',
-    'config_parser',
     'console',
     'guard',
-    'main_guard',
     'print_error',
     'quiet_libraries',
     'set_work_dir',

@@ -121,12 +121,3 @@ def _gpus() -> list[str]:
     import torch
 
     return list(map(str, range(torch.cuda.device_count())))
-
-
-def config_parser(
-    description: str | None, name: str = 'config', **more: Any
-) -> argparse.ArgumentParser:
-    """Return a parser with a config. Only for scripts that are not moved yet."""
-    parser = command_parser('', description)
-    add_config(parser, name, **more)
-    return parser

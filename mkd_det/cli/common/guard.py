@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +18,12 @@ from ...startup import import_library
 BAD_INPUT = 2  # as argparse has it for wrong arguments
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """A command as a function: takes arguments, returns the exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run with `argv`, by default the arguments of the process."""
 
 
 def command(
@@ -28,7 +33,7 @@ def command(
     """Make the `main(argv)` of a command.
 
     `main` parses the arguments, then imports the library, then calls `run`. Errors
-    become exit codes, see `guard`.
+    become exit codes, see `guard`. mmengine reads checkpoints with our reader.
 
     Args:
         make_parser: Returns the parser. Must not need torch.
@@ -42,6 +47,9 @@ def command(
         args = make_parser().parse_args(given)
         args.given = given
         import_library()
+        from ...io.mmengine_loader import use_our_reader
+
+        use_our_reader()
         return run(args) or 0
 
     return main
