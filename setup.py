@@ -85,11 +85,7 @@ DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
 DOCS = [
     f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
 ]
-# What onedl-mim imports, for the test of `mim train`. scripts/setup_env.py installs
-# onedl-mim itself, without its dependencies: opendatalab, which it needs for downloads
-# only, asks for old versions of packages that we use.
-MIM = ['click', 'colorama', 'model-index', 'pandas', 'tabulate']
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6', *MIM]
+DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6']
 
 setup(
     name='mkd_det',

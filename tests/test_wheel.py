@@ -95,8 +95,10 @@ def test_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     data = tiny.write_coco(here / 'coco')
+    given = tiny.gfl(16, 24)
+    given['test_cfg']['score_thr'] = 0.0  # it is tested: it must detect something
     models = dict(
-        teacher=tiny.gfl(16, 24),
+        teacher=given,
         assistant=tiny.gfl(12, 16),
         student=student_cfg(),
         taught=distiller_cfg('teacher.pth'),
