@@ -159,7 +159,7 @@ def test_mim_finds_every_config_once_in_an_editable_install(
         (sources / name).symlink_to(ROOT / name)
     (sources / 'mkd_det/__init__.py').touch()
     # What an editable install leaves in the checkout.
-    setup_py(sources, 'editable_wheel', '--dist-dir', str(tmp_path))
+    setup_py(sources, 'editable_wheel', '--dist-dir', str(tmp_path / 'dist'))
     assert (sources / 'mkd_det/.mim/model-index.yml').is_file()
     configs = sorted((ROOT / 'configs').glob('[!_]*/**/*.py'))
     given = json.dumps([str(sources), *(config.name for config in configs)])

@@ -7,15 +7,15 @@ import time
 from collections.abc import Sequence
 from itertools import cycle
 
-# torch's profiler writes about itself to stderr; it reads this when it is imported.
-os.environ.setdefault('KINETO_LOG_LEVEL', '6')
-
 import torch
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from .batches import Batch
 from .models import BenchmarkModels, Phase
+
+# Silences torch's profiler, which writes about itself to stderr.
+os.environ.setdefault('KINETO_LOG_LEVEL', '6')
 
 
 def measure_seconds(

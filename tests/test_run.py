@@ -1,0 +1,48 @@
+"""Trainings and tests can be run from Python, without a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import tiny
+from mkd_det.errors import ConfigError
+from mkd_det.run import evaluate, train
+from mkd_det.training.student_config import student_config
+from tooling import distiller_cfg
+
+
+def config(coco_root: Path, tmp_path: Path) -> Config:
+    cfg = tiny.runner_cfg(distiller_cfg(None), coco_root, tmp_path / 'run')
+    cfg.default_hooks.teacher_check = None
+    cfg.launcher = 'none'
+    return cfg
+
+
+def test_python_callers_get_the_runner_and_the_metrics(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    cfg = config(coco_root, tmp_path)
+    runner = train(cfg)
+    assert (runner.epoch, runner.iter) == (1, 4)
+    checkpoint = tmp_path / 'run/epoch_1.pth'
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    assert all(torch.equal(v, weights[k]) for k, v in runner.model.state_dict().items())
+
+    plain = student_config(cfg)
+    plain.work_dir = str(tmp_path / 'test')
+    metrics = evaluate(plain, str(checkpoint))
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+
+
+def test_a_config_without_test_data_is_refused(coco_root: Path, tmp_path: Path) -> None:
+    plain = student_config(config(coco_root, tmp_path))
+    plain.work_dir = str(tmp_path / 'test')
+    plain.test_evaluator = None
+    with pytest.raises(ConfigError) as caught:
+        evaluate(plain, 'missing.pth')
+    assert 'test_evaluator' in caught.value.fix
+    assert not (tmp_path / 'test').exists()
