@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
+from .jpeg import is_cut
 from .sampling import evenly_spaced
 
 # EXIF tag, and its values that swap width and height.
@@ -81,8 +82,8 @@ def _decode(path: str) -> tuple[int, int] | str:
     """Return width and height of an image, or what is wrong with it.
 
     mmdet reads images with OpenCV, which silently fills the missing part of a truncated
-    JPEG with grey; PIL reports it. Both decode JPEGs fast at an eighth of their size.
-    Some formats are known to OpenCV only.
+    JPEG with gray; PIL reports it, unless there is an end marker (see `is_cut`). Both
+    decode JPEGs fast at an eighth of their size. Some formats are known to OpenCV only.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -99,6 +100,9 @@ def _decode(path: str) -> tuple[int, int] | str:
             )
             image.draft(image.mode, (width // 8, height // 8))
             image.load()
+            is_jpeg = image.format == 'JPEG'
+        if is_jpeg and is_cut(content.tobytes()):
+            return 'it ends before the last row of the picture'
         return (height, width) if rotated else (width, height)
     except Image.UnidentifiedImageError:
         whole = cv2.imdecode(content, cv2.IMREAD_COLOR)
