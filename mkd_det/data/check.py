@@ -1,8 +1,7 @@
 """Checks of the data of a config before training.
 
 A box without width, a misspelt class or a broken image otherwise appears hours later,
-or
-never: mmdet silently drops what it cannot use.
+or never: mmdet silently drops what it cannot use.
 """
 
 from __future__ import annotations
@@ -11,19 +10,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from ..errors import as_config_error
-from .annotations import AnnotationSummary
 from .checks import AnnotatedDataset, run_checks
 from .datasets import (
     checks_itself,
-    class_names,
     dataset_class,
-    leaf_datasets,
+    dataset_parts,
     open_dataset,
     reads_standard_format,
 )
@@ -63,19 +59,16 @@ def check_data(
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     lines = []
     for split in splits:
-        summaries: dict[str, AnnotationSummary] | None = {}
-        names: tuple[str, ...] = ()
-        for leaf in leaf_datasets(cfg, split):
-            line, data = _check_dataset(leaf, images, split)
-            lines.append(f'data check, {split}: {line}')
-            level = logging.WARNING if 'Warning:' in line else logging.INFO
-            print_log(lines[-1], logger='current', level=level)
-            if data is None or not isinstance(data.dataset, CocoDataset):
-                summaries = None  # some images are not known
-            elif summaries is not None:
-                summaries[data.dataset.ann_file] = data.annotations
-                names = class_names(data.dataset)
-        check_evaluators(cfg.get(f'{split}_evaluator'), summaries or {}, names)
+        parts: list[list[AnnotatedDataset | None]] = []
+        for part in dataset_parts(cfg, split):
+            parts.append([])
+            for leaf in part:
+                line, data = _check_dataset(leaf, images, split)
+                lines.append(f'data check, {split}: {line}')
+                level = logging.WARNING if 'Warning:' in line else logging.INFO
+                print_log(lines[-1], logger='current', level=level)
+                parts[-1].append(data)
+        check_evaluators(cfg.get(f'{split}_evaluator'), parts)
     return lines
 
 

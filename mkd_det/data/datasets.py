@@ -49,6 +49,21 @@ def leaf_datasets(cfg: Mapping[str, Any], split: str) -> list[Mapping]:
     Raises:
         ConfigError: The dataloader or its dataset is no dict.
     """
+    return [leaf for part in dataset_parts(cfg, split) for leaf in part]
+
+
+def dataset_parts(cfg: Mapping[str, Any], split: str) -> list[list[Mapping]]:
+    """Return the leaf datasets of each part of a concatenated dataset.
+
+    Any other dataset is one part.
+
+    Args:
+        cfg: A config of a training.
+        split: 'train', 'val' or 'test'.
+
+    Raises:
+        ConfigError: The dataloader or its dataset is no dict.
+    """
     loader = cfg.get(f'{split}_dataloader')
     if loader is None:
         return []
@@ -60,7 +75,11 @@ def leaf_datasets(cfg: Mapping[str, Any], split: str) -> list[Mapping]:
             actual=repr(loader),
             fix=f"{split}_dataloader=dict(dataset=dict(type='CocoDataset', ...))",
         )
-    return list(_leaves(loader['dataset']))
+    dataset = loader['dataset']
+    parts = dataset.get('datasets')
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        parts = [dataset]
+    return [list(_leaves(part)) for part in parts]
 
 
 def _leaves(dataset: Any) -> Iterator[Mapping]:

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmdet.evaluation import CocoMetric
-from mmdet.registry import METRICS
+from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
+from mmdet.registry import EVALUATOR, METRICS
+from mmengine.evaluator import Evaluator
 
-from ..errors import AnnotationError, nearest_names
+from ..errors import AnnotationError, ConfigError, nearest_names
 from .annotations import AnnotationSummary
+from .checks import AnnotatedDataset
 from .coco import read_coco
 
 
 def check_evaluators(
-    evaluators: Any, summaries: Mapping[str, AnnotationSummary], classes: Sequence[str]
+    evaluators: Any, parts: Sequence[Sequence[AnnotatedDataset | None]]
 ) -> None:
     """Check the annotation files of metrics.
 
     Args:
         evaluators: Config of an evaluator, or a list of configs.
-        summaries: Summaries of the COCO datasets that are evaluated, by annotation
-            file. If empty, the metric's file is not compared with them.
-        classes: Class names of the datasets.
+        parts: The datasets of each part of a concatenated dataset, as they were
+            checked; None for a dataset whose files were not read. The files of a
+            metric that sees such a dataset are not compared.
 
     Raises:
         AnnotationError: A file is missing or invalid, or has other images, other
             classes, or no boxes.
     """
-    if isinstance(evaluators, Mapping):
-        evaluators = evaluators.get('metrics', evaluators)
-    for metric in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
+    for metric, datasets in _metrics_with_datasets(evaluators, parts):
         path = metric.get('ann_file') if isinstance(metric, Mapping) else None
         if not isinstance(path, str) or metric.get('backend_args'):
             continue
@@ -41,8 +41,84 @@ def check_evaluators(
                 expected=f'the ann_file of {metric.get("type")}',
                 fix='use the ann_file of the dataset, including its data_root',
             )
-        if _is_coco_metric(metric) and summaries:
-            _compare(path, summaries, classes, bool(metric.get('sort_categories')))
+        known = [data for data in datasets if data is not None and data.is_coco]
+        if known and len(known) == len(datasets) and _is_coco_metric(metric):
+            summaries = {data.dataset.ann_file: data.annotations for data in known}
+            sorts = bool(metric.get('sort_categories'))
+            _compare(path, summaries, known[-1].classes, sorts)
+
+
+def _metrics_with_datasets(
+    evaluators: Any, parts: Sequence[Sequence[AnnotatedDataset | None]]
+) -> Iterator[tuple[Any, Sequence[AnnotatedDataset | None]]]:
+    """Yield each metric and the datasets whose images it evaluates.
+
+    A `MultiDatasetsEvaluator` has one metric for each part of the data; all others see
+    all of it.
+    """
+    by_part = False
+    if isinstance(evaluators, Mapping) and 'metrics' in evaluators:
+        by_part = is_by_dataset(evaluators)
+        evaluators = evaluators['metrics']
+    if isinstance(evaluators, Mapping):
+        evaluators = [evaluators]
+    if not isinstance(evaluators, Sequence) or isinstance(evaluators, str):
+        return  # `check_loaders` refuses it
+    if by_part:
+        yield from zip(evaluators, parts)
+        return
+    everything = [data for part in parts for data in part]
+    yield from ((metric, everything) for metric in evaluators)
+
+
+def is_by_dataset(evaluator: Mapping[str, Any]) -> bool:
+    """Return whether an evaluator has a metric for each part of the data."""
+    kind = evaluator.get('type')
+    kind = kind if isinstance(kind, type) else EVALUATOR.get(str(kind))
+    return kind is not None and issubclass(kind, MultiDatasetsEvaluator)
+
+
+def check_parts(evaluator: Evaluator, dataset: Any, where: str) -> None:
+    """Raise unless an evaluator has a metric and a name for each part of the data.
+
+    mmdet finds this out after the first epoch, or leaves the rest out in silence.
+
+    Args:
+        evaluator: The evaluator, built.
+        dataset: The dataset of its loader, built.
+        where: Name of the evaluator, for messages.
+
+    Raises:
+        ConfigError: The numbers differ, a name is there twice, or the dataset is not
+            concatenated.
+    """
+    if not isinstance(evaluator, MultiDatasetsEvaluator):
+        return
+    meta = getattr(dataset, 'metainfo', None) or {}
+    meta = meta if isinstance(meta, Mapping) else meta[0]
+    ends = list(meta.get('cumulative_sizes') or ())
+    if not ends or ends[-1] != len(dataset):
+        raise ConfigError(
+            f'{where}: MultiDatasetsEvaluator needs a concatenated dataset',
+            expected="dataset=dict(type='ConcatDataset', datasets=[...])",
+            actual=type(dataset).__name__,
+        )
+    prefixes = list(evaluator.dataset_prefixes)
+    counts = (len(evaluator.metrics), len(prefixes))
+    if counts != (len(ends), len(ends)):
+        raise ConfigError(
+            f'{where}: the data has {len(ends)} parts, the evaluator has {counts[0]}'
+            f' metrics and {counts[1]} names',
+            expected=f'metrics and dataset_prefixes of length {len(ends)}',
+            actual=prefixes,
+        )
+    names = [(p, m.prefix) for p, m in zip(prefixes, evaluator.metrics)]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f'{where}: two parts of the data have the same name',
+            expected='another name for each in dataset_prefixes',
+            actual=prefixes,
+        )
 
 
 def _is_coco_metric(metric: Mapping) -> bool:

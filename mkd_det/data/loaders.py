@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, as_config_error, is_integer
 from .datasets import dataset_class, leaf_datasets, reads_standard_format
+from .evaluators import check_parts
 
 
 def check_loaders(
@@ -49,9 +50,9 @@ def check_loaders(
             continue
         # pycocotools prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
-            _check_loader(cfg[f'{split}_dataloader'], split)
+            dataset = _check_loader(cfg[f'{split}_dataloader'], split)
             if split != 'train':
-                _check_evaluator(cfg[f'{split}_evaluator'], split)
+                _check_evaluator(cfg[f'{split}_evaluator'], dataset, split)
 
 
 def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
@@ -68,7 +69,8 @@ def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
     return not missing
 
 
-def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
+def _check_loader(cfg: Mapping[str, Any], split: str) -> Any:
+    """Build a loader as a runner does, load one sample, and return its dataset."""
     where = f'{split}_dataloader'
     size = cfg.get('batch_size', 1)
     if not is_integer(size) or size < 1:
@@ -100,6 +102,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> None:
             fix='a smaller batch_size, or drop_last=False',
         )
     _check_sample(loader, split)
+    return loader.dataset
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
@@ -136,8 +139,8 @@ def _check_sample(loader: DataLoader, split: str) -> None:
         )
 
 
-def _check_evaluator(cfg: Any, split: str) -> None:
-    """Build the evaluator as `Runner.build_evaluator` does."""
+def _check_evaluator(cfg: Any, dataset: Any, split: str) -> None:
+    """Build the evaluator of a dataset as `Runner.build_evaluator` does."""
     metrics = cfg if isinstance(cfg, list) else [cfg]
     if not all(isinstance(metric, Mapping) for metric in metrics):
         raise ConfigError(
@@ -145,6 +148,7 @@ def _check_evaluator(cfg: Any, split: str) -> None:
         )
     with as_config_error(f'{split}_evaluator'):
         if isinstance(cfg, Mapping) and 'metrics' in cfg:
-            EVALUATOR.build({'type': 'Evaluator', **deepcopy(cfg)})
+            evaluator = EVALUATOR.build({'type': 'Evaluator', **deepcopy(cfg)})
         else:
-            Evaluator(deepcopy(cfg))
+            evaluator = Evaluator(deepcopy(cfg))
+    check_parts(evaluator, dataset, f'{split}_evaluator')

@@ -17,7 +17,7 @@ from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, neare
 from ..io.random_state import preserved_random_state
 from ..teachers.loading import Teacher
 from ..training.runtime import class_count, get_distiller
-from .teacher_evaluation import data_classes, evaluate_teacher
+from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
 
 # Key in the message hub: the checkpoints of the teachers that were checked.
 DONE = 'distill_teachers_checked'
@@ -127,13 +127,14 @@ class TeacherCheckHook(Hook):
             return
         start = time.time()
         total = len(runner.val_dataloader.dataset)
-        size = min(self.num_images or total, total)
+        images = sample_images(runner, self.num_images)
+        size = len(images)
         of = f'{size} of {total}' if size < total else f'all {total}'
         print_log(
             f'Evaluating teacher {teacher.name} on {of} validation images',
             logger=runner.logger,
         )
-        metrics = evaluate_teacher(runner, teacher, size)
+        metrics = evaluate_teacher(runner, teacher, images)
         key, value = self._main_metric(metrics)
         result = 'no detections' if key is None else f'{key} {value:.4f}'
         print_log(

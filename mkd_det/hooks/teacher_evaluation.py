@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
@@ -19,20 +22,41 @@ from ..teachers.loading import Teacher
 from ..training.runtime import get_distiller
 
 
-def evaluate_teacher(runner: Runner, teacher: Teacher, size: int) -> dict[str, Any]:
+def sample_images(runner: Runner, size: int | None) -> list[int]:
+    """Return indices of validation images, evenly spaced.
+
+    Where each part of the data has a metric of its own, each part gets an image.
+
+    Args:
+        runner: The runner, with `val_dataloader` and `val_evaluator`.
+        size: Number of images; None for all.
+    """
+    dataset = runner.val_dataloader.dataset
+    total = len(dataset)
+    size = min(size or total, total)
+    chosen = {i * total // size for i in range(size)}
+    if isinstance(runner.val_evaluator, MultiDatasetsEvaluator):
+        starts = [0, *_ends(dataset)[:-1]]
+        for start, end in zip(starts, _ends(dataset)):
+            if chosen.isdisjoint(range(start, end)):
+                chosen.add(start)
+    return sorted(chosen)
+
+
+def evaluate_teacher(
+    runner: Runner, teacher: Teacher, indices: list[int]
+) -> dict[str, Any]:
     """Return a teacher's metrics on part of the validation set.
 
     Args:
         runner: The runner, with `val_dataloader` and `val_evaluator`.
         teacher: The teacher, loaded.
-        size: Number of images, evenly spaced over the validation set.
+        indices: The images to evaluate on, in order.
     """
     dataset = runner.val_dataloader.dataset
-    total = len(dataset)
-    indices = [i * total // size for i in range(size)]
     evaluator = _new_evaluator(runner)
     evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
-    if size < total:
+    if len(indices) < len(dataset):
         _restrict(evaluator, dataset, indices)
     model: Any = teacher.model
     student = get_distiller(runner, 'TeacherCheckHook').student
@@ -49,15 +73,20 @@ def evaluate_teacher(runner: Runner, teacher: Teacher, size: int) -> dict[str, A
             evaluator.process(data_samples=outputs, data_batch=batch)
     # pycocotools prints its tables.
     with contextlib.redirect_stdout(io.StringIO()):
-        return dict(evaluator.evaluate(size))
+        return dict(evaluator.evaluate(len(indices)))
 
 
 def data_classes(runner: Runner) -> tuple[str, ...] | None:
-    """Return the class names of the validation data, else of the training data."""
+    """Return the class names of the validation data, else of the training data.
+
+    None if they are not known, or differ between the parts of the data.
+    """
     loop = runner.val_loop or runner.train_loop
     meta = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
-    classes = meta.get('classes')
-    return None if classes is None else tuple(classes)
+    # A concatenated dataset whose parts differ in any key has one for each part.
+    parts = [meta] if isinstance(meta, Mapping) else meta
+    found = {tuple(part.get('classes') or ()) for part in parts}
+    return (found.pop() or None) if len(found) == 1 else None
 
 
 def _new_evaluator(runner: Runner) -> Evaluator:
@@ -73,9 +102,24 @@ def _restrict(evaluator: Evaluator, dataset: Any, indices: list[int]) -> None:
 
     Otherwise COCO metrics count the objects of all other images as missed.
     """
-    for metric in evaluator.metrics:
+    shown = [indices] * len(evaluator.metrics)
+    if isinstance(evaluator, MultiDatasetsEvaluator):
+        ends = _ends(dataset)
+        limits = list(zip([0, *ends[:-1]], ends))
+        shown = [[i for i in indices if a <= i < b] for a, b in limits]
+        counted = list(accumulate(map(len, shown)))
+        meta: Any = copy.deepcopy(evaluator.dataset_meta)
+        for part in [meta] if isinstance(meta, Mapping) else meta:
+            part['cumulative_sizes'] = counted
+        evaluator.dataset_meta = meta
+    for metric, images in zip(evaluator.metrics, shown):
         if hasattr(metric, 'img_ids') and hasattr(dataset, 'get_data_info'):
-            metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in indices]
+            metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in images]
+
+
+def _ends(dataset: Any) -> list[int]:
+    """Return the index after the last image of each part of a concatenated dataset."""
+    return list(dataset.cumulative_sizes)
 
 
 def _loader(loader: DataLoader, indices: list[int]) -> DataLoader:

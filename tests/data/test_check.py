@@ -546,6 +546,40 @@ def test_a_metric_with_the_images_of_its_dataset_passes(tmp_path: Path) -> None:
         check_data(measured(tmp_path))
 
 
+def by_dataset(root: Path, *names: str) -> dict:
+    """Return a config that validates on two data sets, each by a metric of its own."""
+    parts = [measured(root / name, 'ann.json') for name in ('one', 'two')]
+    datasets = [part['val_dataloader']['dataset'] for part in parts]
+    metrics = [
+        dict(type='CocoMetric', ann_file=str(root / name / 'ann.json'))
+        for name in names
+    ]
+    return dict(
+        val_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=datasets)),
+        val_evaluator=dict(
+            type='MultiDatasetsEvaluator',
+            metrics=metrics,
+            dataset_prefixes=['one', 'two'],
+        ),
+    )
+
+
+def test_each_metric_of_several_data_sets_has_the_images_of_its_own(
+    tmp_path: Path,
+) -> None:
+    coco(tmp_path / 'one', images=3)
+    coco(tmp_path / 'two', images=2)
+    assert len(check_data(by_dataset(tmp_path, 'one', 'two'), ('val',))) == 2
+    with pytest.raises(AnnotationError) as caught:
+        check_data(by_dataset(tmp_path, 'two', 'one'), ('val',))
+    assert caught.value.actual == '2 images, 2 of them in the dataset'
+    # Without an evaluator by dataset, one file has the images of all of them.
+    cfg = by_dataset(tmp_path, 'one', 'two')
+    cfg['val_evaluator'] = cfg['val_evaluator']['metrics'][1]
+    with pytest.raises(AnnotationError):
+        check_data(cfg, ('val',))
+
+
 # ------------------------------------------------------------- the dataset's config
 
 

@@ -174,3 +174,32 @@ def test_an_image_without_boxes_may_come_first(
     (tmp_path / 'some.json').write_text(json.dumps(content))
     cfg.train_dataloader.dataset.ann_file = str(tmp_path / 'some.json')
     check_loaders(cfg)
+
+
+def by_dataset(cfg: Config, parts: int, metrics: int, *prefixes: str) -> Config:
+    dataset = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[deepcopy(dataset) for _ in range(parts)]
+    )
+    cfg.val_evaluator = dict(
+        type='MultiDatasetsEvaluator',
+        metrics=[deepcopy(cfg.val_evaluator) for _ in range(metrics)],
+        dataset_prefixes=list(prefixes),
+    )
+    return cfg
+
+
+def test_an_evaluator_by_dataset_has_a_metric_for_each(cfg: Config) -> None:
+    check_loaders(by_dataset(deepcopy(cfg), 2, 2, 'a', 'b'))
+    for parts, metrics, names in (
+        (2, 1, 'ab'),
+        (2, 2, 'a'),
+        (3, 2, 'ab'),
+        (2, 2, 'aa'),
+    ):
+        with pytest.raises(ConfigError, match='dataset_prefixes'):
+            check_loaders(by_dataset(deepcopy(cfg), parts, metrics, *names))
+    alone = by_dataset(deepcopy(cfg), 1, 1, 'a')
+    alone.val_dataloader.dataset = cfg.val_dataloader.dataset
+    with pytest.raises(ConfigError, match='concatenated'):
+        check_loaders(alone)

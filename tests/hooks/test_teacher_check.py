@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import hook_runs
 import tiny
 import tiny_images
 from mkd_det.classification import ImageClassifier
+from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
 from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
 
@@ -87,6 +89,39 @@ def test_a_subset_is_evaluated_on_its_own_objects(tmp_path: Path) -> None:
     # Images that the teacher is not shown do not count as missed.
     runner = _train(_cfg(tmp_path, num_images=3))
     assert 'coco/bbox_mAP 1.0000 on 3 of 6 validation images' in _log(runner)
+
+
+@pytest.mark.parametrize('images', [None, 2])
+def test_each_data_set_is_evaluated_by_its_own_metric(
+    tmp_path: Path, images: int | None
+) -> None:
+    """Both number their images from 0, so that a mix-up would count misses."""
+    cfg = _cfg(tmp_path, num_images=images)
+    # Of the second, which is small, an even choice would show no image.
+    second = tiny.write_coco(tmp_path / 'second', images=1, seed=5)
+    parts, metrics = [], []
+    for root in (tmp_path / 'coco', second):
+        part, metric = deepcopy(cfg.val_dataloader.dataset), deepcopy(cfg.val_evaluator)
+        part.data_root, metric.ann_file = str(root), str(root / 'annotations.json')
+        parts.append(part)
+        metrics.append(metric)
+    # Other metainfo, the same classes: the data has a list of metainfo.
+    parts[1].metainfo.palette = [(1, 2, 3)] * 3
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    cfg.val_evaluator = dict(
+        type='MultiDatasetsEvaluator', metrics=metrics, dataset_prefixes=['a', 'b']
+    )
+    cfg.train_cfg.val_begin = 1
+    cfg.model.student.test_cfg.score_thr = 0.0  # it finds something
+    cfg.default_hooks.checkpoint.save_best = 'b/coco/bbox_mAP'
+    check_data(cfg)
+    check_loaders(cfg)
+    runner = _train(cfg)
+    for name in 'ab':
+        key = f'teacher/t/{name}/coco/bbox_mAP'
+        assert runner.message_hub.get_scalar(key).current() == 1
+    assert ('all 7' if images is None else '3 of 7') in _log(runner)
+    assert 'val/a/coco/bbox_mAP' in runner.message_hub.log_scalars
 
 
 @pytest.mark.parametrize('kind', ['GFL', 'BlindGFL'])

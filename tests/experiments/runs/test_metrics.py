@@ -9,6 +9,12 @@ from mmengine.config import Config
 from mkd_det.errors import ConfigError
 from mkd_det.experiments.runs.metrics import main_metric
 
+BY_DATASET = dict(
+    type='MultiDatasetsEvaluator',
+    metrics=[dict(type='CocoMetric'), dict(type='CocoMetric')],
+    dataset_prefixes=['a', 'b'],
+)
+
 
 @pytest.mark.parametrize(
     ('evaluator', 'wanted', 'key'),
@@ -22,6 +28,9 @@ from mkd_det.experiments.runs.metrics import main_metric
         (dict(type='VOCMetric', iou_thrs=[0.75]), 'pascal_voc/AP75', ''),
         (dict(type='mmdet.ClassAccuracy', topk=[2]), '', 'accuracy/top2'),
         (dict(type='MyMetric'), 'mine/score', ''),
+        (dict(type='Evaluator', metrics=dict(type='VOCMetric')), '', 'pascal_voc/mAP'),
+        (BY_DATASET, '', 'a/coco/bbox_mAP'),
+        (BY_DATASET, 'b/coco/bbox_mAP_50', ''),
     ],
 )
 def test_metrics_of_known_evaluators(evaluator: dict, wanted: str, key: str) -> None:
@@ -38,6 +47,7 @@ def test_metrics_of_known_evaluators(evaluator: dict, wanted: str, key: str) -> 
         (dict(type='MyMetric'), ''),
         (dict(type='CocoMetric', metric='proposal'), ''),
         (dict(type='CocoMetric'), 'coco/segm_mAP'),
+        (BY_DATASET, 'coco/bbox_mAP'),
         (dict(type='CocoMetric'), 'coco/RBC_precision'),
         (dict(type='VOCMetric', iou_thrs=[0.75]), 'pascal_voc/AP50'),
     ],
