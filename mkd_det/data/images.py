@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from .sampling import evenly_spaced
 
 # EXIF tag, and its values that swap width and height.
 _ORIENTATION, _ROTATED = 274, (5, 6, 7, 8)
+_FORBIDDEN = 'no permission to read it'
 
 
 def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]:
@@ -49,8 +51,10 @@ def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]
                 raise ImageError(
                     f'the image {path} cannot be read',
                     actual=f'{_size(path)}: {found}',
-                    fix='copy or unpack the file again, or remove it from the '
-                    'annotation file',
+                    fix=f'chmod +r {path}'
+                    if found == _FORBIDDEN
+                    else 'copy or unpack the file again, or remove it from the'
+                    ' annotation file',
                 )
             sizes[path] = found
     return sizes
@@ -86,6 +90,8 @@ def _decode(path: str) -> tuple[int, int] | str:
     decode JPEGs fast at an eighth of their size. Some formats are known to OpenCV only.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return 'it is no regular file'  # a pipe would wait for ever
         content = np.fromfile(path, np.uint8)
         if not len(content):
             return 'it is empty'
@@ -107,5 +113,7 @@ def _decode(path: str) -> tuple[int, int] | str:
     except Image.UnidentifiedImageError:
         whole = cv2.imdecode(content, cv2.IMREAD_COLOR)
         return 'OpenCV cannot decode it' if whole is None else whole.shape[1::-1]
+    except PermissionError:
+        return _FORBIDDEN
     except Exception as error:  # decoders raise many types for broken files
         return str(error) or type(error).__name__
