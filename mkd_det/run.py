@@ -25,6 +25,7 @@ from .io.checkpoint import (
     load_state_dict_strict,
     read_checkpoint,
 )
+from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder
 from .io.quiet import ignore_library_warnings
 from .training.preflight import check_before_start
@@ -154,8 +155,9 @@ def load_weights(runner: Runner, content: dict[str, Any], path: str) -> None:
 
 
 def _prepare_process() -> None:
-    """Set what mmdet's own tools set in their process."""
+    """Set what mmdet's own tools set, and who reads checkpoints."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     ignore_library_warnings()
     setup_cache_size_limit_of_dynamo()
+    use_our_reader()

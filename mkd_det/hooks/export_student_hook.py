@@ -12,10 +12,11 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
+from mmengine.runner.checkpoint import weights_to_cpu
 
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
+from ..io.checkpoint import read_checkpoint, read_meta
 from ..training.export import save_student
 from ..training.runtime import get_distiller, is_distill
 from ..training.student_config import student_config
@@ -110,8 +111,8 @@ class ExportStudentHook(Hook):
         assert self.best is not None
         stem = Path(self.best)
         name = f'{stem.stem}{suffix.replace("/", "_")}{stem.suffix}'
-        content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        self._write(runner, name, content['state_dict'], content['meta'])
+        content = read_checkpoint(path)
+        self._write(runner, name, content['state_dict'], read_meta(content))
 
     def _write(
         self, runner: Runner, name: str, weights: Mapping[str, Any], meta: dict

@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
+import socket
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -37,28 +41,53 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
         raise _not_saved(Path(path), len(data), error) from error
 
 
+def create_temporary(path: Path) -> tuple[BinaryIO, Path]:
+    """Create a hidden file beside `path`, under a name that nobody can foresee.
+
+    A link or file that somebody has put there is never followed or overwritten.
+
+    Args:
+        path: The file that the temporary one will become.
+
+    Returns:
+        The file, open for reading and writing, and its path.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
+    name = f'{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}.partial'
+    temporary = path.with_name(name)
+    return os.fdopen(os.open(temporary, flags, 0o666), 'w+b'), temporary
+
+
+def _prefix(path: Path) -> str:
+    """Return how temporary files of `path` begin that this machine has made."""
+    machine = zlib.crc32(socket.gethostname().encode())
+    # File systems take names of 255 bytes.
+    name = os.fsencode(path.name)[:150].decode(errors='ignore')
+    return f'.{name}.{machine:08x}-'
+
+
 def _write(path: Path, data: bytes | memoryview) -> None:
-    # Two processes may write the same file: each has its own temporary file.
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    file, temporary = create_temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        with open(partial, 'wb') as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
-            shutil.copymode(path, partial)
-        os.replace(partial, path)
-    except OSError:
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove temporary files of `path` that killed processes left behind."""
-    pattern = re.compile(rf'\.{re.escape(path.name)}\.(\d+)\.partial')
+    pattern = re.compile(rf'{re.escape(_prefix(path))}(\d+)-[0-9a-f]+\.partial')
     for beside in path.parent.iterdir():
         leftover = pattern.fullmatch(beside.name)
         if leftover and not _is_running(int(leftover[1])):

@@ -3,98 +3,97 @@
 from __future__ import annotations
 
 import os
-import threading
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
-from urllib.parse import urlparse
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from ..errors import (
     CheckpointFileError,
     CheckpointKeysError,
+    ConfigError,
     MkdError,
-    UntrustedCheckpointError,
-    nearest_names,
 )
+from .addresses import (
+    is_web_address,
+    open_remote,
+    resolve_name,
+    without_backbone_prefix,
+)
+from .archive import check_archive, load_plain
+from .checkpoint_errors import is_folder, looks_saved, missing_file, refused, unreadable
+from .download import download
+from .pickled_tensors import RefusedObjectError, UnsupportedTensorError
 
 
-def _statistic(owner: Any, name: str) -> Any:
-    """Stand in for `getattr` while unpickling.
+def read_checkpoint(
+    path: str | os.PathLike, trust: bool | None = None
+) -> dict[str, Any]:
+    """Read a checkpoint to the CPU: tensors and plain types, and nothing else.
 
-    mmengine's log buffers pickle the names of their statistics with `getattr`. Every
-    other use is refused.
-    """
-    of_buffer = owner is HistoryBuffer or isinstance(owner, HistoryBuffer)
-    if of_buffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(owner, name)
-    raise UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
-
-
-# torch has one list of safe types for all threads, and the first thread that finishes
-# clears it.
-_READING = threading.Lock()
-
-
-def _plain_types() -> list[Any]:
-    """Return the types, besides tensors, that mmengine's checkpoints hold."""
-    core = np._core if hasattr(np, '_core') else np.core
-    types: list[Any] = [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        (_statistic, 'builtins.getattr'),
-    ]
-    types += [
-        type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'bool')
-    ]
-    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
-        # numpy 2 renamed numpy.core; checkpoints use either name.
-        for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-            types.append((function, f'{module}.{function.__name__}'))
-    return types
-
-
-def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, unpickling only tensors and plain types.
-
-    mmengine's loader silently falls back to full unpickling, which runs any code that
-    the file holds. This one unpickles other objects only with `trust`.
+    Every file that becomes a model is read here. mmengine's loader silently falls back
+    to full unpickling, which runs any code that the file holds. Checksums are compared,
+    and no more memory is taken than the file can fill.
 
     Args:
-        path: A file, or an http(s) address, which is downloaded once to torch's hub
-            folder.
-        trust: Unpickle any object. Only for files whose source you trust.
+        path: A file, an http(s) address (downloaded once, see `download`), or a name
+            that mmengine knows, such as `torchvision://resnet50`.
+        trust: Unpickle any object. Only for files whose source you trust. None where
+            the user has no such option.
 
     Returns:
         The content of the checkpoint.
 
     Raises:
-        CheckpointFileError: The file is missing, truncated or no checkpoint.
+        CheckpointFileError: The file is missing, damaged or no checkpoint.
         UntrustedCheckpointError: It holds objects other than plain types.
     """
-    file = _local_file(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(
+            'a checkpoint must be a path or an address',
+            expected='a string',
+            actual=repr(path),
+        )
+    path = os.fspath(path)
+    address = resolve_name(path)
+    file = open_remote(address)
+    local = address
+    if file is None:
+        if is_web_address(address):
+            local = str(download(address, lambda file: _check_download(file, path)))
+        file = _open(local)
+    with file:
+        content = _read(file, path, bool(trust), trust is not None, local)
+    if path.startswith('mmcls://'):
+        content = without_backbone_prefix(content)
+    return content
+
+
+def _read(
+    file: BinaryIO, path: str, trust: bool, may_trust: bool, local: str
+) -> dict[str, Any]:
     try:
-        with _READING, torch.serialization.safe_globals(_plain_types()):
-            content = torch.load(file, map_location='cpu', weights_only=not trust)
-    except UnpicklingError as error:
-        # A file that is no pickle (a web page, a pointer of git LFS) is unreadable, not
-        # dangerous.
-        pickled = not trust and _head(file)[:1] in (b'P', b'\x80')
-        raise (_refused if pickled else _unreadable)(path, error) from None
-    except (ImportError, AttributeError) as error:
+        content = _load_anything(file) if trust else load_plain(file)
+    except RefusedObjectError as error:
+        raise refused(path, local, error, may_trust) from None
+    except UnsupportedTensorError as error:
         raise CheckpointFileError(
-            f'checkpoint {path} holds objects of a package that is not installed',
-            actual=str(error),
-            fix='install that package',
+            f'checkpoint {path} holds {error}, which no detector has',
+            expected='tensors with their own values',
+            fix='save it with tensor.to_dense(), or on a real device',
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _unreadable(path, error) from None
+    except Exception as error:  # damaged pickles raise nearly anything
+        if trust and isinstance(error, (ImportError, AttributeError)):
+            raise CheckpointFileError(
+                f'checkpoint {path} holds objects of a package that is not installed',
+                actual=str(error),
+                fix='install that package',
+            ) from None
+        raise unreadable(file, path, local, error) from error
     if not isinstance(content, Mapping):
         raise CheckpointFileError(
             f'checkpoint {path} holds no state dict',
@@ -104,66 +103,48 @@ def read_checkpoint(path: str, trust: bool = False) -> dict[str, Any]:
     return dict(content)
 
 
-def _head(file: str) -> bytes:
-    with open(file, 'rb') as opened:
-        return opened.read(24)
+def _load_anything(file: BinaryIO) -> Any:
+    """Unpickle any object, of a file that the user trusts."""
+    check_archive(file)
+    return torch.load(file, map_location='cpu', weights_only=False)
 
 
-def _unreadable(path: str, error: Exception) -> CheckpointFileError:
-    file = _local_file(path)
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    # For other files torch advises to trust them, or its message is a bare number.
-    if 'weights_only' in reason or _head(file)[:1] not in (b'P', b'\x80'):
-        reason = f'begins with {_head(file)!r}'
-    return CheckpointFileError(
-        f'checkpoint {path} cannot be read: it is truncated or no checkpoint',
-        expected='a file written by torch.save',
-        actual=f'{Path(file).stat().st_size} bytes; {reason}',
-    )
+def _check_download(downloaded: Path, path: str) -> None:
+    """Raise for a download that is no checkpoint: it must not be kept."""
+    with open(downloaded, 'rb') as file:
+        try:
+            check_archive(file)
+        except Exception as error:
+            raise unreadable(file, path, path, error) from error
+        if not looks_saved(file):
+            raise unreadable(file, path, path, ValueError())
 
 
-def _refused(path: str, error: Exception) -> UntrustedCheckpointError:
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if 'GLOBAL' in line or 'getattr' in line]
-    telling += [line for line in lines if line.startswith('Unsupported')]
-    return UntrustedCheckpointError(
-        f'checkpoint {path} holds objects that could run code; it was not loaded',
-        expected='tensors, numbers, strings and containers of them',
-        actual=(telling or lines)[0].partition(' Please use')[0],
-        fix='trust_checkpoint=True beside `checkpoint`, only if you trust its source',
-    )
+def _open(path: str) -> BinaryIO:
+    """Open a regular file; a named pipe would wait for ever.
 
-
-def _local_file(path: str) -> str:
-    parsed = urlparse(str(path))
-    if parsed.scheme in ('http', 'https'):
-        folder = Path(torch.hub.get_dir()) / 'checkpoints'
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / os.path.basename(parsed.path)
-        if not file.exists():
-            try:
-                torch.hub.download_url_to_file(path, str(file))
-            except OSError as error:
-                raise CheckpointFileError(
-                    f'checkpoint {path} cannot be downloaded', actual=str(error)
-                ) from None
-        return str(file)
-    if Path(path).is_dir():
+    Raises:
+        CheckpointFileError: There is no such file, or it cannot be read.
+    """
+    path = os.path.expanduser(path)
+    flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
+    try:
+        file = os.fdopen(os.open(path, flags), 'rb')
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing_file(path) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, IsADirectoryError) or Path(path).is_dir():
+            raise is_folder(path) from None
         raise CheckpointFileError(
-            f'checkpoint {path} is a folder',
-            expected='a file',
-            available=sorted(map(str, Path(path).glob('*.pth'))),
-        )
-    if not Path(path).is_file():
-        parent = Path(path).parent
-        beside = [p.name for p in parent.glob('*.pth')] if parent.is_dir() else []
+            f'checkpoint {path} cannot be opened',
+            actual=getattr(error, 'strerror', None) or str(error),
+        ) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise CheckpointFileError(
-            f'checkpoint {path} does not exist',
-            expected='a file',
-            actual=f'nothing there (looked from {Path.cwd()})',
-            available=[str(parent / n) for n in nearest_names(Path(path).name, beside)],
+            f'checkpoint {path} is no regular file', actual='a pipe or a device'
         )
-    return str(path)
+    return file
 
 
 def extract_state_dict(
@@ -191,6 +172,37 @@ def extract_state_dict(
             actual=f'keys {list(content)[:5]}',
         )
     return weights
+
+
+def read_meta(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says about itself; nothing if that is no dict.
+
+    Args:
+        content: The checkpoint.
+    """
+    meta = content.get('meta')
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def read_class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of the classes a checkpoint was trained on, if it has them.
+
+    Args:
+        meta: What the checkpoint says about itself, of mmdet 3 or 2.
+    """
+    data = meta.get('dataset_meta')
+    known = data if isinstance(data, Mapping) and data else meta
+    names = known.get('classes', known.get('CLASSES'))
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
+    listed = isinstance(names, (list, tuple))
+    return (
+        tuple(names)
+        if listed and all(isinstance(name, str) for name in names)
+        else None
+    )
 
 
 def check_weight_values(

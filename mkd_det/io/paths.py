@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from .atomic import create_temporary
 
 # Space in bytes that the logs and configs of a run need.
 REQUIRED_BYTES = 2**20
@@ -33,9 +34,10 @@ def check_writable_folder(folder: str | Path, what: str) -> None:
         return  # one process checks for all ranks
     try:
         with _created(folder):
-            probe = folder / f'.{os.getpid()}.probe'
+            file, probe = create_temporary(folder / 'probe')
             try:
-                probe.write_bytes(bytes(REQUIRED_BYTES))
+                with file:
+                    file.write(bytes(REQUIRED_BYTES))
             finally:
                 with suppress(OSError):
                     probe.unlink(missing_ok=True)
@@ -76,6 +78,23 @@ def check_output_file(path: str | Path, what: str, *inputs: str | Path) -> None:
             fix=f'give {what} another name',
         )
     check_writable_folder(path.absolute().parent, what)
+
+
+def own_file(named: object, folder: str | Path) -> str | None:
+    """Return the file of a folder that a note or checkpoint names; None without one.
+
+    Only the last part of the path counts. A folder that was copied or renamed keeps the
+    paths of the original, and those must not be followed.
+
+    Args:
+        named: The path as it was written.
+        folder: The folder.
+    """
+    name = os.path.basename(named) if isinstance(named, str) else ''
+    if name in ('', '.', '..') or '\0' in name:
+        return None
+    path = os.path.join(folder, name)
+    return path if os.path.isfile(path) or os.path.isdir(path) else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a teacher said about an image, kept on disk for the next epoch."""
+"""Keeps the outputs of a teacher for each image on disk, for the next epoch."""
 
 from __future__ import annotations
 
@@ -17,55 +17,72 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..io.archive import load_plain
 from ..structures import Level, Levels
 from ..taps import Tap
 
 _SCHEMA = 'CREATE TABLE IF NOT EXISTS seen (image TEXT PRIMARY KEY, crc INT, said BLOB)'
-# Another process may be writing: wait for it so long, in seconds.
-_PATIENCE = 30.0
+# Another process may be writing: wait for it for so many seconds. What could not be
+# read or stored is computed again, so a long wait gains nothing.
+PATIENCE = 1.0
+# After so many waits in a row, the file counts as locked for good.
+MAX_WAITS = 3
 
 
 class TeacherCache:
-    """The levels of one teacher by image, in float16, in a SQLite file.
+    """The outputs of one teacher for each image, in float16, in a SQLite file.
 
-    An image is known by its pixels as they reach the teacher, padding included: what
-    changes the pipeline changes the key. The file is named after the teacher's
-    weights and taps, so that no other teacher finds it. An entry that is damaged
-    is computed again; a folder that cannot be written to is read all the same.
+    The key of an image is its pixels as they reach the teacher, padding included: a
+    changed pipeline changes the key. The file is named after the teacher's weights and
+    taps, so another teacher does not find it. A damaged entry is computed again; a
+    folder that cannot be written to is read nevertheless.
 
     Args:
-        folder: Where the files of all teachers lie.
+        folder: Folder of the files of all teachers.
         model: The teacher.
         taps: What is read from it.
+        engine: What else its outputs depend on, such as the way it is computed.
+
+    Attributes:
+        path: The file.
+        hits: Images that were found.
+        misses: Images that were computed.
 
     Raises:
-        DataError: `folder` is not a folder and cannot become one.
+        DataError: `folder` is no folder and cannot be created.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, model: nn.Module, taps: Mapping[str, Tap]
+        self,
+        folder: str | os.PathLike,
+        model: nn.Module,
+        taps: Mapping[str, Tap],
+        engine: str = '',
     ) -> None:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(
-                f'the teacher cache {folder} cannot be made',
-                expected='a folder, or a place where one can be made',
+                f'the teacher cache {folder} cannot be created',
+                expected='a folder, or a place where one can be created',
                 actual=str(error),
                 fix="teachers.<name>.cache='another/folder', or no `cache`",
             ) from None
-        self.path = Path(folder) / f'{_fingerprint(model, taps)}.sqlite'
+        self.path = Path(folder) / f'{_fingerprint(model, taps, engine)}.sqlite'
         self.hits = self.misses = 0
-        self.stores = True
-        self._said: set[str] = set()
+        # Anything else than a file (a pipe, a folder) is left alone.
+        self._usable = self.path.is_file() or not os.path.lexists(self.path)
+        self._stores = self._usable
+        self._waits = 0
+        self._warned: set[str] = set()
 
     def run(
         self, images: Tensor, run: Callable[[Tensor], dict[str, Levels]]
     ) -> dict[str, Levels]:
-        """Levels by tap: known ones from the file, the others from `run`.
+        """Return levels by tap, from the file where it has them, else from `run`.
 
-        What is new is rounded to float16 as well, so that the first epoch sees the
-        same as the others.
+        New levels are rounded to float16, too, so that the first epoch sees the same
+        as the others.
 
         Args:
             images: A batch (N, 3, H, W), as the teacher wants it.
@@ -84,24 +101,25 @@ class TeacherCache:
         return _as_batch([known[key] for key in keys], images)
 
     def _read(self, keys: Sequence[str]) -> dict[str, dict[str, Levels]]:
-        if not self.path.is_file():
+        if not self._usable or not self.path.is_file():
             return {}
         marks = ', '.join('?' * len(keys))
-        query = f'SELECT image, crc, said FROM seen WHERE image IN ({marks})'
+        query = f'SELECT image, said FROM seen WHERE image IN ({marks})'
         try:
-            with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as file:
+            with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as file:
                 rows = file.execute(query, list(keys)).fetchall()
-        except sqlite3.DatabaseError as error:
-            self._discard(error)
+        except sqlite3.OperationalError as error:
+            if not self._wait_again(error):
+                self._warn(f'cannot be read now ({error})')
             return {}
-        return {
-            key: torch.load(io.BytesIO(said), weights_only=True)
-            for key, crc, said in rows
-            if zlib.crc32(said) == crc
-        }
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+            return {}
+        entries = {key: _load(content) for key, content in rows}
+        return {key: levels for key, levels in entries.items() if levels is not None}
 
     def _write(self, entries: Mapping[str, dict[str, Levels]]) -> None:
-        if not self.stores:
+        if not self._stores:
             return
         rows = []
         for key, levels in entries.items():
@@ -109,30 +127,45 @@ class TeacherCache:
             torch.save(levels, buffer)
             rows.append((key, zlib.crc32(buffer.getvalue()), buffer.getvalue()))
         try:
-            with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as file, file:
+            with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as file, file:
                 file.execute(_SCHEMA)
                 file.executemany('INSERT OR REPLACE INTO seen VALUES (?, ?, ?)', rows)
         except sqlite3.Error as error:
-            # Full, read-only, or locked: what is there can still be read.
-            self.stores = False
+            if self._wait_again(error):
+                return
+            # Full or read-only: it can still be read.
+            self._stores = False
             self._warn(
                 f'takes no more ({error}): the teacher runs for images not in it'
             )
+        else:
+            self._waits = 0
 
-    def _discard(self, error: sqlite3.DatabaseError) -> None:
-        """Start anew where the file is none; leave it where it is only locked."""
-        if isinstance(error, sqlite3.OperationalError):
-            self._warn(f'cannot be read now ({error})')
-            return
-        self._warn(f'is damaged ({error}): made anew')
+    def _wait_again(self, error: sqlite3.Error) -> bool:
+        """Return whether the file was locked, which another process may end.
+
+        Once it has been locked too often, it is not used any more.
+        """
+        if 'locked' not in str(error) or not self._usable:
+            return False
+        self._waits += 1
+        if self._waits >= MAX_WAITS:
+            self._usable = self._stores = False
+            self._warn(f'is locked by another process ({error}): it is not used')
+        return True
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Rename a file that is no database; nothing is deleted."""
+        aside = self.path.with_name(f'{self.path.name}.damaged')
+        self._warn(f'is damaged ({error}): it is renamed to {aside.name}')
         try:
-            self.path.unlink()
+            os.replace(self.path, aside)
         except OSError:
-            self.stores = False
+            self._usable = self._stores = False
 
     def _warn(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             MMLogger.get_current_instance().warning(f'teacher cache {self.path} {what}')
 
 
@@ -144,24 +177,34 @@ def hash_weights(digest: Any, model: nn.Module) -> None:
         digest.update(flat.view(torch.uint8).numpy().tobytes())
 
 
-def _fingerprint(model: nn.Module, taps: Mapping[str, Tap]) -> str:
-    """Of the layers, their weights and what is read."""
+def _fingerprint(model: nn.Module, taps: Mapping[str, Tap], engine: str) -> str:
+    """Return a hash of the layers, their weights, what is read, and how."""
     digest = hashlib.sha256(str(model).encode())
     hash_weights(digest, model)
     digest.update(str(sorted((name, str(tap)) for name, tap in taps.items())).encode())
+    digest.update(engine.encode())
     return digest.hexdigest()[:20]
 
 
 def _key(image: Tensor) -> str:
-    """Of the pixels of one image (3, H, W)."""
+    """Return a hash of the pixels of one image (3, H, W)."""
     pixels = image.detach().cpu().contiguous()
     digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
     digest.update(pixels.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
+def _load(content: Any) -> dict[str, Levels] | None:
+    """Return the levels of an entry; None if it is damaged (it has checksums)."""
+    try:
+        levels = load_plain(io.BytesIO(content))
+    except Exception:  # damaged pickles raise nearly anything
+        return None
+    return levels if isinstance(levels, dict) else None
+
+
 def _of_image(levels: Mapping[str, Levels], n: int) -> dict[str, Levels]:
-    """The levels of one image, alone, in float16."""
+    """Return the levels of one image in float16."""
 
     def cut(level: Level) -> Level:
         if isinstance(level, tuple):
@@ -177,7 +220,7 @@ def _of_image(levels: Mapping[str, Levels], n: int) -> dict[str, Levels]:
 def _as_batch(
     images: Sequence[Mapping[str, Levels]], like: Tensor
 ) -> dict[str, Levels]:
-    """The levels of all images together, on the device of `like`."""
+    """Return the levels of all images together, on the device of `like`."""
 
     def join(parts: Sequence[Level]) -> Level:
         if isinstance(parts[0], tuple):

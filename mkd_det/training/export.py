@@ -15,7 +15,7 @@ from ..contrib.row_conv import to_square
 from ..distiller.state import without_distill_state
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
-from ..io.checkpoint import load_checkpoint_strict, read_checkpoint
+from ..io.checkpoint import load_checkpoint_strict, read_checkpoint, read_meta
 from ..io.paths import check_output_file
 from ..registry import type_name
 from .student_config import student_config
@@ -79,7 +79,7 @@ def export(
         state = to_square(state, MODELS.build(plain.model))
     text = plain.pretty_text
     # The weights first: a config without weights is of no use.
-    save_student(weights, state, content.get('meta') or {}, text)
+    save_student(weights, state, read_meta(content), text)
     write_atomically(config, text.encode())
     verify_export(config, weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..distiller.model import Distiller
 from ..distiller.state import check_resumable, check_saved_values
 from ..errors import CheckpointFileError, ResumeError
 from ..io.checkpoint import check_weight_values, read_checkpoint
+from ..io.paths import own_file
 from ..io.quiet import suppress_info_logs
 
 # Keys that schedulers and newer versions of torch add to an optimizer's groups.
@@ -38,7 +40,7 @@ def settle_resume(cfg: Config) -> str | None:
     folder = Path(cfg.work_dir)
     note = folder / 'last_checkpoint'
     if note.exists():
-        return _noted(note)
+        return _noted(note, cfg)
     left = _newest_first([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
     if left:
         # Killed between the first checkpoint and the note of its name.
@@ -55,26 +57,55 @@ def has_begun(work_dir: str) -> bool:
     return any(True for p in patterns for _ in Path(work_dir).glob(p))
 
 
-def _noted(note: Path) -> str:
-    others = _newest_first(note.parent.glob('*.pth'))
+def _noted(note: Path, cfg: Config) -> str:
+    """Return the checkpoint that a note names, in the folder of this run.
+
+    In a work dir that was copied, the note names a file of the original. The file of
+    the same name in the copy is written into `cfg.load_from`.
+    """
+    folder = _checkpoint_folder(cfg)
+    others = _newest_first(p for p in note.parent.glob('*.pth') if p.is_file())
     try:
-        path = note.read_text(encoding='utf-8').strip()
+        path = note.read_text(encoding='utf-8').strip() if note.is_file() else None
     except (OSError, ValueError) as error:
+        path, reason = None, getattr(error, 'strerror', None) or 'no text'
+    else:
+        reason = 'no file' if path is None else ''
+    if path is None:
         raise ResumeError(
             f'{note} cannot be read',
             expected='the path of a checkpoint',
-            actual=getattr(error, 'strerror', None) or 'no text',
+            actual=reason,
             available=others,
             fix='--resume with a checkpoint',
-        ) from None
-    if '://' not in path and not Path(path).is_file():
+        )
+    if '://' in folder and path.startswith(folder.rstrip('/') + '/'):
+        return path
+    own = own_file(path, folder)
+    if own is None:
         raise ResumeError(
-            f'{note} names a checkpoint that is gone',
+            f'{note} names a checkpoint that is gone'
+            if not Path(path).is_file()
+            else f'{note} names a checkpoint of another work dir',
+            expected=f'a file in {folder}',
             actual=path,
             available=others,
-            fix='--resume with one of these',
+            fix='--resume with a checkpoint',
         )
+    if not Path(path).is_file() or not os.path.samefile(path, own):
+        print(f'{note} names {path}, of another folder: resuming from {own}')
+        cfg.load_from = own
+        return own
     return path
+
+
+def _checkpoint_folder(cfg: Config) -> str:
+    """Return where the training saves its checkpoints, as mmengine works it out."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir')
+    if out_dir is None:
+        return str(cfg.work_dir)
+    return os.path.join(out_dir, os.path.basename(str(cfg.work_dir).rstrip(os.sep)))
 
 
 def _newest_first(files: Any) -> list[str]:
@@ -136,18 +167,24 @@ def _check_parts(content: Mapping[str, Any], where: str) -> None:
         ('state_dict', Mapping),
         ('optimizer', Mapping),
         ('message_hub', Mapping),
+        ('message_hub.log_scalars', Mapping),
+        ('message_hub.runtime_info', Mapping),
+        ('message_hub.resumed_keys', Mapping),
         ('meta', Mapping),
         ('meta.epoch', int),
         ('meta.iter', int),
+        ('meta.seed', (int, type(None))),
+        ('param_schedulers', (list, dict, type(None))),
     ):
         value: Any = content
         for key in name.split('.'):
             value = value.get(key)
         if not isinstance(value, kind):
             raise ResumeError(
-                f'{where} cannot be resumed: it has no {name}',
+                f'{where} cannot be resumed: '
+                + (f'it has no {name}' if value is None else f'{name} is of no use'),
                 expected='a checkpoint that this training wrote (epoch_*.pth)',
-                actual=f'{name} is {type(value).__name__}',
+                actual=f'{name} is a {type(value).__name__}',
                 fix='another checkpoint; or load_from without resume, to start from its'
                 ' weights',
             )

@@ -1,49 +1,48 @@
-"""A full disk or a kill while saving keeps the previous checkpoint."""
+"""Checkpoints are complete, and no file of another run is touched for them."""
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
-from collections.abc import Iterator
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 
+import faults
 import hook_runs
-from mkd_det.errors import CheckpointSaveError
-from mkd_det.io.atomic import write_atomically
+from mkd_det.errors import CheckpointSaveError, ResumeError
+from mkd_det.hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
+from mkd_det.training.resume import settle_resume
 
 
 class SmallDisk(Hook):
-    """From one moment on, no file of any size is written.
-
-    The kernel enforces it: a limit on the size of files, which every write
-    beyond fails with, half-way through.
-    """
+    """From one moment on, no file grows beyond half of a checkpoint."""
 
     priority = 'HIGHEST'
 
     def __init__(self, moment: str, epoch: int) -> None:
         self.epoch = epoch
+        self.full = ExitStack()
         setattr(self, moment, self.fill)
 
     def fill(self, runner: Any, *_: Any, **__: Any) -> None:
         if runner.epoch == self.epoch:
-            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             size = next(Path(runner.work_dir).glob('epoch_*.pth')).stat().st_size
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+            self.full.enter_context(faults.full_disk(size // 2))
 
 
-@pytest.fixture
-def _restored_disk() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def _fails(runner: Any, moment: str, epoch: int, match: str) -> CheckpointSaveError:
+    """Train until the disk is full, and return the error."""
+    disk = SmallDisk(moment, epoch)
+    runner.register_hook(disk)
+    with disk.full, pytest.raises(CheckpointSaveError, match=match) as error:
+        runner.train()
+    return error.value
 
 
 def _cfg(root: Path, epochs: int = 2, val: bool = False) -> Any:
@@ -63,15 +62,12 @@ def _files(cfg: Any) -> set[str]:
     return {p.name for p in Path(cfg.work_dir).iterdir() if 'pth' in p.name}
 
 
-@pytest.mark.usefixtures('_restored_disk')
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path)
     runner = hook_runs.build(cfg, 'full')
-    runner.register_hook(SmallDisk('after_train_epoch', epoch=1))
-    with pytest.raises(CheckpointSaveError, match=r'epoch_2.pth could not') as error:
-        runner.train()
-    assert error.value.expected.endswith('MiB of free space')
-    assert error.value.actual.endswith('MiB free')
+    error = _fails(runner, 'after_train_epoch', 1, r'epoch_2.pth could not')
+    assert error.expected.endswith('MiB of free space')
+    assert error.actual.endswith('MiB free')
     assert _files(cfg) == {'epoch_1.pth'}
     assert find_latest_checkpoint(cfg.work_dir) == str(
         Path(cfg.work_dir, 'epoch_1.pth').resolve()
@@ -81,13 +77,10 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures('_restored_disk')
 def test_a_full_disk_keeps_the_previous_best(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path, val=True)
     runner = hook_runs.build(cfg, 'best')
-    runner.register_hook(SmallDisk('before_val', epoch=2))
-    with pytest.raises(CheckpointSaveError, match='best_toy_mAP_epoch_2.pth'):
-        runner.train()
+    _fails(runner, 'before_val', 2, 'best_toy_mAP_epoch_2.pth')
     assert _files(cfg) == {'epoch_2.pth', 'best_toy_mAP_epoch_1.pth'}
 
 
@@ -100,58 +93,125 @@ def test_outdated_checkpoints_are_deleted(tmp_path: Path) -> None:
     assert runner.message_hub.get_info('keep_ckpt_ids') == [3]
 
 
-def test_a_kill_while_writing_keeps_what_was_there(tmp_path: Path) -> None:
-    file = tmp_path / 'weights.pth'
-    write_atomically(file, b'before')
-    child = os.fork()
-    if child == 0:
-        # The kernel kills the child when it has written half of the file.
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
-        write_atomically(file, b'x' * 2**17)
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGXFSZ
-    assert file.read_bytes() == b'before'
-    write_atomically(file, b'after')
-    assert file.read_bytes() == b'after'
-    assert list(tmp_path.iterdir()) == [file], 'the torn file is gone'
+# -- files of other runs ---------------------------------------------------------------
 
 
-def test_an_unwritable_folder_is_a_typed_error(tmp_path: Path) -> None:
-    (tmp_path / 'file').touch()
-    with pytest.raises(CheckpointSaveError, match='could not be written'):
-        write_atomically(tmp_path / 'file' / 'weights.pth', b'')
+@HOOKS.register_module(force=True)
+class SomebodysHook(CheckpointHook):
+    """A checkpoint hook of a user."""
 
 
-@pytest.mark.parametrize('place', ['file/weights.pth', 'folder', 'a\0b'])
-def test_only_a_full_disk_is_told_to_be_made_room_on(
-    place: str, tmp_path: Path
+@pytest.fixture(scope='module')
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work dir of a run with one epoch and its best checkpoint."""
+    root = tmp_path_factory.mktemp('original')
+    hook_runs.build(_cfg(root, epochs=1, val=True), 'original').train()
+    return root
+
+
+def _copy(original: Path, tmp_path: Path, name: str = 'run') -> tuple[Any, Path]:
+    """A copy of that run, which continues; and the original, as it is."""
+    theirs = tmp_path / 'theirs'
+    shutil.copytree(original, theirs, dirs_exist_ok=True)
+    cfg = _cfg(theirs, epochs=2, val=True)
+    cfg.work_dir = str(tmp_path / name)
+    shutil.copytree(original / 'run', cfg.work_dir)
+    for file in Path(cfg.work_dir).glob('*.pth'):
+        # As if it had been trained in `theirs` and copied from there.
+        content = torch.load(file, weights_only=False)
+        info = content['message_hub']['runtime_info']
+        info['best_ckpt'] = str(theirs / 'run' / 'best_toy_mAP_epoch_1.pth')
+        torch.save(content, file)
+    (Path(cfg.work_dir) / 'last_checkpoint').write_text(
+        str(theirs / 'run' / 'epoch_1.pth')
+    )
+    cfg.resume = True
+    return cfg, theirs / 'run'
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize('kind', ['ours', 'mmengine', 'a user'])
+def test_a_copied_work_dir_leaves_the_original_alone(
+    kind: str, original: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / 'file').touch()
-    (tmp_path / 'folder').mkdir()
-    with pytest.raises(CheckpointSaveError) as error:
-        write_atomically(tmp_path / place, b'')
-    assert 'disk space' not in error.value.fix
-    assert not list(tmp_path.glob('.*'))
+    cfg, theirs = _copy(original, tmp_path)
+    if kind != 'ours':
+        name = 'CheckpointHook' if kind == 'mmengine' else 'SomebodysHook'
+        cfg.default_hooks.checkpoint.type = name
+    before = _bytes(theirs)
+    assert settle_resume(cfg) == str(Path(cfg.work_dir, 'epoch_1.pth'))
+    runner = hook_runs.build(cfg, f'copy {kind}')
+    use_safe_checkpoint_hook(runner)
+    with faults.deletions() as touched:
+        runner.train()
+    assert _bytes(theirs) == before
+    assert not [path for path in touched if theirs in path.parents]
+    # The copy has its own best checkpoint, and only the new one.
+    assert _files(cfg) == {'epoch_2.pth', 'best_toy_mAP_epoch_2.pth'}
 
 
-def test_two_processes_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
-    file = tmp_path / 'weights.pth'
-    alive = tmp_path / f'.weights.pth.{os.getppid()}.partial'
-    dead = tmp_path / f'.weights.pth.{2**22 + 1}.partial'
-    for partial in (alive, dead):
-        partial.write_bytes(b'half')
-    write_atomically(file, b'ours')
-    assert file.read_bytes() == b'ours'
-    assert alive.exists() and not dead.exists()
+def test_a_best_checkpoint_that_is_elsewhere_stays_there(
+    original: Path, tmp_path: Path
+) -> None:
+    cfg, theirs = _copy(original, tmp_path)
+    Path(cfg.work_dir, 'best_toy_mAP_epoch_1.pth').unlink()
+    cfg.val_evaluator = dict(type='EpochMetric', sign=-1)
+    settle_resume(cfg)
+    runner = hook_runs.build(cfg, 'elsewhere')
+    runner.train()
+    # Nothing was better than it: it is the best one still, and none of this run.
+    assert _files(cfg) == {'epoch_2.pth'}
+    assert (theirs / 'best_toy_mAP_epoch_1.pth').is_file()
+    assert 'best_ckpt' not in runner.message_hub.runtime_info
+    assert runner.message_hub.get_info('best_score') == 100
 
 
-def test_a_link_stays_a_link_and_a_file_keeps_its_permissions(tmp_path: Path) -> None:
-    file, link = tmp_path / 'weights.pth', tmp_path / 'link.pth'
-    file.write_bytes(b'before')
-    file.chmod(0o600)
-    link.symlink_to(file)
-    write_atomically(link, b'after')
-    assert link.is_symlink() and file.read_bytes() == b'after'
-    assert file.stat().st_mode & 0o777 == 0o600
+HUBS: dict[str, dict[str, Any]] = {
+    'a file of somebody': dict(best_ckpt='FOREIGN'),
+    'a file above': dict(best_ckpt='../victim.pth'),
+    'no name': dict(best_ckpt='..'),
+    'a checkpoint that is not the best': dict(best_ckpt='epoch_1.pth'),
+    'a number': dict(best_ckpt=3),
+    'a score in words': dict(best_score='much'),
+    'kept numbers that are paths': dict(keep_ckpt_ids=['../../victim']),
+    'kept numbers that are a word': dict(keep_ckpt_ids='12'),
+}
+
+
+@pytest.mark.parametrize('case', HUBS)
+def test_what_a_hostile_checkpoint_names_is_not_deleted(
+    case: str, original: Path, tmp_path: Path
+) -> None:
+    cfg, _ = _copy(original, tmp_path)
+    victim = faults.hostile(tmp_path / 'victim.pth', tmp_path / 'ran')
+    file = Path(cfg.work_dir, 'epoch_1.pth')
+    content = torch.load(file, weights_only=False)
+    info = {k: str(victim) if v == 'FOREIGN' else v for k, v in HUBS[case].items()}
+    content['message_hub']['runtime_info'].update(info)
+    torch.save(content, file)
+    settle_resume(cfg)
+    with faults.deletions() as touched:
+        hook_runs.build(cfg, case).train()
+    assert victim.is_file() and not (tmp_path / 'ran').exists()
+    assert victim not in touched
+    assert 'best_toy_mAP_epoch_2.pth' in _files(cfg)
+
+
+def test_a_note_that_names_another_work_dir_is_refused(
+    original: Path, tmp_path: Path
+) -> None:
+    cfg, theirs = _copy(original, tmp_path)
+    Path(cfg.work_dir, 'epoch_1.pth').unlink()
+    with pytest.raises(ResumeError, match='of another work dir') as error:
+        settle_resume(cfg)
+    assert error.value.actual == str(theirs / 'epoch_1.pth')
+    faults.pipe(Path(cfg.work_dir, 'epoch_1.pth'))
+    with pytest.raises(ResumeError):
+        settle_resume(cfg)
+    Path(cfg.work_dir, 'last_checkpoint').unlink()
+    faults.pipe(Path(cfg.work_dir, 'last_checkpoint'))
+    with pytest.raises(ResumeError, match='cannot be read'):
+        settle_resume(cfg)

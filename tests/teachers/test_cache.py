@@ -167,7 +167,7 @@ def test_a_store_that_takes_no_more_is_read_all_the_same(
 
 def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
-    with pytest.raises(DataError, match='cannot be made'):
+    with pytest.raises(DataError, match='cannot be created'):
         store(tmp_path / 'file' / 'cache')
 
 
