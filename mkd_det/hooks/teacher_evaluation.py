@@ -109,7 +109,8 @@ def _restrict(evaluator: Evaluator, dataset: Any, indices: list[int]) -> None:
         shown = [[i for i in indices if a <= i < b] for a, b in limits]
         counted = list(accumulate(map(len, shown)))
         meta: Any = copy.deepcopy(evaluator.dataset_meta)
-        for part in [meta] if isinstance(meta, Mapping) else meta:
+        parts: list[Any] = [meta] if isinstance(meta, Mapping) else meta
+        for part in parts:
             part['cumulative_sizes'] = counted
         evaluator.dataset_meta = meta
     for metric, images in zip(evaluator.metrics, shown):

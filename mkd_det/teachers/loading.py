@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from ..config import TeacherConfig
-from ..configs import plain_model_cfg, read_config
+from ..configs import configs_beside, plain_model_cfg, read_config
 from ..errors import (
     CheckpointFileError,
     ConfigError,
@@ -29,7 +29,10 @@ from ..io.checkpoint import (
     drop_batch_counters,
     extract_state_dict,
     read_checkpoint,
+    read_class_names,
+    read_meta,
 )
+from ..io.shape_mismatch import describe_difference
 from ..parsing import parse
 from ..registry import build_mmengine_model
 from .cache import hash_weights
@@ -41,7 +44,7 @@ class Teacher:
 
     Args:
         name: Its name in the config.
-        config: What the config says about it.
+        config: Its config.
         model: The model, in eval mode, without gradients.
         source_cfg: The whole config, if `config.cfg` names a file.
         meta: The checkpoint's `meta`, once loaded.
@@ -61,7 +64,7 @@ class Teacher:
 
         Args:
             name: Its name in the config.
-            config: What the config says about it, parsed or not.
+            config: Its config, parsed or not.
 
         Raises:
             ConfigError: The config is not valid, or the model cannot be built.
@@ -81,9 +84,7 @@ class Teacher:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Class names the checkpoint was trained on, if it has them."""
-        meta = self.meta.get('dataset_meta') or self.meta
-        names = meta.get('classes', meta.get('CLASSES'))
-        return tuple(names) if names is not None else None
+        return read_class_names(self.meta)
 
     def load(self) -> None:
         """Load the checkpoint completely, or raise and change nothing.
@@ -168,7 +169,7 @@ def load_teacher_weights(
         content = read_checkpoint(checkpoint, config.trust_checkpoint)
     except CheckpointFileError as error:
         error.message = f'teachers.{name}: {error.message}'
-        error.fix = (
+        error.fix = error.fix or (
             f"teachers.{name}.checkpoint='https://...', the address of a file to"
             ' fetch; or first train\nthis teacher: mkd-det train TEACHER_CONFIG'
         )
@@ -176,11 +177,10 @@ def load_teacher_weights(
     weights = extract_state_dict(content, checkpoint)
     weights = _without_prefix(weights, config.prefix, name, checkpoint)
     weights = _with_revised_keys(weights, config.revise_keys, name, checkpoint)
-    _check_fit(model, weights, where)
+    _check_fit(model, weights, where, checkpoint)
     check_weight_values(weights, model.state_dict(), where, TeacherKeysError)
     model.load_state_dict(weights, strict=False)
-    meta = content.get('meta')
-    return dict(meta) if isinstance(meta, Mapping) else {}
+    return read_meta(content)
 
 
 def prune_smallest(model: nn.Module, share: float) -> None:
@@ -238,7 +238,9 @@ def _with_revised_keys(
     return revised
 
 
-def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+def _check_fit(
+    model: nn.Module, weights: Mapping[str, Tensor], where: str, checkpoint: str
+) -> None:
     """Raise unless `weights` fills the model key by key."""
     own = drop_batch_counters(model.state_dict())
     missing, unexpected, shapes = compare_state_dicts(own, weights)
@@ -249,17 +251,19 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> N
             actual=prefix + missing[0],
             fix=f'prefix={prefix!r} beside `checkpoint`',
         )
+    difference = describe_difference(own, weights)
+    because = f'; {difference}' if difference else ''
     if missing or unexpected:
         fits = [own[k].shape for k in missing] == [weights[k].shape for k in unexpected]
         raise TeacherKeysError(
             f'{where} is of another model: {len(missing)} keys missing,'
-            f' {len(unexpected)} unexpected, of {len(own)}',
+            f' {len(unexpected)} unexpected, of {len(own)}{because}',
             expected=', '.join(missing[:4]) or None,
             actual=', '.join(unexpected[:4]) or None,
             fix='the shapes are the same, in the same order: if only names differ,'
             " revise_keys=[('^theirs', 'ours'), ...] beside `checkpoint`"
             if fits
-            else 'the `cfg` that this checkpoint was trained with',
+            else _own_cfg(checkpoint),
         )
     if shapes:
         paths = [shape.split(':')[0] for shape in shapes]
@@ -268,10 +272,18 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> N
         error = TeacherClassesError if all_heads else TeacherKeysError
         count = ' (another number of classes?)' if all_heads else ''
         raise error(
-            f'{where} has {len(shapes)} tensors of another shape{count}',
+            f'{where} has {len(shapes)} tensors of another shape{count}{because}',
             actual='; '.join(shapes[:4]),
-            fix='the `cfg` that it was trained with, num_classes included',
+            fix=_own_cfg(checkpoint) + ', num_classes included' * all_heads,
         )
+
+
+def _own_cfg(checkpoint: str) -> str:
+    """Return the fix of a config that does not fit: that of the checkpoint."""
+    beside = configs_beside(checkpoint)
+    if beside:
+        return f'cfg={beside[0]!r}, which lies beside the checkpoint'
+    return 'the `cfg` that this checkpoint was trained with'
 
 
 def _common_prefix(own: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
