@@ -85,7 +85,7 @@ DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
 DOCS = [
     f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
 ]
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'ruff>=0.6']
+DEV = ['hypothesis', 'mypy', 'pytest>=7', 'pytest-xdist>=3', 'ruff>=0.6']
 
 setup(
     name='mkd_det',
