@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from torch import nn
@@ -283,15 +283,17 @@ class DistillConfig:
     )
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> DistillConfig:
+    def parse(cls, given: Mapping[str, Any], student: Any = None) -> DistillConfig:
         """Parse the arguments of `Distiller`.
 
         Args:
             given: The arguments, but for those of `BESIDE`.
+            student: The config of the student, for messages.
 
         Raises:
             ConfigError: A key, a name or a value is not valid.
         """
+        _check_merged(given, [f.name for f in fields(cls)], student)
         given = {**given, 'teachers': _expand_copies(given.get('teachers'))}
         return parse(cls, given, label='Distiller', beside=BESIDE)
 
@@ -329,6 +331,19 @@ class DistillConfig:
         whole = [name for name in self.teachers if name not in self.pruned_copies]
         names = self.teacher_weights.teachers or whole
         return dict.fromkeys(names, self.teacher_weights.tap)
+
+
+def _check_merged(given: Mapping[str, Any], known: list[str], student: Any) -> None:
+    """Raise where the keys of a base's plain model were merged into the distiller."""
+    own = student if isinstance(student, Mapping) else {}
+    left = [name for name in given if name not in known and name in own]
+    if left:
+        raise ConfigError(
+            'Distiller: keys of the plain model in `_base_` are merged into it',
+            expected='a `model` that replaces the one of `_base_`',
+            actual=', '.join(left),
+            fix="model = dict(_delete_=True, type='Distiller', ...)",
+        )
 
 
 def _expand_copies(teachers: Any) -> dict[str, Any]:

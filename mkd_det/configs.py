@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,19 +10,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
+from .config_overrides import apply_overrides
 from .errors import ConfigError, nearest_names
 from .registry import type_name
-
-# Keys of a config that mmengine reads outside the arguments of Runner.
-_NON_RUNNER_KEYS = (
-    'custom_imports',
-    'model_wrapper_cfg',
-    'runner_type',
-    'tta_model',
-    'tta_pipeline',
-)
 
 # Variables of recipes that a config inherits and no training reads.
 RECIPE_VARIABLES = ('needs',)
@@ -47,7 +37,7 @@ def load_config(
     for name in RECIPE_VARIABLES:
         cfg.pop(name, None)
     if options:
-        _merge(cfg, options, source)
+        apply_overrides(cfg, options, source)
     if not isinstance(cfg.get('model'), dict):
         raise ConfigError(
             f'config {path} has no `model`',
@@ -136,6 +126,21 @@ def add_custom_imports(cfg: Config, *names: str) -> None:
     cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
 
 
+def configs_beside(checkpoint: str) -> list[str]:
+    """Return the configs in the folder of a checkpoint, the newest first.
+
+    mmengine writes the config of a training into its work dir.
+
+    Args:
+        checkpoint: Path or address of the checkpoint.
+    """
+    if '://' in checkpoint:
+        return []
+    files = [path for path in Path(checkpoint).parent.glob('*.py') if path.is_file()]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [str(path) for path in files]
+
+
 def _suggest_fix(error: Exception, text: str, path: str) -> str:
     """Return what to do about a config that cannot be read."""
     if isinstance(error, ImportError):
@@ -155,33 +160,6 @@ def _suggest_fix(error: Exception, text: str, path: str) -> str:
             ' config itself'
         )
     return 'add --debug to see the traceback'
-
-
-def _merge(cfg: Config, options: dict, source: str) -> None:
-    """Merge overrides into the config.
-
-    As with mmengine, a new key is allowed below a known one: it sets an argument that
-    the config leaves at its default. A new key at the top level would have no effect.
-
-    Raises:
-        ConfigError: A top-level key is unknown, or a key does not fit the config.
-    """
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_NON_RUNNER_KEYS}
-    for key in options:
-        first = key.partition('.')[0]
-        if first not in known:
-            raise ConfigError(
-                f'{source}: the config has no {first!r}',
-                actual=key,
-                available=nearest_names(first, cfg),
-            )
-        try:
-            cfg.merge_from_dict({key: options[key]})
-        except (KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise ConfigError(
-                f'{source}: {key} does not fit the config',
-                actual=str(error.args[0] if error.args else error).partition('\n')[0],
-            ) from error
 
 
 def _siblings(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ paragraphs say when an error appears, the one that begins with `Fix:` what to do
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -277,8 +278,29 @@ def as_config_error(what: str) -> Iterator[None]:
         raise ConfigError(
             f'{what} cannot be built from its config',
             actual=f'{type(error).__name__}: {lines[0]}',
-            fix='add --debug to see the traceback',
+            fix=fix_of_argument(unknown[1])
+            if unknown
+            else 'add --debug to see the traceback',
         ) from error
+
+
+def fix_of_argument(name: str, known: Iterable[str] = ()) -> str:
+    """Return the fix for an argument that a class does not take.
+
+    Args:
+        name: The argument.
+        known: The arguments that the class takes.
+
+    Returns:
+        The nearest known argument; without one, how to replace a dict of a base.
+    """
+    nearest = get_close_matches(name, list(known), 1, 0.75)
+    if nearest:
+        return f'{nearest[0]}=...'
+    return (
+        f'without {name!r}; if a `_base_` gives it: _delete_=True in this dict, which'
+        ' then replaces that of the base'
+    )
 
 
 @contextmanager

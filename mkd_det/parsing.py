@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,8 @@ T = TypeVar('T')
 
 # mmengine adds this key to the dicts that a config takes from a `package::` base.
 SCOPE_KEY = '_scope_'
+# Similarity above which the name of a part may be a misspelling of another.
+_SIMILAR = 0.7
 
 _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     bool: ('True or False', lambda value: isinstance(value, bool)),
@@ -163,8 +166,7 @@ def _check_required(
     known: Mapping[str, Field], values: Mapping[str, Any], where: str
 ) -> None:
     for name, entry in known.items():
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and name not in values:
+        if _is_required(entry) and name not in values:
             raise ConfigError(
                 f'{where}: `{name}` is missing',
                 expected=entry.metadata.get('words') or None,
@@ -173,9 +175,14 @@ def _check_required(
             )
 
 
+def _is_required(entry: Field) -> bool:
+    """Whether a key has no default."""
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
 def _stands_for_default(entry: Field, annotation: Any, value: Any) -> bool:
     """Whether `value` is the None of a key whose value is a dict."""
-    optional = entry.default is not MISSING or entry.default_factory is not MISSING
+    optional = not _is_required(entry)
     return value is None and optional and _nested(annotation) is annotation
 
 
@@ -271,7 +278,31 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise _Unfit
     inner = args[1] if args else Any
+    _check_parts(inner, value, path)
     return {name: _value(name, inner, part, path, {}) for name, part in value.items()}
+
+
+def _check_parts(cls: Any, parts: Mapping[str, Any], path: str) -> None:
+    """Raise where a part lacks a key, and its name resembles that of another part.
+
+    A misspelt name makes a new part of the few keys that were to be changed.
+    """
+    if not is_dataclass(cls):
+        return
+    required = [f.name for f in fields(cls) if _is_required(f)]
+    for name, part in parts.items():
+        missing = [n for n in required if isinstance(part, Mapping) and n not in part]
+        others = [other for other in parts if other != name]
+        similar = get_close_matches(name, others, 1, _SIMILAR)
+        if missing and similar:
+            keys = ', '.join(f'{k}={v!r}' for k, v in part.items() if k != SCOPE_KEY)
+            raise ConfigError(
+                f'{path}: there is no {name!r} to change, and a new one needs'
+                f' `{missing[0]}`',
+                actual=name,
+                available=nearest_names(name, others),
+                fix=f'{similar[0]}=dict({keys})',
+            )
 
 
 def _convert_list(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from .errors import (
     ConfigError,
     MkdError,
     as_config_error,
+    fix_of_argument,
     is_integer,
     is_number,
     nearest_names,
@@ -168,6 +169,7 @@ def _check_arguments(cls: type, kwargs: dict, where: str) -> None:
                 f'{where}: {cls.__name__} takes no argument {key!r}',
                 actual=key,
                 available=nearest_names(key, known, limit=len(known)),
+                fix=fix_of_argument(key, known),
             )
     checks = _checks_of(cls)
     for key, value in kwargs.items():

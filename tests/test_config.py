@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mkd_det import config as config_module
@@ -17,7 +18,7 @@ from mkd_det.config import (
     TeacherConfig,
     TermConfig,
 )
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, as_config_error, fix_of_argument
 from mkd_det.parsing import documented, key, parse, words_of
 
 TEACHER = dict(cfg='teacher.py', checkpoint='teacher.pth')
@@ -327,3 +328,25 @@ def test_errors_in_nested_dicts_say_where(given: Any, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Stages, given, 'chain')
     assert caught.value.message.startswith(words)
+
+
+def test_a_misspelt_part_names_the_part_that_was_meant() -> None:
+    error = error_of(whole(terms=dict(loss_soft=TERM, loss_sof=dict(weight=0))))
+    assert error.message.startswith("terms: there is no 'loss_sof'")
+    assert (error.available, error.fix) == (('loss_soft',), 'loss_soft=dict(weight=0)')
+
+
+def test_keys_of_a_bases_model_ask_for_delete() -> None:
+    student = dict(type='GFL', backbone={}, data_preprocessor={})
+    with pytest.raises(ConfigError) as caught:
+        DistillConfig.parse(whole(backbone={}), student)
+    assert caught.value.actual == 'backbone'
+    assert caught.value.fix.startswith('model = dict(_delete_=True,')
+
+
+def test_arguments_that_a_base_left_behind_ask_for_delete() -> None:
+    for name, fix in (('taus', 'tau=...'), ('momentum', "without 'momentum'; ")):
+        assert fix_of_argument(name, ['tau', 'weight']).startswith(fix)
+    with pytest.raises(ConfigError) as caught, as_config_error('optim_wrapper'):
+        torch.optim.AdamW([torch.zeros(1)], momentum=0.9)
+    assert '_delete_=True' in caught.value.fix

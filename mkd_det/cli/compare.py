@@ -115,13 +115,18 @@ def run(args: argparse.Namespace) -> int | None:
     from ..errors import ConfigError
     from ..experiments.comparison.options import ComparisonOptions
     from ..experiments.comparison.report import PAGE
+    from ..experiments.comparison.rows import split_name
     from ..experiments.comparison.run import compare
+    from ..experiments.comparison.suggestions import plain_configs
 
     if not args.base:
+        rows = [split_name(row)[1] for row in args.rows]
+        found = plain_configs(rows, without=rows)
         raise ConfigError(
             'there is nothing to compare with',
-            expected='the student alone',
-            fix='--base mkd_det::bccd/gfl_r18-w16_bccd.py',
+            expected='the config of the student alone',
+            available=found[:8],
+            fix=f'--base {next(iter(found), "STUDENT_CONFIG.py")}',
         )
     options = ComparisonOptions(
         seeds=args.seeds,

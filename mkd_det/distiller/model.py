@@ -78,7 +78,7 @@ class Distiller(BaseModel):
         init_cfg: dict | None = None,
         **distill: Any,
     ) -> None:
-        config = DistillConfig.parse(distill)
+        config = DistillConfig.parse(distill, student)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)

@@ -13,7 +13,9 @@ _CLASS_LAYERS = re.compile(r'cls|fc|logits')
 _SHOWN = 3
 
 
-def describe_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+def describe_difference(
+    own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> str:
     """Describe how the layers of a checkpoint differ from those of a model.
 
     Args:
@@ -24,7 +26,9 @@ def describe_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
         Words such as 'the layers of the checkpoint are 2 times as wide as those of
         the model'; '' if neither width nor depth explains the difference.
     """
-    return '; '.join(text for text in (_width(own, weights), _depth(own, weights)) if text)
+    return '; '.join(
+        text for text in (_width(own, weights), _depth(own, weights)) if text
+    )
 
 
 def width_factors(
@@ -67,9 +71,7 @@ def _width(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
 
 def _depth(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     ours, theirs = _lengths(own), _lengths(weights)
-    differing = [
-        name for name in ours if name in theirs and ours[name] != theirs[name]
-    ]
+    differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     texts = [
         f'{name} has {theirs[name]} layers in the checkpoint, {ours[name]} in the model'
         for name in differing[:_SHOWN]

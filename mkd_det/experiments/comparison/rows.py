@@ -18,6 +18,7 @@ from ..runs.metrics import evaluators_of
 from ..runs.training_configs import adapt_hooks_to_iterations, training_budget
 from .budget import set_budget
 from .options import ComparisonOptions
+from .suggestions import suggest_teacher
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def read_rows(
         with prefix_errors(name):
             cfg = _read(path, options)
             if 'model' not in cfg:
-                cfg = _config_from_recipe(student, cfg, options)
+                cfg = _config_from_recipe(student, cfg, options, named[0][1])
             rows.append(ComparisonRow(name, path, _complete(cfg, options)))
     _check_teachers(rows, options.teachers)
     return rows
@@ -123,9 +124,15 @@ def _check_base(student: Config) -> None:
 
 
 def _config_from_recipe(
-    student: Config, recipe: Config, options: ComparisonOptions
+    student: Config, recipe: Config, options: ComparisonOptions, base: str
 ) -> Config:
     """Return the config in which teachers teach the student by a recipe.
+
+    Args:
+        student: Config of the student alone.
+        recipe: The recipe.
+        options: Settings of the comparison.
+        base: Path of the student's config, for messages.
 
     Raises:
         ConfigError: There is no teacher, or no checkpoint of it.
@@ -133,11 +140,12 @@ def _config_from_recipe(
     cfgs, checkpoints = options.teacher_cfgs, options.teachers
     for what, given in (('cfg', cfgs), ('checkpoint', checkpoints)):
         if not given or set(cfgs) - set(given):
+            fix, configs = suggest_teacher(cfgs, checkpoints, base)
             raise ConfigError(
                 f'a recipe needs a teacher, and the {what} of the teacher is missing',
                 actual=dict(given) or None,
-                fix='--teacher-cfg mkd_det::bccd/gfl_r18-w64_bccd.py'
-                ' --teacher checkpoints/gfl_r18-w64_bccd.pth',
+                available=configs[:8],
+                fix=fix,
             )
     cfg = Config(student.to_dict())
     teachers = {
