@@ -41,6 +41,9 @@ def download(address: str, check: Callable[[Path], None] | None = None) -> Path:
     file that was cut short is not taken. It appears under this name when it is
     complete. A download that is cut off is continued, if the server can, or repeated.
 
+    A file that torch or mmengine has put there before is taken if its name holds a hash
+    of its content, as those of torchvision and the model zoos do.
+
     Args:
         address: An http or https address.
         check: Raises for a file that must not be kept.
@@ -52,7 +55,7 @@ def download(address: str, check: Callable[[Path], None] | None = None) -> Path:
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
     name = os.path.basename(unquote(urlparse(address).path))
     name = re.sub(r'[^\w.-]', '_', name)[-80:] or 'checkpoint.pth'
-    known = _find(folder, digest, name)
+    known = _find(folder, digest, name) or _find_by_content(folder / name)
     if known is not None:
         return known
     try:
@@ -80,6 +83,20 @@ def _find(folder: Path, digest: str, name: str) -> Path | None:
             ours = path.name.startswith(prefix) and rest == name and path.is_file()
             if ours and size == str(path.stat().st_size):
                 return path
+    return None
+
+
+def _find_by_content(path: Path) -> Path | None:
+    """Return a file such as resnet50-0676ba61.pth, if that is a hash of its content."""
+    hashed = re.search(r'-([0-9a-f]{8,64})\.\w+$', path.name)
+    if hashed is None or not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with suppress(OSError), open(path, 'rb') as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        if digest.hexdigest().startswith(hashed[1]):
+            return path
     return None
 
 

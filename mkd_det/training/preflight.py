@@ -18,6 +18,8 @@ from ..errors import CheckpointKeysError, ConfigError, as_config_error, nearest_
 from ..io.checkpoint import check_weight_values, extract_state_dict, read_checkpoint
 from ..io.paths import check_writable_folder
 from ..io.quiet import suppress_info_logs
+from ..registry import type_name
+from .class_order import check_class_order
 from .resume import check_resume
 from .runtime import build_model, class_count
 
@@ -49,7 +51,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_count(classes, model.student if isinstance(model, Distiller) else model)
     if isinstance(model, Distiller) and teachers:
         model.teachers.load()
-        check_classes(cfg, classes, model)
+    check_class_order(cfg, model, teachers)
     check_optimizer(cfg, model)
     check_loaders(cfg)
     if cfg.get('resume'):
@@ -80,27 +82,6 @@ def check_count(classes: Classes, student: nn.Module) -> None:
                 fix=f'num_classes={len(names)} in the head of the student, or other'
                 ' metainfo.classes of the data',
             )
-
-
-def check_classes(cfg: Config, classes: Classes, model: Distiller) -> None:
-    """Raise unless the teachers were trained on the classes of the data.
-
-    Args:
-        cfg: The config; a hook with `check_classes=False` turns this check off.
-        classes: Class names of the data by split.
-        model: The distiller, with loaded teachers.
-
-    Raises:
-        TeacherClassesError: The classes of a teacher differ.
-    """
-    hooks = [*cfg.get('default_hooks', {}).values(), *(cfg.get('custom_hooks') or [])]
-    if any(isinstance(h, dict) and h.get('check_classes') is False for h in hooks):
-        return
-    # Training and validation data can have different classes.
-    for names in classes.values():
-        for name, teacher in model.teachers.items():
-            if names and name in model.plan.taps:
-                teacher.check_classes(names)
 
 
 def check_optimizer(cfg: Config, model: nn.Module) -> None:
@@ -170,8 +151,6 @@ def check_start(
             actual=repr(path),
             expected='a string',
         )
-    if '://' in path:
-        return  # mmengine downloads it
     weights = extract_state_dict(read_checkpoint(path), path)
     if prefix:
         prefix = prefix.removesuffix('.') + '.'
@@ -212,7 +191,8 @@ def check_optim_wrapper(cfg: Config) -> None:
 def check_amp(cfg: Config) -> None:
     """Raise ConfigError for mixed precision without a GPU."""
     check_optim_wrapper(cfg)
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    kind = type_name(cfg.optim_wrapper.get('type'))
+    if kind == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError(
             'mixed precision (AmpOptimWrapper) needs a GPU, and none was found',
             fix="--cfg-options optim_wrapper.type='OptimWrapper', without --amp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,21 @@ def test_a_file_that_was_cut_in_the_cache_is_downloaded_again(tmp_path: Path) ->
     with faults.server(checkpoint(tmp_path / 'x.pth')) as address:
         faults.cut(download(f'{address}/x.pth'), 0.5)
         assert value_of(read_checkpoint(f'{address}/x.pth')) == 1.0
+
+
+def test_a_file_that_torch_downloaded_is_taken_by_the_hash_in_its_name(
+    tmp_path: Path, cache: Path
+) -> None:
+    file = checkpoint(tmp_path / 'x.pth', 3.0)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    address = f'{faults.closed_port()}/resnet-{digest}.pth'
+    cache.mkdir(parents=True)
+    file.rename(cache / f'resnet-{digest}.pth')
+    assert value_of(read_checkpoint(address)) == 3.0
+    # One of another content, under that name, is not.
+    checkpoint(cache / f'resnet-{digest}.pth', 4.0)
+    with pytest.raises(CheckpointFileError, match='cannot be downloaded'):
+        read_checkpoint(address)
 
 
 def test_a_cut_download_is_continued(tmp_path: Path) -> None:
