@@ -275,6 +275,7 @@ def as_config_error(what: str) -> Iterator[None]:
         # mmengine repeats the message of the innermost exception in the outer ones.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         lines = str(text).splitlines() or ['']
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", lines[0])
         raise ConfigError(
             f'{what} cannot be built from its config',
             actual=f'{type(error).__name__}: {lines[0]}',
