@@ -28,6 +28,7 @@ from .archive import check_archive, load_plain
 from .checkpoint_errors import is_folder, looks_saved, missing_file, refused, unreadable
 from .download import download
 from .pickled_tensors import RefusedObjectError, UnsupportedTensorError
+from .shape_mismatch import describe_difference
 
 
 def read_checkpoint(
@@ -312,9 +313,11 @@ def load_state_dict_strict(
     own = model.state_dict()
     missing, unexpected, shapes = compare_state_dicts(own, weights)
     if missing or unexpected or shapes:
+        difference = describe_difference(own, weights)
         raise CheckpointKeysError(
             f'checkpoint {path} does not fit {what}: {len(missing)} keys missing,'
-            f' {len(unexpected)} unexpected, {len(shapes)} of another shape',
+            f' {len(unexpected)} unexpected, {len(shapes)} of another shape'
+            + (f'; {difference}' if difference else ''),
             expected=', '.join(missing[:4]) or None,
             actual=', '.join(unexpected[:4] or shapes[:4]) or None,
             fix='use the config that this checkpoint was trained with',

@@ -18,6 +18,7 @@ from ..errors import CheckpointKeysError, ConfigError, as_config_error, nearest_
 from ..io.checkpoint import check_weight_values, extract_state_dict, read_checkpoint
 from ..io.paths import check_writable_folder
 from ..io.quiet import suppress_info_logs
+from ..io.shape_mismatch import describe_difference
 from ..registry import type_name
 from .class_order import check_class_order
 from .resume import check_resume
@@ -166,9 +167,11 @@ def check_start(
         k for k, v in own.items() if k not in weights or weights[k].shape != v.shape
     ]
     if 2 * len(rest) > len(own):
+        difference = describe_difference(own, weights)
         raise CheckpointKeysError(
             f'{what}: checkpoint {path} is of another model: {len(rest)} of {len(own)}'
-            ' tensors are missing or have another shape',
+            ' tensors are missing or have another shape'
+            + (f'; {difference}' if difference else ''),
             expected=', '.join(prefix + key for key in rest[:4]),
             actual=', '.join([k for k in weights if k not in own][:4]) or None,
             fix=f'use a checkpoint of this model, or remove {what}',

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
+from mkd_det.errors import CheckpointKeysError
+from mkd_det.io.checkpoint import load_state_dict_strict
 from mkd_det.io.shape_mismatch import describe_difference, width_factors
 
 
@@ -41,3 +43,10 @@ def test_other_classes_are_no_other_width() -> None:
     assert describe_difference(layers(8), layers(8, classes=6)) == ''
     mixed = {**layers(16), 'stem.weight': layers(4)['stem.weight']}
     assert width_factors(layers(8), mixed) is None, 'wider here and narrower there'
+
+
+def test_whoever_loads_a_checkpoint_tells_the_difference() -> None:
+    model = nn.Conv2d(3, 8, 1)
+    wide = nn.Conv2d(3, 24, 1).state_dict()
+    with pytest.raises(CheckpointKeysError, match='are 3 times as wide'):
+        load_state_dict_strict(model, wide, 'x.pth', 'the model')
