@@ -22,8 +22,8 @@ from mkd_det.errors import (
     TapOverwrittenError,
     TapSilentError,
 )
-from mkd_det.taps import Tap, capture, frozen_state, strides_of
 from mkd_det.heads.running import run_features
+from mkd_det.taps import Tap, capture, frozen_state, strides_of
 
 
 def hooks_in(model: nn.Module) -> int:
@@ -278,7 +278,7 @@ def test_frozen_layers_are_told() -> None:
     model = tiny.build(cfg).train()
     images = torch.randn(1, 3, 64, 64)
     with (
-        pytest.raises(TapNoGradError, match='need no gradient') as caught,
+        pytest.raises(TapNoGradError, match='without gradient') as caught,
         capture(model, {'x': Tap.parse('backbone.layer1')}, need_grad=True),
     ):
         run_features(model, images)
@@ -445,8 +445,23 @@ def test_frozen_state_leaves_no_trace() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_layout_makes_levels_of_an_output_of_another_form() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {'a': x, 'b': 2 * x}
+
+    model, x = nn.Sequential(Named()), torch.ones(1, 2)
+    with pytest.raises(TapOutputError), capture(model, {'x': Tap.parse('0')}):
+        model(x)
+    tap = Tap(('0',), layout=lambda value: [tuple(value.values())])
+    with capture(model, {'x': tap}) as seen:
+        model(x)
+    assert len(seen['x']) == 1 and torch.equal(seen['x'][0][1], 2 * x)
+    assert tap == Tap.parse('0') and str(tap) == '0'
+
+
 def test_features_of_set_predictions_and_mask_heads_can_be_read() -> None:
-    """Their heads read what no features are; backbone and neck run all the same."""
+    """Their heads do not run on features; backbone and neck run all the same."""
     cfg = get_config('mmdet::detr/detr_r50_8xb2-150e_coco.py').model
     cfg.backbone.init_cfg = None
     cfg.backbone.depth = 18
