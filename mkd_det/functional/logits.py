@@ -279,3 +279,24 @@ def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
     norms = one.norm(dim=-1) * other.norm(dim=-1)
     distance = 1 - (one * other).sum(-1) / norms.clamp_min(eps)
     return torch.where(norms <= eps, torch.zeros_like(distance), distance)
+
+
+def joint_logit(first: Tensor, second: Tensor) -> Tensor:
+    r"""Return the logit of the product of two probabilities, given as logits.
+
+    .. math:: \mathrm{logit}(\sigma(a) \sigma(b))
+        = -\log(e^{-a} + e^{-b} + e^{-a - b})
+
+    It is finite, and so is its gradient, wherever a and b are.
+
+    Args:
+        first: Logits a, such as those of classes.
+        second: Logits b, such as that of an object.
+
+    Shape:
+        - first, second: of shapes that can be broadcast
+        - output: of their common shape
+    """
+    first, second = torch.broadcast_tensors(first, second)
+    terms = torch.stack([-first, -second, -first - second])
+    return -terms.logsumexp(0)

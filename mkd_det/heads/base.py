@@ -26,17 +26,20 @@ class TappedHead(NamedTuple):
     Args:
         head: The head.
         levels: Its levels, as the tap yields them.
+        reader: Who reads it, with its settings; None for a new reader of its kind.
     """
 
     head: Any
     levels: Levels
+    reader: HeadReader | None = None
 
 
 class HeadReader:
     """Reads the output of one kind of head into a `HeadOutput`.
 
     Reading must be exact: scores and boxes are those of the head's own prediction, in
-    train and in eval mode. An instance belongs to one head and one term.
+    train and in eval mode. The plan asks `prove` for it. An instance belongs to one
+    head and one term.
 
     Class attributes:
         name: One word for the kind, for messages and the `needs` of recipes.
@@ -49,6 +52,10 @@ class HeadReader:
             last class of a softmax is the background.
         decodes: Whether `read` decodes boxes. The plan switches it off where the loss
             of the term does not need them.
+        strides: Input pixels per cell of each level that the tap yields, for heads
+            with levels. The plan fills in what it found by probing.
+        kept: Indices of the levels that are read; None for all. The plan fills it in
+            where the other head has levels of other strides.
 
     Args:
         head: The head.
@@ -63,6 +70,8 @@ class HeadReader:
     def __init__(self, head: Any) -> None:
         self.activation: Activation = 'sigmoid'
         self.decodes = True
+        self.strides: tuple[int | None, ...] = ()
+        self.kept: tuple[int, ...] | None = None
 
     # -- what the plan asks the kind ---------------------------------------------
 
@@ -166,6 +175,33 @@ class HeadReader:
             HeadOutput: In float32.
         """
         raise TypeError(f'{type(self).__name__} must define read()')
+
+    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
+        """Raise unless `read` reads the head exactly.
+
+        The plan calls it once for each head that a term reads. A kind compares what
+        it reads, in train and in eval mode, with the head's own predictions on the
+        same features; `proof.py` has what dense heads use. Here nothing is checked.
+
+        Args:
+            head: The head. It is left as it is.
+            features: Maps like those that the head gets, from the plan's run.
+            where: Name of the head, for messages.
+
+        Raises:
+            HeadKindError: It does not.
+        """
+
+    def level_strides(self, head: Any) -> tuple[int | None, ...]:
+        """Return input pixels per cell of each level that the tap yields.
+
+        Args:
+            head: The head.
+
+        Returns:
+            As the head says; `strides` where it does not say.
+        """
+        return self.strides
 
     def check_comparable(
         self, student: TappedHead, teacher: TappedHead, where: str

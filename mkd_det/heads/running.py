@@ -21,7 +21,7 @@ def run_features(
     inputs: Tensor,
     samples: Sequence[Any] | None = None,
     rehearse: bool = False,
-) -> None:
+) -> tuple[Tensor, ...] | None:
     """Run every layer of `model` that makes predictions, and nothing behind.
 
     Detectors: `extract_feat`, then their heads as the readers of their kind run them,
@@ -36,10 +36,13 @@ def run_features(
             padding.
         rehearse: Whether to run also what only a training runs, such as box heads on
             regions, so that taps there fire.
+
+    Returns:
+        The maps that heads of a detector get; None for other models.
     """
     if not isinstance(model, BaseDetector):
         model(inputs, None, mode='tensor')
-        return
+        return None
     features = model.extract_feat(inputs)
     samples = image_samples(inputs) if samples is None else samples
     named = [getattr(model, name, None) for name in ('rpn_head', 'bbox_head')]
@@ -58,6 +61,8 @@ def run_features(
     if rehearse:
         for kind in reader_classes():
             kind.rehearse(model, features, inputs)
+    maps = [features] if isinstance(features, Tensor) else list(features)
+    return tuple(maps) if all(isinstance(m, Tensor) for m in maps) else None
 
 
 def image_samples(inputs: Tensor) -> list[DetDataSample]:

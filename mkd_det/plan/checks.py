@@ -67,7 +67,7 @@ def check_heads(
         )
     student = heads['student']
     for side, reader in heads.items():
-        if type(reader) is not type(student):
+        if reader.name != student.name:
             raise HeadKindError(
                 f'{where}: the heads are of different kinds',
                 expected=f'a {reader.name} head, as {refs[side]}',

@@ -15,6 +15,7 @@ from ..losses.base import PairLoss
 from ..probes.base import Probe
 from ..structures import Knowledge, Levels, LevelSpec
 from ..taps import Tap, TeacherReads
+from .matching import LevelMatch, pick
 from .refs import SIDES, Ref
 
 
@@ -34,18 +35,20 @@ class AdapterNode:
         name: Its name in the config.
         refs: What it reads, by side.
         adapter: The adapter.
+        match: Which levels meet.
     """
 
     name: str
     refs: dict[str, Ref]
     adapter: Adapter
+    match: LevelMatch = LevelMatch()
 
     def __call__(self, sides: Mapping[str, Levels]) -> AdapterOutput:
         """Run the adapter on the levels that were read, by side."""
-        return self.adapter(sides['student'], sides['teacher'])
+        return self.adapter(*(pick(sides[s], self.match.of(s)) for s in SIDES))
 
     def __str__(self) -> str:
-        return _in_words(self.adapter, self.refs)
+        return _in_words(self.adapter, self.refs, self.match)
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Term:
         loss: The loss.
         readers: Who reads the heads, by side; empty for features and plain logits.
         beside: Further taps that a reader needs, by side and name.
+        match: Which levels meet. What else the loss reads of a teacher has the levels
+            of the teacher's side.
     """
 
     name: str
@@ -66,6 +71,11 @@ class Term:
     loss: PairLoss
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
+    match: LevelMatch = LevelMatch()
+
+    def kept(self, side: str) -> tuple[int, ...] | None:
+        """Return the indices of the levels that are read of a side; None for all."""
+        return self.match.of(side if side in SIDES else self.loss.also[side])
 
     def __call__(self, sides: Mapping[str, Any], **more: Any) -> Any:
         """Compute the loss of what was read, by side.
@@ -78,7 +88,7 @@ class Term:
         return self.loss(sides['student'], sides['teacher'], **also, **more)
 
     def __str__(self) -> str:
-        return _in_words(self.loss, self.refs)
+        return _in_words(self.loss, self.refs, self.match)
 
 
 @dataclass
@@ -165,6 +175,8 @@ class Plan:
                     for name, other in term.beside.get(side, {}).items()
                 }
                 sides[side] = (term.readers[side].read(head, sides[side], **beside),)
+            else:
+                sides[side] = pick(sides[side], term.kept(side))
         return sides
 
     def head_at(
@@ -202,6 +214,7 @@ class Plan:
         return render(self, width)
 
 
-def _in_words(module: nn.Module, refs: Mapping[str, Ref]) -> str:
+def _in_words(module: nn.Module, refs: Mapping[str, Ref], match: LevelMatch) -> str:
     student, *rest = map(str, refs.values())
-    return f'{type(module).__name__}: {student} <- {", ".join(rest)}'
+    words = f'{type(module).__name__}: {student} <- {", ".join(rest)}'
+    return f'{words} ({match.words})' if match.words else words

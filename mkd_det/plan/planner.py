@@ -16,16 +16,18 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
-from ..config import DistillConfig
+from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
+from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
 from .checks import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
+from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
@@ -55,6 +57,7 @@ class Planner:
         self.probed = Probed(config.probe_shape)
         # Further taps that the reader of a tapped head needs.
         self._beside: dict[Ref, dict[str, Ref]] = {}
+        self._proved: set[tuple[int, type, bool]] = set()
 
     def build(self, suggest: bool = True) -> Plan:
         """Build the plan.
@@ -221,13 +224,20 @@ class Planner:
         levels = self._levels(refs)
         for side, ref in refs.items():
             check_features(where, ref, levels[side])
-        specs = {s: self.plan.specs[ref.owner, ref.key] for s, ref in refs.items()}
-        cfg = self.config.adapters[name].to_build()
+        given = self.config.adapters[name]
+        match = LevelMatch()
+        if not issubclass(adapter_class(name, given), Probe):
+            match = self._match(refs, where, given.match)
+        specs = {
+            s: pick(self.plan.specs[ref.owner, ref.key], match.of(s))
+            for s, ref in refs.items()
+        }
+        cfg = given.to_build()
         adapter: Adapter = build_component(ADAPTERS, cfg, where, **specs)
         teacher = refs['teacher']
         tap = self.plan.taps[teacher.owner][teacher.key]
         adapter.bind(self.teachers[teacher.owner].model, tap, where)
-        node = AdapterNode(name, refs, adapter)
+        node = AdapterNode(name, refs, adapter, match)
         with frozen_state(adapter):
             adapter.to(first_tensor(levels['student'][0]).device)
             output = node(levels)
@@ -250,11 +260,12 @@ class Planner:
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
             readers = {side: r for side, r in found.items() if r is not None}
-        elif 'channels' in argument_names(cls):
-            rest.setdefault('channels', self._channels(refs))
+        match = self._match(refs, where, self.config.terms[name].match, readers)
+        if cls.reads != 'outputs' and 'channels' in argument_names(cls):
+            rest.setdefault('channels', self._channels(refs, match, cls.also))
         beside = {side: self._beside.get(refs[side], {}) for side in readers}
         loss = build_component(LOSSES, rest, where)
-        term = Term(name, refs, loss, readers, beside)
+        term = Term(name, refs, loss, readers, beside, match)
         sides = self._read_heads(term) if readers else self._check_levels(term)
         like = next(self.student.parameters()).detach()
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
@@ -278,9 +289,44 @@ class Planner:
         with prefix_errors(where):
             return None if kind is None else kind(module)
 
-    def _channels(self, refs: Mapping[str, Ref]) -> list[tuple[int, ...]]:
+    def _match(
+        self,
+        refs: Mapping[str, Ref],
+        where: str,
+        how: Match,
+        readers: Mapping[str, HeadReader] | None = None,
+    ) -> LevelMatch:
+        """Match the levels of both sides; tell the readers of heads."""
+        pair = refs['student'], refs['teacher']
+        strides = [
+            tuple(spec.stride for spec in self.plan.specs[ref.owner, ref.key])
+            for ref in pair
+        ]
+        if not readers:
+            return match_levels(*strides, where, pair, how)
+        for side, reader in readers.items():
+            ref = refs[side]
+            specs = self.plan.specs[ref.owner, ref.key]
+            reader.strides = tuple(spec.stride for spec in specs)
+        strides = [
+            readers[side].level_strides(
+                self.plan.head_at(refs[side], self.student, self.teachers)
+            )
+            for side in SIDES
+        ]
+        match = match_levels(*strides, where, pair, how)
+        for side, reader in readers.items():
+            reader.kept = match.of(side)
+        return match
+
+    def _channels(
+        self, refs: Mapping[str, Ref], match: LevelMatch, also: Mapping[str, str]
+    ) -> list[tuple[int, ...]]:
         """Return the channels of all sides, level by level."""
-        specs = (self.plan.specs[ref.owner, ref.key] for ref in refs.values())
+        specs = (
+            pick(self.plan.specs[ref.owner, ref.key], match.of(also.get(side, side)))
+            for side, ref in refs.items()
+        )
         return [tuple(spec.channels for spec in level) for level in zip(*specs)]
 
     def _read_heads(self, term: Term) -> dict[str, Any]:
@@ -309,14 +355,17 @@ class Planner:
         """Check that a term reads features that have the shapes that it demands."""
         where = f'term {term.name!r}'
         levels, student = self._levels(term.refs), term.refs['student']
+        specs = {
+            side: pick(self.plan.specs[ref.owner, ref.key], term.kept(side))
+            for side, ref in term.refs.items()
+        }
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
             if term.loss.also.get(side, side) == 'teacher':
-                pair = student, ref
-                specs = [self.plan.specs[r.owner, r.key] for r in pair]
+                pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
-                check_demands(where, term.loss, pair, (specs[0], specs[1]), adapted)
-        return dict(levels)
+                check_demands(where, term.loss, (student, ref), pair, adapted)
+        return {side: pick(levels[side], term.kept(side)) for side in levels}
 
     def _check_weighed_terms(self) -> None:
         """Check that the terms of weighed teachers can be weighed by sample."""

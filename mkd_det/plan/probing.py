@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import MkdError, ProbeError
 from ..heads.running import run_features
 from ..structures import Levels, LevelSpec, channels_of, first_tensor
-from ..taps import Tap, TeacherReads, capture, frozen_state, strides_of
+from ..taps import Captured, Tap, TeacherReads, capture, frozen_state, strides_of
 from ..teachers.norm_pairs import NormPairFinder
+from ..teachers.renormalize import image_channels
 from .plan import HasModel
+
+# Sizes that are tried where a model cannot run on images of the wanted size. The
+# first ones suit heads with many strides, the next ones models of one input size.
+OTHER_SIZES = (512, 320, 300, 384, 416, 640, 224, 800)
+# Parameters beyond it are taken for uninitialised memory.
+_LARGE = 1e4
 
 
 @dataclass
@@ -24,13 +33,17 @@ class Probed:
         levels: Levels by owner and name; later also those that adapters make of them.
         specs: Their shapes.
         reads: What is read of each teacher.
+        features: The maps that the heads of each model get, by owner.
         size: (H, W) of the image.
+        wanted: (H, W) of the image that the config asks for.
     """
 
     size: tuple[int, int]
     levels: dict[tuple[str, str], Levels] = field(default_factory=dict)
     specs: dict[tuple[str, str], tuple[LevelSpec, ...]] = field(default_factory=dict)
     reads: dict[str, TeacherReads] = field(default_factory=dict)
+    features: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    wanted: tuple[int, int] | None = None
 
     def note(self, owner: str, name: str, levels: Levels) -> None:
         """Note levels and their shapes."""
@@ -46,8 +59,9 @@ def probe(
 ) -> Probed:
     """Run every model that has taps once, in eval mode, on zeros.
 
-    Train flags, buffers and random states are as before afterwards. The student runs
-    with gradient, so that taps without one are found.
+    Parameters, train flags, buffers and random states are as before afterwards. The
+    student runs with gradient, so that taps without one are found. Where a model
+    cannot run on images of this size, `OTHER_SIZES` are tried.
 
     Args:
         student: The student.
@@ -57,29 +71,86 @@ def probe(
 
     Raises:
         TapError: A tap yields nothing that can be read.
+        ProbeError: A model runs on images of none of the sizes.
     """
-    probed = Probed(size)
-    for owner, named in taps.items():
-        of_student = owner == 'student'
-        model = student if of_student else teachers[owner].model
-        image = next(model.parameters()).new_zeros(1, 3, *size)
-        finder = NormPairFinder()
-        with (
-            frozen_state(model),
-            torch.set_grad_enabled(of_student),
-            nullcontext() if of_student else finder.watch(model),
-            capture(model, named, need_grad=of_student) as seen,
-        ):
-            run_features(model, image, rehearse=of_student)
-        for name, levels in seen.items():
-            probed.note(owner, name, levels)
-            branch, _, key = name.rpartition('.')
-            if branch:  # it is referred to by the branch's name, too
-                probed.note(branch, key, levels)
-        if not of_student:
-            pairs = finder.pairs(model, named.values())
-            probed.reads[owner] = TeacherReads(dict(named), dict(seen.calls), pairs)
-    return probed
+    models = {
+        owner: student if owner == 'student' else teachers[owner].model
+        for owner in taps
+    }
+    failures: dict[str, Exception] = {}
+    for tried in (size, *((side, side) for side in OTHER_SIZES)):
+        probed = Probed(tried, wanted=size)
+        try:
+            for owner, model in models.items():
+                _probe_one(probed, owner, model, taps[owner])
+        except MkdError:
+            raise
+        except Exception as error:  # of a model, it may be any
+            failures.setdefault(owner, error)
+            continue
+        return probed
+    raise _no_size(failures, models)
+
+
+def _probe_one(
+    probed: Probed, owner: str, model: nn.Module, named: Mapping[str, Tap]
+) -> None:
+    of_student = owner == 'student'
+    image = next(model.parameters()).new_zeros(1, image_channels(model), *probed.size)
+    finder = NormPairFinder()
+    seen: Captured
+    with (
+        frozen_state(model),
+        finite_parameters(model),
+        torch.set_grad_enabled(of_student),
+        nullcontext() if of_student else finder.watch(model),
+        capture(model, named, need_grad=of_student) as seen,
+    ):
+        features = run_features(model, image, rehearse=of_student)
+    if features is not None:
+        probed.features[owner] = features
+    for name, levels in seen.items():
+        probed.note(owner, name, levels)
+        branch, _, key = name.rpartition('.')
+        if branch:  # it is referred to by the branch's name, too
+            probed.note(branch, key, levels)
+    if not of_student:
+        pairs = finder.pairs(model, named.values())
+        probed.reads[owner] = TeacherReads(dict(named), dict(seen.calls), pairs)
+
+
+@contextmanager
+def finite_parameters(model: nn.Module) -> Iterator[None]:
+    """Replace parameters that nobody has initialised yet by ones, for one forward.
+
+    Some modules of mmdet (L2Norm) leave memory as it is until `init_weights`: a model
+    that was just built may yield anything, NaN included.
+    """
+    replaced: list[tuple[nn.Parameter, Tensor]] = []
+    for parameter in model.parameters():
+        data = parameter.data
+        if data.is_floating_point() and not bool((data.abs() < _LARGE).all()):
+            replaced.append((parameter, data))
+            parameter.data = torch.ones_like(data)
+    try:
+        yield
+    finally:
+        for parameter, data in replaced:
+            parameter.data = data
+
+
+def _no_size(failures: dict[str, Exception], models: Mapping[str, Any]) -> ProbeError:
+    owner, error = next(iter(failures.items()))
+    whose = 'the student' if owner == 'student' else f'teacher {owner!r}'
+    lines = str(error).splitlines() or ['']
+    return ProbeError(
+        f'{whose} ({type(models[owner]).__name__}) cannot be run to find shapes',
+        expected='a model whose heads run on images alone, or whose `forward` in mode'
+        " 'tensor' needs no data samples",
+        actual=f'{type(error).__name__}: {lines[0][:200]}',
+        fix='probe_size=... as the model needs it (H, W); tried: the size of the'
+        ' config and ' + ', '.join(map(str, OTHER_SIZES)),
+    )
 
 
 def level_specs(levels: Levels, size: tuple[int, int]) -> tuple[LevelSpec, ...]:

@@ -36,7 +36,17 @@ class Renormalizer:
                 actual=f'pad_size_divisor={ours} in the student',
                 fix=f'student=dict(data_preprocessor=dict(pad_size_divisor={theirs}))',
             )
-        mean_s, std_s, mean_t, std_t = *_stats(student), *_stats(teacher)
+        counts = [_channels(student), _channels(teacher)]
+        if 1 < counts[0] != counts[1] > 1:
+            raise PlanError(
+                f'teacher {name!r} sees images of other channels',
+                expected=f'{counts[1]} channels',
+                actual=f'{counts[0]} channels of the student',
+                fix='two models for the same images',
+            )
+        channels = max(counts)
+        mean_s, std_s = _stats(student, channels)
+        mean_t, std_t = _stats(teacher, channels)
         self.flip = _flips(student) != _flips(teacher)
         if self.flip:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
@@ -80,14 +90,40 @@ class Renormalizer:
         return 'own mean and std' + (', channels swapped' if self.flip else '')
 
 
-def _stats(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    ones = torch.ones(3)
+def image_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images that a model sees.
+
+    Its preprocessor's mean and std say so; without them, or where one number stands
+    for all channels, its first convolution does.
+
+    Args:
+        model: The model.
+    """
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    mean = getattr(preprocessor, 'mean', None)
+    if mean is not None and mean.numel() > 1:
+        return mean.numel()
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    # A stem may get several pixels of three channels at once.
+    if first is not None and first.in_channels in (1, 2, 4):
+        return first.in_channels
+    return 3
+
+
+def _stats(preprocessor: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    ones = torch.ones(channels)
     mean = getattr(preprocessor, 'mean', None)
     std = getattr(preprocessor, 'std', None)
     return (
         ones * 0 if mean is None else mean.detach().cpu().flatten().float() * ones,
         ones if std is None else std.detach().cpu().flatten().float() * ones,
     )
+
+
+def _channels(preprocessor: nn.Module) -> int:
+    """Return the number of channels that mean and std are given for; 1 for any."""
+    stats = (getattr(preprocessor, key, None) for key in ('mean', 'std'))
+    return max((s.numel() for s in stats if s is not None), default=1)
 
 
 def _flips(preprocessor: nn.Module) -> bool:

@@ -1,0 +1,238 @@
+"""Proves that a reader reads a dense head exactly.
+
+The head is copied, its weights are spread, so that scores and boxes fill their range
+whatever the initialisation is, and it runs on random features, in eval and in train
+mode. What the reader makes of both must be the same, and must be what the head's own
+`predict_by_feat` yields before NMS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import HeadKindError, MkdError
+from ..structures import HeadOutput, Level
+from .predictions import Predictions
+
+# Allowed differences: of boxes in pixels and as a share of the box, of probabilities
+# likewise. Rounding of float32 is far below, a wrong decoding far above.
+_PIXELS, _OF_BOX = 0.1, 2e-3
+_SCORE, _OF_SCORE = 1e-4, 2e-3
+# How many of a head's own predictions are looked for among those that are read.
+_SAMPLES = 400
+# The maps of the proof are this much smaller than those of the plan's run.
+_SHRINK = (4, 2)
+
+
+class ProvableReader(Protocol):
+    """What the proof needs of a reader; see `DenseReader`."""
+
+    activation: Any
+    joint: Any
+    strides: Any
+    decodes: bool
+
+    def read(self, head: Any, levels: Sequence[Level]) -> HeadOutput:
+        """Read one forward."""
+
+    def layout(self, value: Any) -> list[Level] | None:
+        """Turn the output of the head into levels."""
+
+    def predict(self, head: Any, output: Any, images: int) -> list[Predictions]:
+        """Return the head's own predictions."""
+
+
+def prove_dense(
+    reader: ProvableReader, head: nn.Module, features: Sequence[Tensor], where: str
+) -> None:
+    """Raise unless a head's scores and boxes are read as the head predicts them.
+
+    Args:
+        reader: The reader of the head.
+        head: The head. It is left as it is.
+        features: Maps (N, C, H, W) like those that the head gets.
+        where: Name of the head, for messages.
+
+    Raises:
+        HeadKindError: They differ, or the head cannot be run.
+    """
+    name = f'{where}: {type(head).__name__}'
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            _prove(reader, head, features, name)
+    except MkdError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or ['']
+        raise HeadKindError(
+            f'{name} cannot be compared with its own predictions',
+            expected='a head that runs on features and has `predict_by_feat`',
+            actual=f'{type(error).__name__}: {lines[0][:200]}',
+            fix="a loss on features: taps=dict(fpn='neck'); or a reader of your own"
+            ' for this head (see the page on extending)',
+        ) from error
+
+
+def _prove(
+    reader: ProvableReader, head: nn.Module, features: Sequence[Tensor], name: str
+) -> None:
+    """Compare eval mode with the head's predictions, and train mode with eval mode."""
+    copy: Any = spread_copy(head)
+    own = type(reader)(copy)  # type: ignore[call-arg]
+    own.strides = reader.strides
+    given = tuple(_small(level) for level in features)
+    copy.eval()
+    evaluated_levels = _levels(own, copy(given))
+    evaluated = own.read(copy, evaluated_levels)
+    _train_without_norms(copy)
+    trained = own.read(copy, _levels(own, copy(given)))
+    counts = [len(prior) for prior in evaluated.priors or ()]
+    _compare_modes(trained, evaluated, counts, name)
+    copy.eval()
+    for index, found in enumerate(own.predict(copy, copy(given), len(given[0]))):
+        factors = found.factors if own.joint else None
+        scores = found.scores if factors is None else found.scores * factors
+        mine = probabilities(evaluated.scores[index], own.activation)
+        boxes = None if evaluated.boxes is None else evaluated.boxes[index]
+        if boxes is None and reader.decodes:
+            raise HeadKindError(
+                f'{name}: its boxes have no decoding that is known',
+                expected='a box coder, or a reader of its own',
+                actual=type(getattr(copy, 'bbox_coder', None)).__name__,
+                fix="boxes='off', or a loss on features: taps=dict(fpn='neck')",
+            )
+        _compare_predictions(found._replace(scores=scores), mine, boxes, counts, name)
+
+
+def spread_copy(head: nn.Module) -> Any:
+    """Copy a head and give it random weights, with outputs of order one."""
+    copy = deepcopy(head)
+    for module in copy.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                fan_in = parameter[0].numel()
+                nn.init.normal_(parameter, std=1.5 / fan_in**0.5)
+            elif key == 'bias':
+                nn.init.normal_(parameter, std=0.5)
+            else:  # norms and scales
+                nn.init.uniform_(parameter, 0.5, 1.5)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+    return copy
+
+
+def probabilities(scores: Tensor, activation: str) -> Tensor:
+    """Return the probability of each class (P, K), without background."""
+    return scores.sigmoid() if activation == 'sigmoid' else scores.softmax(-1)[:, :-1]
+
+
+def _small(level: Tensor) -> Tensor:
+    n, channels = 1, level.shape[1]
+    sides = [-(-side // by) for side, by in zip(level.shape[-2:], _SHRINK)]
+    return torch.randn(n, channels, *sides).to(level)
+
+
+def _levels(reader: ProvableReader, output: Any) -> list[Level]:
+    levels = reader.layout(output)
+    if levels is None:
+        raise HeadKindError(
+            f'{type(reader).__name__}: the head yields nothing that splits into levels',
+            actual=type(output).__name__,
+            fix="a loss on features: taps=dict(fpn='neck')",
+        )
+    return levels
+
+
+def _train_without_norms(head: nn.Module) -> None:
+    """Put a head into training mode, but for what makes its features random."""
+    head.train()
+    for module in head.modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or 'Drop' in kind:
+            module.eval()
+
+
+def _compare_modes(
+    trained: HeadOutput, evaluated: HeadOutput, counts: list[int], name: str
+) -> None:
+    for what in ('scores', 'boxes', 'bins'):
+        ours, theirs = getattr(trained, what), getattr(evaluated, what)
+        if ours is None and theirs is None:
+            continue
+        apart = (ours - theirs).abs().flatten(2).amax(-1)[0]
+        limit = 1e-3 + 1e-3 * theirs.abs().flatten(2).amax(-1)[0]
+        if not bool((apart <= limit).all()):
+            row = int((apart / limit).nan_to_num(1e9).argmax())
+            raise HeadKindError(
+                f'{name}: {what} are read otherwise in train than in eval mode',
+                expected='the same in both',
+                actual=f'{apart[row]:.4g} apart at {_level_of(row, counts)}',
+                fix="a loss on features: taps=dict(fpn='neck')",
+            )
+
+
+def _compare_predictions(
+    found: Predictions,
+    scores: Tensor,
+    boxes: Tensor | None,
+    counts: list[int],
+    name: str,
+) -> None:
+    """Look for the head's predictions, score and box together, among what is read."""
+    if not len(found.scores):
+        raise HeadKindError(f'{name} predicts nothing on random features')
+    step = max(len(found.scores) // _SAMPLES, 1)
+    theirs = found.boxes.clamp(0, 99_999)[::step]
+    if boxes is None:  # no loss needs them, and they cannot be decoded
+        theirs = torch.zeros_like(theirs)
+        boxes = theirs.new_zeros(len(scores), 4)
+    mine = boxes.clamp(0, 99_999)
+    score = found.scores[::step, None]
+    size = (theirs[:, 2:] - theirs[:, :2]).abs().amax(-1)
+    of_class = scores[:, found.labels[::step]].T  # (samples, P)
+    apart = (theirs[:, None] - mine[None]).abs().amax(-1)
+    by_box = apart / (_PIXELS + _OF_BOX * size[:, None])
+    by_score = (of_class - score).abs() / (_SCORE + _OF_SCORE * score)
+    both = torch.maximum(by_box, by_score)
+    best, _ = both.min(1)
+    if bool((best <= 1).all()):
+        return
+    wrong = int(best.nan_to_num(1e9).argmax())
+    # The place is known by what is right of the two: a box that is found, or a score.
+    boxes_found = float((by_box.amin(1) <= 1).float().mean())
+    scores_found = float((by_score.amin(1) <= 1).float().mean())
+    if boxes_found > scores_found:
+        place = int(by_box[wrong].argmin())
+        what, gap = 'scores', f'{of_class[wrong, place]:.4f} is read'
+        gap += f', the head predicts {float(score[wrong]):.4f}'
+    else:
+        place = int(by_score[wrong].argmin())
+        what = 'boxes'
+        gap = f'{apart[wrong, place]:.1f} px apart: {_text(mine[place])} is read,'
+        gap += f' the head predicts {_text(theirs[wrong])}'
+    share = float((best > 1).float().mean())
+    raise HeadKindError(
+        f'{name}: {what} are not read as the head predicts them',
+        expected='the scores and boxes of its own predict_by_feat, before NMS',
+        actual=f'{share:.0%} of them differ; {_level_of(place, counts)}: {gap}',
+        fix="a loss on features: taps=dict(fpn='neck'); or a reader of your own for"
+        ' this head (see the page on extending)',
+    )
+
+
+def _level_of(row: int, counts: Sequence[int]) -> str:
+    for index, count in enumerate(counts):
+        if row < count:
+            return f'level {index}'
+        row -= count
+    return 'no level'
+
+
+def _text(box: Tensor) -> str:
+    return '[' + ' '.join(f'{side:.1f}' for side in box.tolist()) + ']'
