@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import zip_longest
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
@@ -25,9 +27,11 @@ from ..heads.running import run_features
 from ..io.random_state import preserved_random_state
 from ..structures import Levels
 from ..taps import Tap, capture, frozen_state
-from ..training.runtime import get_distiller
+from ..training.runtime import as_distiller, get_distiller
 
 CAPTION = 18  # pixels above each tile
+# Path of the neck, whose maps are shown whether terms read them or not.
+NECK = 'neck'
 
 
 @HOOKS.register_module()
@@ -43,8 +47,8 @@ class AttentionMapHook(Hook):
 
     Args:
         taps: Names of taps in the config, or module paths: 'fpn',
-            ['backbone.layer4', 'neck']. None for all taps that the terms read
-            and that yield feature maps.
+            ['backbone.layer4', 'neck']. None for the neck, and for all taps that the
+            terms read and that yield feature maps in the student and in a teacher.
         images: Number of images of the validation set, evenly spread over it; or
             their indices in it.
         interval: Epochs between two drawings; in iteration-based training,
@@ -67,9 +71,25 @@ class AttentionMapHook(Hook):
                 'AttentionMapHook: interval must be at least 1, height at least 16',
                 actual=(interval, height),
             )
+        if isinstance(images, int) and images < 1:
+            raise ConfigError('AttentionMapHook: images must be at least 1')
         self.taps = [taps] if isinstance(taps, str) else taps
         self.images, self.interval, self.height = images, interval, height
         self._validations = 0
+
+    def check_before_start(self, cfg: Config, model: nn.Module) -> None:
+        """Raise ConfigError for taps or images that do not exist.
+
+        Args:
+            cfg: Config of the training.
+            model: Its model.
+        """
+        _find_taps(as_distiller(model, 'AttentionMapHook'), self.taps)
+        if cfg.get('val_dataloader') is None:
+            raise _no_validation()
+        if not isinstance(self.images, int):
+            dataset = DATASETS.build(deepcopy(cfg.val_dataloader.dataset))
+            _check_images(self.images, len(dataset))
 
     def before_train(self, runner: Runner) -> None:
         """Draw the maps at the start of the training."""
@@ -114,61 +134,108 @@ class AttentionMapHook(Hook):
                         for owner, seen in levels.items()
                         if tap in seen
                     }
-                    if columns['student']:
+                    if self._is_shown(columns):
                         name = re.sub(r'[^\w.-]+', '_', f'attention_{tap}_{number}')
                         picture = _arrange(image, columns, self.height)
                         runner.visualizer.add_image(name, picture, step=step)
 
+    def _is_shown(self, columns: dict[str, list]) -> bool:
+        """Tell whether a picture has the student; by default also a teacher."""
+        others = [drawn for owner, drawn in columns.items() if owner != 'student']
+        return bool(columns['student']) and (self.taps is not None or any(others))
+
     def _chosen(self, runner: Runner) -> tuple[Any, list[int]]:
         """Return the validation set and the indices of the images to draw."""
         if runner.val_loop is None:
-            raise ConfigError(
-                'AttentionMapHook draws images of the validation set',
-                expected='a val_dataloader',
-            )
+            raise _no_validation()
         dataset = runner.val_dataloader.dataset
         total = len(dataset)
         if isinstance(self.images, int):
             count = min(self.images, total)
             return dataset, [i * total // count for i in range(count)]
-        for index in self.images:
-            if not 0 <= index < total:
-                raise ConfigError(
-                    'AttentionMapHook: the validation set has no such image',
-                    expected=f'0 to {total - 1}',
-                    actual=index,
-                )
+        _check_images(self.images, total)
         return dataset, list(self.images)
+
+
+def _no_validation() -> ConfigError:
+    return ConfigError(
+        'AttentionMapHook draws images of the validation set',
+        expected='a val_dataloader',
+    )
+
+
+def _check_images(indices: Sequence[int], total: int) -> None:
+    """Raise ConfigError unless the validation set has these images."""
+    for index in indices:
+        if not 0 <= index < total:
+            raise ConfigError(
+                'AttentionMapHook: the validation set has no such image',
+                expected=f'0 to {total - 1}',
+                actual=index,
+            )
 
 
 def _find_taps(
     distiller: Distiller, names: Sequence[str] | None
 ) -> dict[str, dict[str, Tap]]:
-    """Return taps by owner and name. Each names a module of the student at least."""
-    known = distiller.plan.taps
-    if names is None:
-        return {'student': {}, **{owner: dict(taps) for owner, taps in known.items()}}
+    """Return taps by owner and name. Each names a module of the student at least.
+
+    Args:
+        distiller: The distiller.
+        names: Names of taps or paths of modules; None for those shown by default.
+
+    Raises:
+        ConfigError: The student has no such tap or module.
+    """
     models: dict[str, nn.Module] = {'student': distiller.student}
     models |= {name: teacher.model for name, teacher in distiller.teachers.items()}
+    known = {owner: _known_taps(distiller, owner) for owner in models}
     found: dict[str, dict[str, Tap]] = {owner: {} for owner in models}
-    for owner, model in models.items():
-        for name in names:
-            tap = known.get(owner, {}).get(name) or Tap.parse(name)
+    for name in _default_names(distiller) if names is None else names:
+        for owner, model in models.items():
+            tap = known[owner].get(name) or Tap.parse(name)
             try:
                 tap.resolve(model)
             except TapNotFoundError:
-                if owner != 'student':
-                    continue  # a path that only the student has
-                modules = [n for n, _ in model.named_modules() if n.count('.') < 2]
-                raise ConfigError(
-                    'AttentionMapHook: no tap or module of the student has that name',
-                    actual=name,
-                    available=nearest_names(
-                        name, [*known.get('student', {}), *modules[1:]]
-                    ),
-                ) from None
+                if owner == 'student' and names is not None:
+                    raise _no_tap(name, distiller.student, known['student']) from None
+                continue
             found[owner][name] = tap
+    for owner in models:  # pictures are made of what the student has
+        found[owner] = {n: t for n, t in found[owner].items() if n in found['student']}
     return found
+
+
+def _known_taps(distiller: Distiller, owner: str) -> dict[str, Tap]:
+    """Return the taps of an owner: those that terms read, and all of the config."""
+    config = distiller.config
+    texts = dict(config.taps)
+    if owner != 'student':
+        texts |= config.teachers[owner].taps
+    taps = {name: Tap.parse(text) for name, text in texts.items()}
+    return taps | distiller.plan.taps.get(owner, {})
+
+
+def _default_names(distiller: Distiller) -> list[str]:
+    """Return the names of the taps that some term reads, and the neck's."""
+    plan = distiller.plan.taps
+    names = list(dict.fromkeys(name for taps in plan.values() for name in taps))
+    # Taps of branches are the student's alone: nothing stands beside them.
+    names = [name for name in names if '.' not in name]
+    own = {name: str(tap) for name, tap in _known_taps(distiller, 'student').items()}
+    if NECK not in {own.get(name) for name in names}:
+        neck = next((name for name, path in own.items() if path == NECK), NECK)
+        names.append(neck)
+    return names
+
+
+def _no_tap(name: str, student: nn.Module, known: Mapping[str, Tap]) -> ConfigError:
+    modules = [n for n, _ in student.named_modules() if n and n.count('.') < 2]
+    return ConfigError(
+        'AttentionMapHook: no tap or module of the student has that name',
+        actual=name,
+        available=nearest_names(name, [*known, *modules]),
+    )
 
 
 def _read(

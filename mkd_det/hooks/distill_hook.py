@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import weakref
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..distiller.step import StepLosses
 from ..structures import Knowledge
-from ..training.runtime import get_distiller
+from ..training.runtime import as_distiller, get_distiller
 
 
 @HOOKS.register_module()
@@ -56,6 +58,18 @@ class DistillHook(Hook):
             runner: The runner of the training process.
             losses: Losses and statistics by name; `losses.totals()` sums them by term.
         """
+
+    def check_before_start(self, cfg: Config, model: nn.Module) -> None:
+        """Raise what would stop the training later; called before it begins.
+
+        Args:
+            cfg: Config of the training.
+            model: Its model.
+
+        Raises:
+            ConfigError: The model is no `Distiller`.
+        """
+        as_distiller(model, type(self).__name__)
 
     def before_train(self, runner: Runner) -> None:
         """Register with the distiller."""

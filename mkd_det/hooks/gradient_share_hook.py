@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from mmengine.config import Config
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..distiller.step import StepLosses
 from ..errors import ConfigError
-from ..training.runtime import get_distiller
+from ..training.runtime import as_distiller, get_distiller
 from ..weighting.gradient_share import TASK, gradient_norms, shared_parameters
 from .distill_hook import DistillHook
 
@@ -45,10 +47,19 @@ class GradientShareHook(DistillHook):
         self.interval, self.on, self.low, self.high = interval, on, low, high
         self.warned: set[str] = set()
 
+    def check_before_start(self, cfg: Config, model: nn.Module) -> None:
+        """Raise ConfigError unless the module has trained parameters.
+
+        Args:
+            cfg: Config of the training.
+            model: Its model.
+        """
+        shared_parameters(as_distiller(model, type(self).__name__).student, self.on)
+
     def before_train(self, runner: Runner) -> None:
         """Check that the module has trained parameters."""
         super().before_train(runner)
-        shared_parameters(get_distiller(runner, type(self).__name__).student, self.on)
+        self.check_before_start(runner.cfg, runner.model)
 
     def after_terms(self, runner: Runner, losses: StepLosses) -> None:
         """Measure, log and warn."""

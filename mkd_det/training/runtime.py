@@ -50,7 +50,19 @@ def get_distiller(runner: Runner, caller: str) -> Distiller:
     Raises:
         ConfigError: The model is no `Distiller`.
     """
-    model = runner.model
+    return as_distiller(runner.model, caller)
+
+
+def as_distiller(model: nn.Module, caller: str) -> Distiller:
+    """Return a distiller without model wrappers.
+
+    Args:
+        model: The model of a runner.
+        caller: Name of the hook that needs it, for the message.
+
+    Raises:
+        ConfigError: The model is no `Distiller`.
+    """
     while is_model_wrapper(model):
         model = model.module
     if not isinstance(model, Distiller):

@@ -10,8 +10,12 @@ import pytest
 import torch
 
 import hook_runs
+import plans
+import tiny
+from mkd_det.configs import read_config
+from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError
-from mkd_det.hooks.attention_map_hook import CAPTION, _overlays
+from mkd_det.hooks.attention_map_hook import CAPTION, _find_taps, _overlays, _read
 
 
 def test_pictures_of_all_taps_go_to_png_and_tensorboard(tmp_path: Path) -> None:
@@ -68,3 +72,31 @@ def test_a_tap_that_names_nothing_stops_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='tap') as error:
         hook_runs.build(cfg, 'typo').train()
     assert error.value.available[0] == 'fpn'
+
+
+@pytest.fixture
+def mkd() -> Distiller:
+    """A small pair under the M-KD recipe."""
+    recipe = read_config('mkd_det::_base_/recipes/mkd_dense.py').recipe.to_dict()
+    return plans.build(**recipe)
+
+
+def test_the_fpn_of_the_mkd_recipe_is_drawn(mkd: Distiller) -> None:
+    taps = _find_taps(mkd, ['fpn'])
+    assert {owner: list(map(str, found.values())) for owner, found in taps.items()} == {
+        'student': ['neck'], 't': ['neck']
+    }  # fmt: skip
+
+
+def test_by_default_a_teacher_is_beside_the_student_in_every_picture(
+    mkd: Distiller,
+) -> None:
+    levels, size = _read(mkd, _find_taps(mkd, None), tiny.batch(1))
+    image = np.zeros((*size, 3), np.uint8)
+    drawn = {
+        tap: [bool(_overlays(levels[owner][tap], image, size)) for owner in levels]
+        for tap in levels['student']
+    }
+    assert drawn == {
+        'stages': [True, True], 'fpn': [True, True], 'head': [False, False]
+    }  # fmt: skip
