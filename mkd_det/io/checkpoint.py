@@ -130,22 +130,25 @@ def _open(path: str) -> BinaryIO:
     path = os.path.expanduser(path)
     flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
     try:
-        file = os.fdopen(os.open(path, flags), 'rb')
+        descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError):
         raise missing_file(path) from None
     except (OSError, ValueError) as error:
-        if isinstance(error, IsADirectoryError) or Path(path).is_dir():
+        if os.path.isdir(path):
             raise is_folder(path) from None
         raise CheckpointFileError(
             f'checkpoint {path} cannot be opened',
             actual=getattr(error, 'strerror', None) or str(error),
         ) from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CheckpointFileError(
-            f'checkpoint {path} is no regular file', actual='a pipe or a device'
-        )
-    return file
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, 'rb')
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise is_folder(path)
+    raise CheckpointFileError(
+        f'checkpoint {path} is no regular file', actual='a pipe or a device'
+    )
 
 
 def extract_state_dict(
