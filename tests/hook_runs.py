@@ -135,7 +135,15 @@ def logged(path: Path) -> dict[int, str]:
 # has done nothing yet (autograd does not survive a fork).
 PROCESSES = multiprocessing.get_context('forkserver')
 _ROOMS = ('datasets', 'engine', 'evaluation', 'models', 'visualization')
-PROCESSES.set_forkserver_preload(['hook_runs', *(f'mmdet.{room}' for room in _ROOMS)])
+_PRELOADED = [
+    'hook_runs',
+    *(f'mmdet.{room}' for room in _ROOMS),
+    'mkd_det.cli.train',
+    'mkd_det.experiments.runs',
+    'mkd_det.run',
+    'setuptools',  # mmengine asks it for the compiler's version
+]
+PROCESSES.set_forkserver_preload(_PRELOADED)
 
 
 def start(config: Path, log: Path, **env: str) -> Any:

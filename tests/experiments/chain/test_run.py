@@ -25,6 +25,7 @@ def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings are forked from a process that has imported everything."""
     monkeypatch.setattr(execution, '_start_process', ForkedTraining)
     monkeypatch.setattr(execution, '_POLL', 0.01)
+    monkeypatch.setattr(execution, '_SAVE', 0.0)
 
 
 def times(work: Path) -> dict[str, int]:

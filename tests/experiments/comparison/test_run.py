@@ -169,6 +169,7 @@ def test_a_real_comparison_is_repaired_and_repeated(
 ) -> None:
     monkeypatch.setattr(execution, '_start_process', ForkedTraining)
     monkeypatch.setattr(execution, '_POLL', 0.01)
+    monkeypatch.setattr(execution, '_SAVE', 0.0)
     work = detectors / 'work'
     compare_detectors(detectors, seeds=[5])
     last = work / 'alone-5' / 'epoch_2.pth'
