@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -134,20 +133,3 @@ def test_wrong_arguments_are_told(arguments: dict) -> None:
 def test_arguments_that_fit_are_taken() -> None:
     built = build_component(LOSSES, dict(type=Passing, mode=None), 'here', tau=1)
     assert (built.tau, built.weight, built.mode) == (1, 1.0, None)
-
-
-def test_a_users_module_can_build_on_the_exports(tmp_path: Path) -> None:
-    """In a process of its own, as `custom_imports` has it."""
-    (tmp_path / 'mine.py').write_text(
-        'from mkd_det import HEADS, LOSSES, HeadReader, PairLoss\n\n\n'
-        '@LOSSES.register_module()\nclass MineKD(PairLoss):\n'
-        '    def pair(self, student, teacher, mask=None):\n'
-        '        return (student - teacher).abs().mean()\n\n\n'
-        "@HEADS.register_module()\nclass MineReader(HeadReader):\n    name = 'mine'\n"
-    )
-    code = 'import mine; from mkd_det import HEADS; print(list(HEADS.module_dict)[-1])'
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == 'MineReader'
