@@ -14,6 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from torch import Tensor
 
+import faults
 import hook_runs
 import tiny
 from mkd_det.data.determinism import random_transforms
@@ -163,6 +164,98 @@ def test_a_store_that_takes_no_more_is_read_all_the_same(
         one.run(IMAGES, source)
     assert source.asked == [2, 2, 2]
     assert log.text.count(what) == 1
+
+
+ENTRIES = {
+    'nothing': 'NULL',
+    'a number': '7',
+    'words': "'words'",
+    'no bytes': "x''",
+}
+
+
+@pytest.mark.parametrize('case', ENTRIES)
+def test_an_entry_of_another_type_is_computed_again(case: str, tmp_path: Path) -> None:
+    source = Source()
+    one = store(tmp_path)
+    one.run(IMAGES, source)
+    with closing(sqlite3.connect(one.path)) as file, file:
+        file.execute(f'UPDATE seen SET said = {ENTRIES[case]} WHERE rowid = 2')
+        file.execute('UPDATE seen SET crc = NULL WHERE rowid = 3')
+    store(tmp_path).run(IMAGES, source)
+    assert source.asked == [4, 1]
+
+
+def test_a_hostile_entry_does_not_run(tmp_path: Path) -> None:
+    source = Source()
+    one = store(tmp_path)
+    one.run(IMAGES, source)
+    file = faults.hostile(tmp_path / 'evil.pth', tmp_path / 'ran')
+    with closing(sqlite3.connect(one.path)) as opened, opened:
+        opened.execute('UPDATE seen SET said = ?', [file.read_bytes()])
+    store(tmp_path).run(IMAGES, source)
+    assert source.asked == [4, 4] and not (tmp_path / 'ran').exists()
+
+
+def test_a_locked_file_is_waited_for_a_few_times_and_then_left(
+    tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source()
+    one = store(tmp_path)
+    one.run(IMAGES[:1], source)
+    waits: list[float] = []
+    real = sqlite3.connect
+
+    def connect(*args: Any, timeout: float) -> sqlite3.Connection:
+        waits.append(timeout)
+        return real(*args, timeout=0)
+
+    with closing(real(one.path)) as other:
+        other.execute('BEGIN EXCLUSIVE')
+        monkeypatch.setattr(cache.sqlite3, 'connect', connect)
+        for _ in range(5):
+            one.run(IMAGES, source)
+        assert sum(waits) <= cache.MAX_WAITS * cache.PATIENCE <= 5, 'in seconds'
+        assert log.text.count('is locked by another process') == 1
+    assert source.asked == [1, 4, 4, 4, 4, 4]
+    monkeypatch.undo()
+    store(tmp_path).run(IMAGES[:1], source)
+    assert len(source.asked) == 6, 'what was there is still there'
+
+
+def test_a_lock_that_ends_costs_nothing_but_a_computation(tmp_path: Path) -> None:
+    source = Source()
+    one = store(tmp_path)
+    one.run(IMAGES[:1], source)
+    with (
+        closing(sqlite3.connect(one.path, timeout=0)) as other,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(cache, 'PATIENCE', 0.0)
+        other.execute('BEGIN EXCLUSIVE')
+        one.run(IMAGES[:1], source)
+        other.rollback()
+    one.run(IMAGES[:1], source)
+    assert source.asked == [1, 1]
+
+
+def test_a_pipe_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    source = Source()
+    faults.pipe(store(tmp_path).path)
+    for _ in range(2):
+        store(tmp_path).run(IMAGES, source)
+    assert source.asked == [4, 4]
+
+
+def test_nothing_is_deleted(tmp_path: Path) -> None:
+    source = Source()
+    one = store(tmp_path)
+    one.path.write_bytes(b'somebody has put this here' * 50)
+    with faults.deletions() as touched:
+        one.run(IMAGES, source)
+    aside = Path(f'{one.path}.damaged')
+    assert aside.read_bytes().startswith(b'somebody')
+    assert set(touched) <= {one.path, aside}
 
 
 def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
