@@ -194,6 +194,15 @@ class PlanError(MkdError):
     """
 
 
+class ProbeError(PlanError):
+    """A model cannot be run on an image of zeros, to find the shapes of its taps.
+
+    It needs another image size, other channels, data samples or several frames.
+
+    Fix: `probe_size` or `probe=dict(...)`, as the message shows.
+    """
+
+
 class ShapeMismatchError(PlanError):
     """A loss cannot compare what its two taps yield.
 
@@ -222,6 +231,16 @@ class AnnotationError(DataError):
 
     Fix: correct the path or `metainfo`; drop such boxes with
     `filter_cfg=dict(bbox_min_size=1)`.
+    """
+
+
+class ClassOrderError(DataError):
+    """A label means one class in one part of the data, and another class in another.
+
+    mmdet numbers the classes of a COCO json in the order of its categories, whatever
+    `metainfo` says.
+
+    Fix: write the categories of all annotation files in the same order.
     """
 
 

@@ -19,15 +19,18 @@ from torch import distributed
 from .data import check_data, check_loaders
 from .errors import ConfigError
 from .hooks.last_validation_hook import LastValidationHook
+from .hooks.run_record_hook import RunRecordHook
 from .hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.checkpoint import (
     extract_state_dict,
     load_state_dict_strict,
     read_checkpoint,
+    read_meta,
 )
 from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder
 from .io.quiet import ignore_library_warnings
+from .training.class_order import check_test_labels
 from .training.preflight import check_before_start
 from .training.runtime import prepare_config
 
@@ -49,6 +52,7 @@ def train(cfg: Config) -> Runner:
     check_before_start(cfg)
     runner = build_runner(cfg)
     use_safe_checkpoint_hook(runner)
+    runner.register_hook(RunRecordHook())
     if cfg.get('resume'):
         runner.register_hook(LastValidationHook())
     runner.train()
@@ -77,6 +81,7 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
     content = read_checkpoint(checkpoint)
     check_data(cfg, splits=('test',))
     check_loaders(cfg, splits=('test',))
+    check_test_labels(cfg, read_meta(content))
     runner = build_runner(cfg)
     load_weights(runner, content, checkpoint)
     if out is not None:

@@ -20,6 +20,7 @@ from ..io.checkpoint import read_checkpoint, read_meta
 from ..training.export import save_student
 from ..training.runtime import get_distiller, is_distill
 from ..training.student_config import student_config
+from .run_record_hook import RunRecordHook
 
 
 @HOOKS.register_module()
@@ -96,12 +97,12 @@ class ExportStudentHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        content = dict(state_dict=model.state_dict())
+        meta: dict = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
+        content = dict(state_dict=model.state_dict(), meta=meta)
         for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
-                # Replaces the last weights with the averaged ones.
+            # Replaces the last weights with the averaged ones; notes facts of the run.
+            if isinstance(hook, (EMAHook, RunRecordHook)):
                 hook.before_save_checkpoint(runner, content)
-        meta = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
         data = runner.train_dataloader.dataset
         if hasattr(data, 'metainfo'):
             meta['dataset_meta'] = data.metainfo

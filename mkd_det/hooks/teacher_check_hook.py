@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
 from ..io.random_state import preserved_random_state
 from ..teachers.loading import Teacher
+from ..training.class_order import check_teacher_labels, is_described
 from ..training.runtime import class_count, get_distiller
 from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
 
@@ -98,7 +99,11 @@ class TeacherCheckHook(Hook):
         if classes is None:
             return True
         try:
-            teacher.check_classes(classes)
+            split = 'train' if runner.val_loop is None else 'val'
+            if is_described(runner.cfg, split):
+                check_teacher_labels(teacher, runner.cfg, split)
+            else:
+                teacher.check_classes(classes)
             _check_class_count(teacher, len(classes))
         except TeacherClassesError as error:
             if self.check_classes:

@@ -18,11 +18,12 @@ from ..io.atomic import write_atomically
 from ..io.checkpoint import load_checkpoint_strict, read_checkpoint, read_meta
 from ..io.paths import check_output_file
 from ..registry import type_name
+from .class_order import RUN_RECORD
 from .student_config import student_config
 
 # Parts of a checkpoint's `meta` that are kept. `init_detector` reads the classes from
 # `dataset_meta`.
-_META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version')
+_META = ('epoch', 'iter', 'seed', 'dataset_meta', 'mmengine_version', RUN_RECORD)
 
 
 def save_student(

@@ -73,7 +73,9 @@ def test_the_classes_of_the_validation_data_are_compared_with_the_teachers(
     file = tiny.write_checkpoint(tiny.gfl(), tmp_path / 'teacher.pth')
     model = tiny.distiller(tiny.gfl(), tiny.gfl(), file)
     cfg = tiny.runner_cfg(model, data, tmp_path / 'run')
-    cfg.val_dataloader.dataset.metainfo = dict(classes=tiny.CLASSES[::-1])
+    content = torch.load(file)
+    content['meta'] = dict(dataset_meta=dict(classes=('red', 'green', 'brown')))
+    torch.save(content, file)
     with pytest.raises(TeacherClassesError):
         check_before_start(cfg)
     assert not (tmp_path / 'run').exists()

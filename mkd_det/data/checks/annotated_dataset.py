@@ -11,6 +11,7 @@ from ..annotations import AnnotationSummary
 from ..coco import read_coco
 from ..datasets import class_names, min_box_size
 from ..images import check_images
+from ..labels import remember_categories
 from ..voc import read_voc
 
 
@@ -47,7 +48,10 @@ class AnnotatedDataset:
         dataset = self.dataset
         if self.is_coco:
             folder = dataset.data_prefix.get('img', '')
-            return read_coco(dataset.ann_file, folder, self.classes, dataset.test_mode)
+            classes, test = self.classes, dataset.test_mode
+            summary = read_coco(dataset.ann_file, folder, classes, test)
+            remember_categories(dataset.ann_file, summary.names)
+            return summary
         return read_voc(
             dataset.ann_file,
             dataset.sub_data_root,

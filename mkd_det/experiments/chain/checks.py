@@ -10,8 +10,10 @@ from mmengine.config import Config
 
 from ...configs import plain_model_cfg
 from ...data.datasets import dataset_classes
+from ...data.labels import agreed_names, read_labels
 from ...errors import CheckpointFileError, ConfigError, prefix_errors
 from ...teachers.loading import Teacher
+from ...training.class_order import check_teacher_labels
 from ...training.preflight import check_amp, check_before_start, check_count
 from ...training.runtime import prepare_config
 from ..runs.metrics import main_metric
@@ -50,7 +52,8 @@ def check_chain(
                 check_given_checkpoint(member.checkpoint, folder)
                 model = load_given(member, cfg).model
                 check_count({'val': dataset_classes(cfg, 'val')}, model)
-        classes[member.name] = dataset_classes(cfg, 'val')
+        labels = agreed_names(read_labels(cfg, 'val'))
+        classes[member.name] = labels or dataset_classes(cfg, 'val')
         for branch in getattr(model, 'branches', {}).values():
             branch.detach()  # not a part of the plain student
         plain = getattr(model, 'student', model)
@@ -125,9 +128,8 @@ def load_given(member: ChainMember, cfg: Config) -> Teacher:
     whole = {'cfg': plain_model_cfg(cfg), 'checkpoint': member.checkpoint, **reading}
     teacher = Teacher.build(member.name, whole)
     teacher.load()
-    names = dataset_classes(cfg, 'val')
-    if names:
-        teacher.check_classes(names)
+    for line in check_teacher_labels(teacher, cfg, 'val'):
+        print(f'Warning: {line}')
     return teacher
 
 
