@@ -21,6 +21,7 @@ from ..io.quiet import suppress_info_logs
 from ..io.shape_mismatch import describe_difference
 from ..registry import type_name
 from .class_order import check_class_order
+from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
 from .resume import check_resume
 from .runtime import build_model, class_count
@@ -55,6 +56,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
         model.teachers.load()
     check_class_order(cfg, model, teachers)
     check_optimizer(cfg, model)
+    check_epoch_counting(cfg, model)
     check_hooks(cfg, model)
     check_loaders(cfg)
     if cfg.get('resume'):

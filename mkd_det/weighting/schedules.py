@@ -47,13 +47,16 @@ class WeightSchedule:
         decay: How the factor falls to 0: None (not at all), 'linear' or 'cosine'.
         decay_iters: Iteration at which the decay reaches 0; None: the end of the
             training.
-        stop_epoch: Epoch (0-based) from which on the factor is 0; None: never.
+        stop_epoch: Epoch (0-based) from which on the factor is 0; None: never. Only
+            for a training that counts epochs.
+        stop_iter: Iteration (0-based) from which on the factor is 0; None: never.
     """
 
     warmup_iters: int = 0
     decay: Literal['linear', 'cosine'] | None = None
     decay_iters: int | None = None
     stop_epoch: int | None = None
+    stop_iter: int | None = None
 
     @classmethod
     def parse(cls, given: Mapping[str, Any] | None, where: str) -> WeightSchedule:
@@ -69,7 +72,7 @@ class WeightSchedule:
         return parse(cls, given, where)
 
     def __post_init__(self) -> None:
-        for name in ('warmup_iters', 'decay_iters', 'stop_epoch'):
+        for name in ('warmup_iters', 'decay_iters', 'stop_epoch', 'stop_iter'):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f'{name} must be 0 or more', actual=value)
@@ -87,6 +90,8 @@ class WeightSchedule:
     def factor(self, progress: Progress) -> float:
         """Return the factor at `progress`."""
         if self.stop_epoch is not None and progress.epoch >= self.stop_epoch:
+            return 0.0
+        if self.stop_iter is not None and progress.iter >= self.stop_iter:
             return 0.0
         factor = 1.0
         if progress.iter < self.warmup_iters:

@@ -169,6 +169,11 @@ def test_stop_at_an_epoch_is_exactly_zero_from_there() -> None:
     assert factors(WeightSchedule(stop_epoch=0)) == [0.0] * 10
 
 
+def test_stop_at_an_iteration_is_exactly_zero_from_there() -> None:
+    assert factors(WeightSchedule(stop_iter=3)) == [1.0] * 3 + [0.0] * 7
+    assert factors(WeightSchedule(stop_iter=0)) == [0.0] * 10
+
+
 def test_warm_up_and_decay_multiply() -> None:
     both = factors(WeightSchedule(warmup_iters=4, decay='linear'))
     parts = zip(
@@ -200,6 +205,7 @@ def test_a_factor_is_always_between_zero_and_one(
         dict(decay='quadratic'),
         dict(warmup_iters=-1),
         dict(stop_epoch=-1),
+        dict(stop_iter=-1),
         dict(decay_iters=-2),
         dict(warmup_iters=1.5),
         dict(decay_iters=5),
