@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -91,22 +92,25 @@ def make_digits(
     settings = DigitSettings(train, val, size, seed)
     if _is_complete(root, settings):
         return root
-    if root.exists() and any(root.iterdir()) and not (root / STAMP).is_file():
+    present = {path.name for path in root.iterdir()} if root.exists() else set()
+    own = {STAMP, *SPLITS, *(f'{split}.json' for split in SPLITS)}
+    if present and not (STAMP in present and present <= own):
         raise DataError(
             f'{root} contains other files than generated digits',
             expected='a folder that does not exist yet, or an earlier dataset',
-            available=sorted(path.name for path in root.iterdir())[:8],
+            available=sorted(present)[:8],
             fix='choose another folder',
         )
-    partial = root.with_name(root.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    total = train + val
-    for done, _ in enumerate(_write(partial, settings), start=1):
-        if progress:
-            progress(done, total)
-    (partial / STAMP).write_text(json.dumps(asdict(settings)))
-    shutil.rmtree(root, ignore_errors=True)
-    os.replace(partial, root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # A new name: a folder that is there already belongs to somebody else.
+    with TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as folder:
+        partial = Path(folder) / root.name
+        for done, _ in enumerate(_write(partial, settings), start=1):
+            if progress:
+                progress(done, train + val)
+        (partial / STAMP).write_text(json.dumps(asdict(settings)))
+        shutil.rmtree(root, ignore_errors=True)
+        os.replace(partial, root)
     return root
 
 

@@ -177,3 +177,19 @@ def test_pictures_are_photographs_not_noise(digits: Path) -> None:
     assert image.std() > 20
     # Neighbours of a photograph resemble each other.
     assert np.abs(np.diff(image, axis=1)).mean() < image.std()
+
+
+def test_files_of_somebody_else_are_not_deleted(tmp_path: Path) -> None:
+    """Neither beside the dataset, nor in it when it is made anew."""
+    beside = tmp_path / 'digits.partial' / 'thesis.txt'
+    beside.parent.mkdir()
+    beside.touch()
+    root = make_digits(tmp_path / 'digits', train=2, val=1, size=64)
+    inside = root / 'notes.txt'
+    inside.touch()
+    with pytest.raises(DataError):
+        make_digits(root, train=3, val=1, size=64)
+    assert beside.exists() and inside.exists()
+    inside.unlink()
+    make_digits(root, train=3, val=1, size=64)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['digits', 'digits.partial']
