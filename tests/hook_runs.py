@@ -20,6 +20,7 @@ from mmengine.registry import HOOKS, METRICS
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
+import faults
 import tiny
 from mkd_det import DistillHook
 
@@ -148,7 +149,8 @@ PROCESSES.set_forkserver_preload(_PRELOADED)
 
 def start(config: Path, log: Path, **env: str) -> Any:
     """Train `config` in a process of its own, losses to `log` (each rank to a
-    file of its own: `log` and the rank)."""
+    file of its own: `log` and the rank). KILL_AT='module:function' and KILL_COUNT='2'
+    kill it at a named moment, see `faults.arm`."""
     child = PROCESSES.Process(target=_child, args=(config, log, env))
     child.start()
     return child
@@ -162,6 +164,8 @@ def said(log: Path, **env: str) -> str:
 def _child(config: Path, log: Path, env: dict[str, str]) -> None:
     gc.freeze()  # mmengine collects garbage for each dataset that it builds
     os.environ.update(env)
+    if 'KILL_AT' in env:
+        faults.arm(env['KILL_AT'], int(env.get('KILL_COUNT', 1)))
     rank = env.get('RANK', '')
     with open(f'{log}{rank}.out', 'w') as out:
         os.dup2(out.fileno(), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import faults
 import hook_runs
 from mkd_det.errors import CheckpointSaveError, ResumeError
 from mkd_det.hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
+from mkd_det.io.checkpoint import read_checkpoint
 from mkd_det.training.resume import settle_resume
 
 
@@ -91,6 +93,23 @@ def test_outdated_checkpoints_are_deleted(tmp_path: Path) -> None:
     assert _files(cfg) == {'epoch_3.pth', 'best_toy_mAP_epoch_3.pth'}
     assert Path(cfg.work_dir, 'last_checkpoint').read_text().endswith('epoch_3.pth')
     assert runner.message_hub.get_info('keep_ckpt_ids') == [3]
+
+
+@pytest.mark.parametrize('count', [3, 4, 5])
+def test_a_kill_while_saving_leaves_what_can_be_resumed(
+    count: int, tmp_path: Path
+) -> None:
+    """At the second checkpoint, its note, or the first best one."""
+    cfg = _cfg(tmp_path, val=True)
+    cfg.dump(tmp_path / 'config.py')
+    moment = dict(KILL_AT='mkd_det.io.atomic:os.replace', KILL_COUNT=str(count))
+    child = hook_runs.start(tmp_path / 'config.py', tmp_path / 'log', **moment)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    last = find_latest_checkpoint(cfg.work_dir)
+    assert last and read_checkpoint(last)['optimizer']
+    for file in Path(cfg.work_dir).glob('*.pth'):
+        read_checkpoint(file)
 
 
 # -- files of other runs ---------------------------------------------------------------
