@@ -22,6 +22,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'teacher_check': dict(type='TeacherCheckHook', num_images=32),
     'export_student': dict(type='ExportStudentHook'),
     'teacher_cache': dict(type='TeacherCacheHook'),
+    'loss_log': dict(type='LossLogHook'),
 }
 
 
@@ -53,7 +54,7 @@ def get_distiller(runner: Runner, caller: str) -> Distiller:
     return as_distiller(runner.model, caller)
 
 
-def as_distiller(model: nn.Module, caller: str) -> Distiller:
+def as_distiller(model: Any, caller: str) -> Distiller:
     """Return a distiller without model wrappers.
 
     Args:
@@ -109,9 +110,8 @@ def class_count(model: nn.Module) -> int | None:
 def prepare_config(cfg: Config) -> Config:
     """Return a distill config with the hooks that a distillation needs.
 
-    Adds `ResumeStateHook`, `TeacherCheckHook`, `ExportStudentHook` and
-    `TeacherCacheHook`, unless the config has them, and saves checkpoints with
-    `SafeCheckpointHook`. None turns a hook off:
+    Adds the hooks of `DEFAULT_HOOKS`, unless the config has them, and saves checkpoints
+    with `SafeCheckpointHook`. None turns a hook off:
     `default_hooks=dict(teacher_check=None)`. Other configs are returned as given.
 
     Args:
@@ -123,7 +123,7 @@ def prepare_config(cfg: Config) -> Config:
     if not is_distill(cfg):
         return cfg
     _check_optimizer_constructor(cfg)
-    cfg = Config(cfg.to_dict(), filename=cfg.filename)
+    cfg = deepcopy(cfg)
     if torch.cuda.is_available():
         _enable_async_copy(cfg)
     hooks = dict(cfg.get('default_hooks') or {})
@@ -157,8 +157,11 @@ def _enable_async_copy(cfg: Config) -> None:
         preprocessor = holder.get('data_preprocessor')
         if not preprocessor:
             continue
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            cls = registry.get(type_name(preprocessor.get('type')))
+        cls = preprocessor.get('type')
+        if not isinstance(cls, type):
+            scope = cfg.get('default_scope')
+            with MODELS.switch_scope_and_registry(scope) as registry:
+                cls = registry.get(str(cls))
         if cls is not None and 'non_blocking' in argument_names(cls):
             preprocessor.setdefault('non_blocking', True)
 
