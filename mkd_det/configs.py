@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
+from .config_bases import check_cycles, complete_pure_python
 from .config_overrides import apply_overrides
 from .errors import ConfigError, nearest_names
 from .registry import type_name
@@ -44,8 +45,20 @@ def load_config(
             expected="model=dict(type='Distiller', ...), or the model of a detector",
             actual=repr(cfg.get('model')),
         )
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(default_scope(cfg))
     return cfg
+
+
+def default_scope(cfg: Mapping[str, Any]) -> str:
+    """Return the scope in which the names of a config are looked up.
+
+    A pure-Python config may have None; its types are classes. The names that mkd_det
+    adds to it are mmdet's.
+
+    Args:
+        cfg: A config of a training.
+    """
+    return cfg.get('default_scope', 'mmengine') or 'mmdet'
 
 
 def read_config(path: str) -> Config:
@@ -67,8 +80,11 @@ def read_config(path: str) -> Config:
             actual=path if Path(path).is_absolute() else f'{path}, from {Path.cwd()}',
             available=_siblings(Path(path, 'config.py') if folder else Path(path)),
         )
+    check_cycles(path)
     try:
-        return Config.fromfile(path)
+        return _completed(Config.fromfile(path))
+    except ConfigError:
+        raise
     except Exception as error:  # a config is code
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         shown = text.partition(', the current sys')[0]  # leaves sys.path out
@@ -79,13 +95,22 @@ def read_config(path: str) -> Config:
         ) from error
 
 
+def _completed(cfg: Config) -> Config:
+    """Return a config that was read, with what mmengine leaves undone."""
+    if cfg.filename and Config._is_lazy_import(cfg.filename):
+        complete_pure_python(cfg, cfg.filename)
+    return cfg
+
+
 def _read_packaged(name: str) -> Config:
     package = name.partition('::')[0]
     try:
         # `get_config` installs a missing package with pip.
         if find_spec(package) is None:
             raise ModuleNotFoundError(f'package {package!r} is not installed')
-        return get_config(name)
+        return _completed(get_config(name))
+    except ConfigError:
+        raise
     except Exception as error:  # a config is code
         raise ConfigError(
             'the packaged config does not exist or cannot be read',

@@ -15,10 +15,13 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import mmengine.registry
 from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
 
 from .errors import (
     ConfigError,
@@ -46,12 +49,35 @@ def type_name(kind: Any) -> str:
     return str(kind or '').rpartition('.')[2]
 
 
+def name_of_object(value: Any) -> str:
+    """Return a name by which mmengine's registries find a class or function.
+
+    Args:
+        value: The class or function.
+
+    Returns:
+        Its module and name; if another object hides its module, the name in the
+        registry that holds it; '' if neither leads to it.
+    """
+    name = f'{value.__module__}.{value.__qualname__}'
+    if get_object_from_string(name) is value:
+        return name
+    for root in vars(mmengine.registry).values():
+        if not isinstance(root, Registry):
+            continue
+        for registry in (root, *root.children.values()):
+            for key, known in registry.module_dict.items():
+                if known is value:
+                    return f'{registry.scope}.{key}'
+    return ''
+
+
 def find_class(registry: Registry, cfg: dict, where: str) -> type:
     """Return the class that `cfg['type']` names.
 
     Args:
         registry: The registry.
-        cfg: A dict with `type`, a name or a class.
+        cfg: A dict with `type`: a name, a class, or a class's module and name.
         where: Name of the part, for the message.
 
     Raises:
@@ -63,6 +89,12 @@ def find_class(registry: Registry, cfg: dict, where: str) -> type:
     # default_scope may be 'mmdet': ask our own registry, never its siblings.
     registry.import_from_location()
     known = registry.module_dict
+    if kind not in known and isinstance(kind, str) and '.' in kind:
+        # mmengine writes the classes of pure-Python configs in this way.
+        with suppress(ValueError, TypeError):  # empty names between the dots
+            found = get_object_from_string(kind)
+            if isinstance(found, type):
+                return found
     if kind not in known:
         raise ConfigError(
             f'{where}: {kind!r} is no registered {registry.name}',
@@ -233,9 +265,16 @@ def _type_check(annotation: Any) -> _TypeCheck | None:
 def import_files(package: str, path: Iterable[str]) -> None:
     """Import every module of a package, so that a new file is found by itself.
 
+    The classes of its modules can be imported from the package as well.
+
     Args:
         package: The package's `__name__`.
         path: Its `__path__`.
     """
-    for module in pkgutil.iter_modules(path):
-        import_module(f'{package}.{module.name}')
+    room = import_module(package)
+    for info in pkgutil.iter_modules(path):
+        module = import_module(f'{package}.{info.name}')
+        for name, value in vars(module).items():
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and not name.startswith('_'):
+                setattr(room, name, value)

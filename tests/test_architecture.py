@@ -32,6 +32,7 @@ ORDER = (
     'structures',
     'registry',
     'contrib',
+    'config_bases',
     'config_overrides',
     'configs',
     'config',

@@ -324,6 +324,7 @@ PURE_PYTHON = [file for file in CONFIGS if Config._is_lazy_import(str(file))]
 def test_a_pure_python_config_is_an_example() -> None:
     """Its classes are what the names are, and it runs as it stands."""
     (file,) = PURE_PYTHON
+    assert 'recipe' not in read_config(f'mkd_det::{file.parent.name}/{file.name}')
     cfg = load_config(str(file), {'model.teachers.t.checkpoint': None})
     assert 'mmdet.datasets.coco.CocoDataset' in str(cfg.train_dataloader.dataset.type)
     one_step(cfg.model)

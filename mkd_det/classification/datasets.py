@@ -208,7 +208,9 @@ def _open(name: str, root: str, options: dict[str, Any]) -> Any:
 
 def _transform(cfg: dict) -> Any:
     kind = cfg.get('type') if isinstance(cfg, dict) else None
-    cls = getattr(v2, str(kind), None)
+    # A class of a pure-Python config, or what mmengine writes for it.
+    name = str(kind).rpartition('.')[2]
+    cls = kind if isinstance(kind, type) else getattr(v2, name, None)
     if not isinstance(cls, type):
         known = [n for n in dir(v2) if isinstance(getattr(v2, n), type)]
         raise ConfigError(

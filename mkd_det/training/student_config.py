@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, Registry
 
 from ..configs import RECIPE_VARIABLES, custom_imports_of, plain_model_cfg
-from ..registry import type_name
+from ..registry import name_of_object, type_name
 from .runtime import DEFAULT_HOOKS, hook_type, is_distill
 
 PACKAGE = 'mkd_det'
@@ -35,16 +35,32 @@ def student_config(cfg: Config) -> Config:
         cfg: A distill config, which is not changed. Other configs only lose hooks of
             mkd_det.
     """
-    plain = ConfigDict(cfg.to_dict())
+    plain = ConfigDict(_without_classes(cfg.to_dict()))
     if is_distill(cfg):
         plain.model = plain_model_cfg(plain)
     for key in _DROPPED_KEYS:
         plain.pop(key, None)
     plain = ConfigDict({k: v for k, v in plain.items() if not _names_package(v, k)})
+    if plain.get('default_scope', '') is None:
+        plain.default_scope = 'mmdet'  # the types of bases may be names
     _remove_hooks(plain)
     _remove_scopes(plain)
     _remove_imports(plain)
     return Config(plain)
+
+
+def _without_classes(value: Any) -> Any:
+    """Return a config with the name of every class in it.
+
+    mmengine writes classes as text that cannot be read again.
+    """
+    if isinstance(value, type):
+        return name_of_object(value) or value
+    if isinstance(value, dict):
+        return {key: _without_classes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_classes(item) for item in value)
+    return value
 
 
 def _names_package(value: Any, key: str) -> bool:

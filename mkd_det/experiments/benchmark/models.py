@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
+from ...registry import type_name
 from ...teachers.engine import Engine
 from ...training.runtime import build_model
 from ...training.student_config import student_config
@@ -175,7 +176,8 @@ def _without_downloads(cfg: Any) -> Any:
     if isinstance(cfg, dict):
         for key, value in cfg.items():
             kind = value.get('type') if isinstance(value, dict) else None
-            cfg[key] = None if kind == 'Pretrained' else _without_downloads(value)
+            pretrained = type_name(kind) == 'Pretrained'
+            cfg[key] = None if pretrained else _without_downloads(value)
     elif isinstance(cfg, (list, tuple)):
         return type(cfg)(_without_downloads(value) for value in cfg)
     return cfg

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...errors import ConfigError, is_integer
+from ...registry import type_name
 from ..runs.training_configs import training_budget
 from .options import ComparisonOptions
 
@@ -24,7 +25,7 @@ _SCHEDULER_KEYS = (
     'periods',
 )
 _TERM_EPOCH_KEYS = ('stop_epoch',)
-_TERM_ITERATION_KEYS = ('warmup_iters', 'decay_iters')
+_TERM_ITERATION_KEYS = ('warmup_iters', 'decay_iters', 'stop_iter')
 _HOOK_EPOCH_KEYS = ('switch_epoch', 'num_last_epochs', 'begin_epoch')
 _WARM_UPS = ('LinearLR', 'ConstantLR')
 # mmengine's `end` of a scheduler without end has nine zeros.
@@ -104,7 +105,8 @@ def _scale(part: Any, keys: Sequence[str], factor: float) -> None:
             part[key] = [max(_rounded(v * factor), 1) for v in value]
     if is_integer(part.get('end')) and part['end'] <= part.get('begin', 0):
         part['begin'] = part['end'] - 1
-    if part.get('type') in _WARM_UPS and not part.get('convert_to_iter_based'):
+    warms_up = type_name(part.get('type')) in _WARM_UPS
+    if warms_up and not part.get('convert_to_iter_based'):
         # mmengine does not restore the rate after a warm-up of a single step.
         shortest = part.get('begin', 0) + 2
         part['end'] = max(part.get('end', ENDLESS), shortest)
