@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .data import check_data, check_loaders
+from .distiller.model import Distiller
 from .errors import ConfigError
 from .hooks.last_validation_hook import LastValidationHook
 from .hooks.run_record_hook import RunRecordHook
@@ -28,9 +29,10 @@ from .io.checkpoint import (
     read_meta,
 )
 from .io.mmengine_loader import use_our_reader
-from .io.paths import check_output_file, check_writable_folder
+from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.quiet import ignore_library_warnings
 from .training.class_order import check_test_labels
+from .training.plan_summary import summarize_plan
 from .training.preflight import check_before_start
 from .training.runtime import prepare_config
 
@@ -49,8 +51,11 @@ def train(cfg: Config) -> Runner:
     """
     _prepare_process()
     cfg = prepare_config(cfg)
-    check_before_start(cfg)
+    checked = check_before_start(cfg)
     runner = build_runner(cfg)
+    runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
+    if isinstance(checked, Distiller):
+        runner.logger.info(summarize_plan(checked))
     use_safe_checkpoint_hook(runner)
     runner.register_hook(RunRecordHook())
     if cfg.get('resume'):

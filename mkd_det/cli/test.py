@@ -12,7 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_config, add_launcher, command, command_parser, set_work_dir
+from .common import (
+    add_config,
+    add_launcher,
+    add_verbose,
+    command,
+    command_parser,
+    set_work_dir,
+    shown_output,
+)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -37,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--wait-time', type=float, default=2, help='seconds that --show waits'
     )
     parser.add_argument('--tta', action='store_true', help='test time augmentation')
+    add_verbose(parser)
     add_launcher(parser)
     return parser
 
@@ -60,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
     cfg = student_config(cfg)
     cfg.work_dir = work_dir
     apply_args(cfg, args)
-    evaluate(cfg, args.checkpoint, args.out)
+    with shown_output(cfg, args):
+        evaluate(cfg, args.checkpoint, args.out)
 
 
 def apply_args(cfg: Config, args: argparse.Namespace) -> None:

@@ -10,7 +10,15 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .common import add_config, add_launcher, command, command_parser, set_work_dir
+from .common import (
+    add_config,
+    add_launcher,
+    add_verbose,
+    command,
+    command_parser,
+    set_work_dir,
+    shown_output,
+)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -42,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         help='resume from this checkpoint; without a path, from the latest one in the'
         ' work dir',
     )
+    add_verbose(parser)
     add_launcher(parser)
     return parser
 
@@ -112,7 +121,8 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
     apply_args(cfg, args)
-    train(cfg)
+    with shown_output(cfg, args):
+        train(cfg)
 
 
 main = command(make_parser, run)

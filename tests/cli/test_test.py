@@ -15,23 +15,37 @@ from tooling import distiller_cfg, fails, run_command, student_cfg, write_config
 
 
 def test_the_student_is_evaluated_without_the_teacher_file(
-    trained: Path, tmp_path: Path
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / 'predictions.pkl'
     argv = [trained / 'config.py', trained / 'run/epoch_1.pth']
     argv += ['--work-dir', tmp_path / 'test', '--out', out]
+    argv += [
+        '--cfg-options',
+        'log_level=INFO',
+        'experiment_name=shown',
+    ]  # a logger of its own
     assert run_command('test', argv) == 0
     assert len(pickle.loads(out.read_bytes())) == 8
     metrics = next((tmp_path / 'test').glob('*/*.json'))
     assert 'coco/bbox_mAP' in json.loads(metrics.read_text())
+    shown = capsys.readouterr().out
+    assert 'coco/bbox_mAP: ' in shown, 'the terminal has what a person needs'
+    log = next((tmp_path / 'test').glob('*/*.log')).read_text()
+    for dump in ('System environment', 'Average Precision'):
+        assert dump in log and dump not in shown
 
 
-def test_flips_and_plain_configs_are_taken(trained: Path, tmp_path: Path) -> None:
+def test_flips_and_plain_configs_are_taken(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     plain = write_config(
         tmp_path / 'plain.py', student_cfg(), trained / 'coco', tmp_path / 'test'
     )
-    argv = [plain, trained / 'run/epoch_1.pth', '--tta']
+    argv = [plain, trained / 'run/epoch_1.pth', '--tta', '--verbose']
+    argv += ['--cfg-options', 'log_level=INFO', 'experiment_name=verbose']
     assert run_command('test', argv) == 0
+    assert 'System environment' in capsys.readouterr().out
     assert list((tmp_path / 'test').glob('*/*.json'))
 
 

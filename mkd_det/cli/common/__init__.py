@@ -3,9 +3,15 @@
 Nothing here imports torch or mmengine at the top, see `mkd_det.startup`.
 """
 
-from .arguments import add_config, add_devices, add_launcher, command_parser
+from .arguments import (
+    add_config,
+    add_devices,
+    add_launcher,
+    add_verbose,
+    command_parser,
+)
 from .guard import BAD_INPUT, INTERRUPTED, command, guard, print_error
-from .output import console, quiet_libraries
+from .output import console, quiet_libraries, shown_output
 from .work_dir import set_work_dir
 
 __all__ = [
@@ -14,6 +20,7 @@ __all__ = [
     'add_config',
     'add_devices',
     'add_launcher',
+    'add_verbose',
     'command',
     'command_parser',
     'console',
@@ -21,4 +28,5 @@ __all__ = [
     'print_error',
     'quiet_libraries',
     'set_work_dir',
+    'shown_output',
 ]

@@ -86,6 +86,17 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add `--verbose`, for those who want all that mmengine logs."""
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help='show everything that is logged, also environment, config, hooks and'
+        ' initial weights, which otherwise go to the log file only; as does'
+        ' log_level="DEBUG" in the config',
+    )
+
+
 def add_devices(parser: argparse.ArgumentParser, which: str) -> None:
     """Add `--devices`.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def console() -> Console:
@@ -21,3 +27,15 @@ def quiet_libraries() -> None:
 
     ignore_library_warnings()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+
+
+def shown_output(cfg: Config, args: argparse.Namespace) -> AbstractContextManager:
+    """Return a context in which a run shows what a person needs.
+
+    Args:
+        cfg: Config of the run.
+        args: The arguments, see `add_verbose`.
+    """
+    from ...io.terminal import short_terminal
+
+    return short_terminal(args.verbose or cfg.get('log_level') == 'DEBUG')

@@ -1,0 +1,46 @@
+"""The plan of a distillation in a few lines, for the log of a training."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..distiller.model import Distiller
+
+
+def summarize_plan(model: Distiller) -> str:
+    """Return who teaches whom what, a line for each teacher and term.
+
+    Args:
+        model: The distiller, with loaded teachers.
+    """
+    # The distiller's state dict has the keys of the plain student, without branches.
+    lines = [f'student {_title(model.student, model)}']
+    for name, teacher in model.teachers.items():
+        source = teacher.config.checkpoint
+        weights = f'{teacher.weights} of {source}' if source else 'random weights'
+        lines.append(
+            f'teacher {name} {_title(teacher.model, teacher.model)}, {weights}'
+        )
+    for name, term in model.plan.terms.items():
+        lines.append(f'{name} {term}, weight {term.loss.weight:g}')
+    if model.balance is not None:
+        lines.append(str(model.balance))
+    if model.plan.off:
+        lines.append(f'off: {", ".join(model.plan.off)}')
+    return '\n  '.join(['Plan (whole: mkd-det plan CONFIG)', *lines])
+
+
+def _title(model: nn.Module, holder: nn.Module) -> str:
+    """Return the type of a model, and the number of its parameters.
+
+    Args:
+        model: The model.
+        holder: The module whose state dict has its weights.
+    """
+    weights = holder.state_dict().items()
+    count = sum(value.numel() for key, value in weights if not _is_statistic(key))
+    return f'{type(model).__name__}, {count / 1e6:.2f} M parameters'
+
+
+def _is_statistic(key: str) -> bool:
+    return key.endswith(('running_mean', 'running_var', 'num_batches_tracked'))

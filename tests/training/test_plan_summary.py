@@ -1,0 +1,22 @@
+"""The log of a training says in a few lines who teaches whom what."""
+
+from __future__ import annotations
+
+import plans
+from mkd_det.configs import read_config
+from mkd_det.training.plan_summary import summarize_plan
+
+
+def test_the_plan_has_a_line_for_each_teacher_and_term() -> None:
+    recipe = read_config('mkd_det::_base_/recipes/mkd_dense.py').recipe.to_dict()
+    recipe['terms']['loss_relation']['weight'] = 0
+    model = plans.build(**recipe)
+    plain = sum(p.numel() for p in plans.tiny.build(plans.SMALL).parameters())
+    lines = summarize_plan(model).splitlines()
+    assert lines[1] == f'  student GFL, {plain / 1e6:.2f} M parameters'
+    assert lines[2].startswith('  teacher t GFL, ') and 'random weights' in lines[2]
+    assert lines[3] == '  loss_soft SoftOutputKD: head <- t.head, weight 3'
+    assert [line.split()[0] for line in lines[3:6]] == [
+        'loss_soft', 'loss_attention', 'loss_feature'
+    ]  # fmt: skip
+    assert lines[6].startswith('  off: ') and 'loss_relation' in lines[6]
