@@ -155,7 +155,10 @@ class CheckpointError(MkdError):
 
 
 class CheckpointFileError(CheckpointError):
-    """A checkpoint is missing, truncated, empty or no checkpoint.
+    """A checkpoint is missing, damaged, truncated, empty or no checkpoint.
+
+    Also: a checksum in it is wrong, it describes more than a file of its size can hold,
+    it holds sparse or quantized tensors, or its server does not send it.
 
     Fix: correct the path, or download the file again.
     """
@@ -180,7 +183,8 @@ class UntrustedCheckpointError(CheckpointError):
 
     Unpickling them can run code.
 
-    Fix: `trust_checkpoint=True`, only if you trust the source of the file.
+    Fix: only if you trust the source of the file: `trust_checkpoint=True` for a
+    teacher; for others the message shows a command that writes the weights to a new file.
     """
 
 
