@@ -184,7 +184,8 @@ class UntrustedCheckpointError(CheckpointError):
     Unpickling them can run code.
 
     Fix: only if you trust the source of the file: `trust_checkpoint=True` for a
-    teacher; for others the message shows a command that writes the weights to a new file.
+    teacher; for other files, the command that the message shows, which writes the
+    weights to a new file.
     """
 
 
