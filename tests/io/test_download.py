@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_a_file_is_downloaded_once_and_needs_no_server_afterwards(
     assert download(f'{address}/x.pth') == first
     assert kept(cache) == [first.name]
     assert str(first.stat().st_size) in first.name
+
+
+def test_of_many_at_once_one_downloads_and_the_others_wait(tmp_path: Path) -> None:
+    """As the ranks of a training do."""
+    with faults.server(checkpoint(tmp_path / 'x.pth')) as address:
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(download, [f'{address}/x.pth'] * 4))
+        assert len(found) == 1 and len(address.requests) == 1
 
 
 def test_a_file_that_was_cut_in_the_cache_is_downloaded_again(tmp_path: Path) -> None:
