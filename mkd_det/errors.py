@@ -267,6 +267,17 @@ class ResumeError(MkdError):
     """
 
 
+class DivergenceError(MkdError):
+    """A loss, a gradient or a weight is not finite: the training has diverged.
+
+    The message names the term or the layer, the iteration, the last checkpoint (which
+    is finite) and a file with the step, which `mkd-det replay` runs again.
+
+    Fix: a smaller learning rate or weight of the term, or
+    `optim_wrapper=dict(clip_grad=dict(max_norm=35))`.
+    """
+
+
 class ExperimentError(MkdError):
     """A training of an experiment failed, or its folder is in use.
 

@@ -19,6 +19,7 @@ from torch import distributed
 from .data import check_data, check_loaders
 from .distiller.model import Distiller
 from .errors import ConfigError
+from .hooks.divergence_hook import DivergenceHook
 from .hooks.last_validation_hook import LastValidationHook
 from .hooks.run_record_hook import RunRecordHook
 from .hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
@@ -47,7 +48,7 @@ def train(cfg: Config) -> Runner:
         The runner, after its last iteration.
 
     Raises:
-        MkdError: The training could not start, or diverged.
+        MkdError: The training could not start, or has diverged.
     """
     _prepare_process()
     cfg = prepare_config(cfg)
@@ -58,6 +59,7 @@ def train(cfg: Config) -> Runner:
         runner.logger.info(summarize_plan(checked))
     use_safe_checkpoint_hook(runner)
     runner.register_hook(RunRecordHook())
+    runner.register_hook(DivergenceHook())
     if cfg.get('resume'):
         runner.register_hook(LastValidationHook())
     runner.train()

@@ -20,6 +20,7 @@ from ..io.checkpoint import read_checkpoint, read_meta
 from ..training.export import save_student
 from ..training.runtime import get_distiller, is_distill
 from ..training.student_config import student_config
+from .divergence_hook import DivergenceHook
 from .run_record_hook import RunRecordHook
 
 
@@ -100,8 +101,9 @@ class ExportStudentHook(Hook):
         meta: dict = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
         content = dict(state_dict=model.state_dict(), meta=meta)
         for hook in runner.hooks:
-            # Replaces the last weights with the averaged ones; notes facts of the run.
-            if isinstance(hook, (EMAHook, RunRecordHook)):
+            # Averaged weights replace the last ones; facts are noted; weights that are
+            # not finite are refused.
+            if isinstance(hook, (EMAHook, RunRecordHook, DivergenceHook)):
                 hook.before_save_checkpoint(runner, content)
         data = runner.train_dataloader.dataset
         if hasattr(data, 'metainfo'):

@@ -219,7 +219,7 @@ def test_a_process_ends_with_code_2_and_no_traceback(
 def test_every_tool_is_the_shim_of_a_command(root: Path) -> None:
     files = {p.stem: p for p in (root / 'tools').glob('[a-z]*.py')}
     assert files.keys() == TOOLS.keys()
-    assert set(TOOLS.values()) == set(FILES)
+    assert set(TOOLS.values()) <= set(FILES)
     for name, file in files.items():
         text = file.read_text()
         assert f'from mkd_det.cli.{TOOLS[name]} import main' in text
