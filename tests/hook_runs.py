@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import random
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ def start(config: Path, log: Path, **env: str) -> Any:
     child = PROCESSES.Process(target=_child, args=(config, log, env))
     child.start()
     return child
+
+
+def train_two_ranks(cfg: Config, log: Path) -> list[int]:
+    """Train on two gloo ranks; return their exit codes."""
+    file = log.with_suffix('.py')
+    cfg.dump(file)
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = str(free.getsockname()[1])
+    world = dict(MASTER_ADDR='localhost', MASTER_PORT=port, WORLD_SIZE='2')
+    ranks = [start(file, log, RANK=r, LOCAL_RANK=r, **world) for r in '01']
+    for child in ranks:
+        child.join(timeout=300)
+    return [child.exitcode for child in ranks]
 
 
 def said(log: Path, **env: str) -> str:

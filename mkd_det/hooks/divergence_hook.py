@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -102,13 +102,20 @@ class DivergenceHook(Hook):
             self._skipped = self._skipped + 1 if due and not self._stepped else 0
             if self._skipped >= MAX_SKIPPED:
                 self._stop(runner, f'{MAX_SKIPPED} steps in a row overflowed')
-        else:
-            bad = 'loss' in (outputs or {}) and not _is_finite(outputs['loss'])  # type: ignore[index]
-            if get_world_size() > 1:
-                bad = any(all_gather_object(bad))
-            if bad:
-                self._stop(runner, 'the loss is not finite')
+        elif self._is_bad(runner, (outputs or {}).get('loss')):
+            self._stop(runner, 'the loss is not finite')
         self._batch = None
+
+    def _is_bad(self, runner: Runner, loss: Any) -> bool:
+        """Return whether the loss of any rank is not finite; all ranks agree."""
+        if get_world_size() == 1:
+            return not _is_finite(loss)
+        if self._stepped:
+            return False  # the averaged gradients were finite
+        device = next(_model(runner).parameters()).device
+        bad = torch.tensor(float(not _is_finite(loss)), device=device)
+        all_reduce(bad, 'max')
+        return bool(bad)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse weights that are not finite."""

@@ -146,6 +146,23 @@ def test_a_plain_model_is_watched_as_well(tmp_path: Path) -> None:
         assert all(v.isfinite().all() for v in state.values())
 
 
+@pytest.mark.parametrize('accumulated', [1, 2])
+def test_all_ranks_stop_and_keep_their_steps(tmp_path: Path, accumulated: int) -> None:
+    cfg = cfg_of(tmp_path, images=4, terms=term(weight=1e39))
+    cfg.optim_wrapper.accumulative_counts = accumulated
+    cfg.custom_hooks = [dict(type='DivergenceHook')]
+    cfg.launcher = 'pytorch'
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
+    log = tmp_path / 'log'
+    for rank, code in enumerate(hook_runs.train_two_ranks(cfg, log)):
+        assert code != 0
+        said = hook_runs.said(log, RANK=str(rank))
+        assert 'rank 0: loss_bad is inf' in said and 'rank 1: loss_bad' in said
+        assert Path(cfg.work_dir, f'diverged_iter_1_rank{rank}.pth').is_file()
+
+
 def test_steps_that_mixed_precision_skips_are_no_divergence(tmp_path: Path) -> None:
     cfg = cfg_of(tmp_path, terms=term(weight=1e4))
     cfg.optim_wrapper.update(type='ScaledWrapper', scale=1e38)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -57,16 +56,8 @@ def _train_and_kill(cfg: Any, log: Path, after: int) -> dict[int, str]:
 
 def _train_two_ranks(cfg: Any, log: Path) -> list[dict[int, str]]:
     """Train on two gloo ranks; return the losses of each rank."""
-    file = log.with_suffix('.py')
-    cfg.dump(file)
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = str(free.getsockname()[1])
-    world = dict(MASTER_ADDR='localhost', MASTER_PORT=port, WORLD_SIZE='2')
-    ranks = [hook_runs.start(file, log, RANK=r, LOCAL_RANK=r, **world) for r in '01']
-    for rank, child in enumerate(ranks):
-        child.join(timeout=300)
-        assert child.exitcode == 0, hook_runs.said(log, RANK=str(rank))
+    for rank, code in enumerate(hook_runs.train_two_ranks(cfg, log)):
+        assert code == 0, hook_runs.said(log, RANK=str(rank))
     return [hook_runs.logged(Path(f'{log}{rank}')) for rank in '01']
 
 
