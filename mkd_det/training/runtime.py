@@ -22,6 +22,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'teacher_check': dict(type='TeacherCheckHook', num_images=32),
     'export_student': dict(type='ExportStudentHook'),
     'teacher_cache': dict(type='TeacherCacheHook'),
+    'gradient_clip': dict(type='GradientClipHook'),
     'loss_log': dict(type='LossLogHook'),
 }
 

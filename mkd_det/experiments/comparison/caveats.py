@@ -30,7 +30,12 @@ _KINDS = (
     ('other hooks', ('custom_hooks', 'default_hooks')),
 )
 # Hooks that observe a training and do not change it.
-_OBSERVERS = ('AttentionMapHook', 'DifficultyHook', 'GradientShareHook')
+_OBSERVERS = (
+    'AttentionMapHook',
+    'DifficultyHook',
+    'GradientClipHook',
+    'GradientShareHook',
+)
 # Differences of each kind that are written out.
 _SHOWN = 4
 
