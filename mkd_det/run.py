@@ -33,8 +33,11 @@ from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.quiet import ignore_library_warnings
 from .training.class_order import check_test_labels
+from .training.disk_use import describe_disk_use
 from .training.plan_summary import summarize_plan
 from .training.preflight import check_before_start
+from .training.runner_parts import check_runner_parts
+from .training.runner_settings import check_runner_settings, has_stock_runner
 from .training.runtime import prepare_config
 
 
@@ -57,6 +60,9 @@ def train(cfg: Config) -> Runner:
     runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
     if isinstance(checked, Distiller):
         runner.logger.info(summarize_plan(checked))
+    disk_use = describe_disk_use(cfg, checked)
+    if disk_use:
+        runner.logger.info(disk_use)
     use_safe_checkpoint_hook(runner)
     runner.register_hook(RunRecordHook())
     runner.register_hook(DivergenceHook())

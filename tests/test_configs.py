@@ -302,6 +302,11 @@ def test_data_set_and_metrics_match_the_folder(file: Path) -> None:
     assert box_head(student).num_classes == len(names)
 
 
+@pytest.mark.parametrize('file', CONFIGS, ids=named)
+def test_checkpoints_do_not_fill_the_disk(file: Path) -> None:
+    assert 1 <= read(file).default_hooks.checkpoint.max_keep_ckpts <= 2
+
+
 @pytest.mark.parametrize('file', PAIRS + TAUGHT, ids=named)
 def test_comment_says_what_to_download(file: Path) -> None:
     """The teacher's file is named with where it comes from: an address that

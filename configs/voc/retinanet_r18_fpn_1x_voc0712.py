@@ -6,3 +6,4 @@ model = dict(
         depth=18,
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
     neck=dict(in_channels=[64, 128, 256, 512]))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -12,7 +12,11 @@ from ...errors import prefix_errors
 from ...plan.recipes import apply_recipe, repeat_recipe
 from ...training.runtime import DEFAULT_HOOKS
 from ...training.student_config import student_config
-from ..runs.training_configs import adapt_hooks_to_iterations, write_config
+from ..runs.training_configs import (
+    adapt_hooks_to_iterations,
+    limit_checkpoints,
+    write_config,
+)
 from .chain import RECIPE, Chain, ChainMember
 from .chain_file import READING_KEYS
 
@@ -40,6 +44,7 @@ def member_config(
     cfg = Config(cfg.to_dict())
     cfg.pop('recipe', None)
     adapt_hooks_to_iterations(cfg)
+    limit_checkpoints(cfg)
     if not member.guides:
         _drop_distillation_hooks(cfg)
         return cfg

@@ -15,7 +15,11 @@ from ...plan.recipes import apply_recipe
 from ...registry import type_name
 from ...training.runtime import DEFAULT_HOOKS, is_distill
 from ..runs.metrics import evaluators_of
-from ..runs.training_configs import adapt_hooks_to_iterations, training_budget
+from ..runs.training_configs import (
+    KEPT_CHECKPOINTS,
+    adapt_hooks_to_iterations,
+    training_budget,
+)
 from .budget import set_budget
 from .options import ComparisonOptions
 from .suggestions import suggest_teacher
@@ -176,8 +180,7 @@ def _complete(cfg: Config, options: ComparisonOptions) -> Config:
     by_epoch = training_budget(cfg, 'the training')[1]
     interval = 1 if by_epoch else cfg.train_cfg.val_interval
     own = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=interval)
-    # Two checkpoints: one to resume from if the other is damaged.
-    hooks['checkpoint'] = {'max_keep_ckpts': 2, **own}
+    hooks['checkpoint'] = {'max_keep_ckpts': KEPT_CHECKPOINTS, **own}
     cfg.default_hooks = hooks
     adapt_hooks_to_iterations(cfg)
     cfg.pop('work_dir', None)

@@ -15,6 +15,9 @@ from ...io.atomic import write_atomically
 from ...registry import type_name
 from .training_run import TrainingRun
 
+# Checkpoints that the trainings of an experiment keep.
+KEPT_CHECKPOINTS = 2
+
 
 def training_budget(cfg: Config, title: str) -> tuple[int, bool]:
     """Return the length of a training, and whether it counts epochs.
@@ -98,6 +101,20 @@ def adapt_hooks_to_iterations(cfg: Config) -> None:
             ('logger', 'LoggerHook', 'log_metric_by_epoch'),
         ):
             hooks[name] = {**(hooks.get(name) or {'type': hook_type}), key: False}
+        cfg.default_hooks = hooks
+
+
+def limit_checkpoints(cfg: Config) -> None:
+    """Keep two checkpoints where a config keeps all: one may be damaged.
+
+    A config that says how many it keeps, or that has no checkpoint hook, stays as it
+    is.
+    """
+    hooks = dict(cfg.get('default_hooks') or {})
+    own = hooks.get('checkpoint', {})
+    if own is not None:
+        own = own or dict(type='CheckpointHook', interval=1)
+        hooks['checkpoint'] = {'max_keep_ckpts': KEPT_CHECKPOINTS, **own}
         cfg.default_hooks = hooks
 
 

@@ -13,6 +13,7 @@ from mkd_det.errors import ConfigError
 from mkd_det.experiments.runs.training_configs import (
     adapt_hooks_to_iterations,
     check_results_are_kept,
+    limit_checkpoints,
     make_training_run,
     training_budget,
     write_config,
@@ -32,6 +33,23 @@ def test_budgets_in_epochs_and_iterations() -> None:
     assert cfg.default_hooks.logger.log_metric_by_epoch is False
     with pytest.raises(ConfigError, match='a: .*how long it trains'):
         training_budget(Config(dict(train_cfg=dict())), 'a')
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'kept'),
+    [
+        (None, dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)),
+        (dict(checkpoint=dict(type='X')), dict(type='X', max_keep_ckpts=2)),
+        (dict(checkpoint=dict(max_keep_ckpts=-1)), dict(max_keep_ckpts=-1)),
+        (dict(checkpoint=None), None),
+    ],
+)
+def test_two_checkpoints_are_kept_unless_the_config_says_otherwise(
+    hooks: dict | None, kept: dict | None
+) -> None:
+    cfg = config(**({} if hooks is None else dict(default_hooks=hooks)))
+    limit_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == kept
 
 
 @pytest.mark.parametrize(
