@@ -36,8 +36,6 @@ from .training.class_order import check_test_labels
 from .training.disk_use import describe_disk_use
 from .training.plan_summary import summarize_plan
 from .training.preflight import check_before_start
-from .training.runner_parts import check_runner_parts
-from .training.runner_settings import check_runner_settings, has_stock_runner
 from .training.runtime import prepare_config
 
 
