@@ -20,7 +20,7 @@ from .data import check_data, check_loaders
 from .distiller.model import Distiller
 from .errors import ConfigError
 from .hooks.divergence_hook import DivergenceHook
-from .hooks.last_validation_hook import LastValidationHook
+from .hooks.missing_validation_hook import MissingValidationHook
 from .hooks.run_record_hook import RunRecordHook
 from .hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.checkpoint import (
@@ -36,6 +36,8 @@ from .training.class_order import check_test_labels
 from .training.disk_use import describe_disk_use
 from .training.plan_summary import summarize_plan
 from .training.preflight import check_before_start
+from .training.runner_parts import check_runner_parts
+from .training.runner_settings import check_runner_settings, has_stock_runner
 from .training.runtime import prepare_config
 
 
@@ -64,8 +66,7 @@ def train(cfg: Config) -> Runner:
     use_safe_checkpoint_hook(runner)
     runner.register_hook(RunRecordHook())
     runner.register_hook(DivergenceHook())
-    if cfg.get('resume'):
-        runner.register_hook(LastValidationHook())
+    runner.register_hook(MissingValidationHook())
     runner.train()
     return runner
 
@@ -88,6 +89,9 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
     from mmdet.evaluation import DumpDetResults
 
     _prepare_process()
+    check_runner_settings(cfg)
+    if has_stock_runner(cfg):
+        check_runner_parts(cfg)
     check_test(cfg, checkpoint, out)
     content = read_checkpoint(checkpoint)
     check_data(cfg, splits=('test',))

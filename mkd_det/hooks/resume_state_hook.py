@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..distiller.state import (
 )
 from ..io.random_state import preserved_random_state, random_state, set_random_state
 from ..training.runtime import get_distiller
+from ..training.validation import steps_done, validates_after
 
 
 @HOOKS.register_module()
@@ -130,18 +130,9 @@ class ResumeStateHook(Hook):
 
 def _validation_follows(runner: Runner) -> bool:
     """Return whether mmengine validates after the step or epoch that ends now."""
-    loop = runner.train_loop
     if runner._val_loop is None:
         return False
-    if isinstance(loop, EpochBasedTrainLoop):
-        done, last = loop.epoch + 1, loop.max_epochs
-    elif isinstance(loop, IterBasedTrainLoop):
-        done, last = loop.iter + 1, loop.max_iters
-    else:
-        return False
-    stage = bisect(loop.dynamic_milestones, done + 1) - 1
-    interval = loop.dynamic_intervals[stage]
-    return done >= loop.val_begin and (done % interval == 0 or done == last)
+    return validates_after(runner.train_loop, steps_done(runner.train_loop) + 1)
 
 
 def _draw_as_iterator(loader: DataLoader) -> None:

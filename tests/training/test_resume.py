@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.runner import Runner
 
 import tiny
-import tiny_images
 from mkd_det.errors import ResumeError
-from mkd_det.hooks.last_validation_hook import LastValidationHook
 from mkd_det.training.resume import check_resume, settle_resume
 
 
@@ -172,24 +169,3 @@ def test_nothing_to_resume_is_an_error(
     cfg.load_from = None
     assert settle_resume(cfg) is None
     assert 'starts from the beginning' in capsys.readouterr().out
-
-
-def test_a_run_that_was_killed_before_its_last_validation_is_validated(
-    tmp_path: Path,
-) -> None:
-    data = tiny_images.write_folder(tmp_path / 'data')
-    cfg = tiny_images.runner_cfg(
-        tiny_images.classifier(), data, tmp_path / 'work', epochs=1
-    )
-    runs = []
-    for resume in (False, True):
-        runner = Runner.from_cfg(cfg.copy())
-        runner._resume = resume
-        runner.register_hook(LastValidationHook())
-        validate = runner.val_loop.run
-        calls: list[int] = []
-        runner.val_loop.run = lambda calls=calls, run=validate: (calls.append(1), run())
-        runner.train()
-        runs.append(len(calls))
-    # Once in training; and once where there was nothing left to train.
-    assert runs == [1, 1]
