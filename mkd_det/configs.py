@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 
 from .config_bases import check_cycles, complete_pure_python
 from .config_overrides import apply_overrides
+from .config_paths import bases_in_both_places, find_file, find_named_files
 from .errors import ConfigError, nearest_names
 from .registry import type_name
 
@@ -45,6 +46,11 @@ def load_config(
             expected="model=dict(type='Distiller', ...), or the model of a detector",
             actual=repr(cfg.get('model')),
         )
+    if '::' not in path:
+        find_named_files(cfg.model, Path(path).parent, 'model')
+        load_from = cfg.get('load_from')
+        if isinstance(load_from, str):
+            cfg.load_from = find_file(load_from, Path(path).parent, 'load_from')
     init_default_scope(default_scope(cfg))
     return cfg
 
@@ -80,9 +86,11 @@ def read_config(path: str) -> Config:
             actual=path if Path(path).is_absolute() else f'{path}, from {Path.cwd()}',
             available=_siblings(Path(path, 'config.py') if folder else Path(path)),
         )
-    check_cycles(path)
+    with bases_in_both_places():
+        check_cycles(path)
     try:
-        return _completed(Config.fromfile(path))
+        with bases_in_both_places():
+            return _completed(Config.fromfile(path))
     except ConfigError:
         raise
     except Exception as error:  # a config is code
@@ -176,8 +184,8 @@ def _suggest_fix(error: Exception, text: str, path: str) -> str:
         return 'pip install -e .  # in the folder of setup.py, links the configs'
     if isinstance(error, FileNotFoundError):
         return (
-            'write `_base_` relative to the folder of the config that names it, or'
-            " _base_ = ['mkd_det::...']"
+            'write `_base_` relative to the folder of the config that names it, or to'
+            " the current folder; or _base_ = ['mkd_det::...']"
         )
     if 'Duplicate key' in text:
         return (

@@ -34,6 +34,7 @@ ORDER = (
     'contrib',
     'config_bases',
     'config_overrides',
+    'config_paths',
     'configs',
     'config',
     'taps',

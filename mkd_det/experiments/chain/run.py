@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from ...config_paths import find_named_files
 from ...configs import read_config
 from ...errors import ExperimentError, as_config_error
 from ...io.json_files import read_json, write_json
@@ -80,7 +81,10 @@ def run_chain(
     if options:
         with as_config_error('--cfg-options'):
             cfg.merge_from_dict(dict(options))
-    chain = read_chain(cfg.to_dict())
+    given = cfg.to_dict()
+    if '::' not in config:
+        find_named_files(given, Path(config).parent, 'chain')
+    chain = read_chain(given)
     folder = Path(os.path.abspath(work_dir))
     with locked_folder(folder, 'chain'):
         configs = write_member_configs(chain, folder)
