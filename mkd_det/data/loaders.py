@@ -26,7 +26,7 @@ from .evaluators import check_parts
 
 def check_loaders(
     cfg: Mapping[str, Any], splits: Sequence[str] = ('train', 'val')
-) -> None:
+) -> dict[str, DataLoader]:
     """Build datasets, samplers, loaders and evaluators, and load one sample.
 
     Call it after `check_data`, whose messages about files are more precise. Everything
@@ -38,6 +38,9 @@ def check_loaders(
         splits: Splits to check. 'train' must be complete; 'val' and 'test' must be
             complete or absent.
 
+    Returns:
+        The loaders by split.
+
     Raises:
         ConfigError: A part cannot be built, a dataset is empty, an epoch has no
             iteration, or the pipeline yields nothing to train on.
@@ -45,14 +48,17 @@ def check_loaders(
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     # Created now: otherwise its handler would keep the redirected stdout below.
     MMLogger.get_current_instance()
+    loaders = {}
     for split in splits:
         if not _has_parts(cfg, split):
             continue
         # pycocotools prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
-            dataset = _check_loader(cfg[f'{split}_dataloader'], split)
+            loader = _check_loader(cfg[f'{split}_dataloader'], split)
             if split != 'train':
-                _check_evaluator(cfg[f'{split}_evaluator'], dataset, split)
+                _check_evaluator(cfg[f'{split}_evaluator'], loader.dataset, split)
+        loaders[split] = loader
+    return loaders
 
 
 def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
@@ -69,8 +75,8 @@ def _has_parts(cfg: Mapping[str, Any], split: str) -> bool:
     return not missing
 
 
-def _check_loader(cfg: Mapping[str, Any], split: str) -> Any:
-    """Build a loader as a runner does, load one sample, and return its dataset."""
+def _check_loader(cfg: Mapping[str, Any], split: str) -> DataLoader:
+    """Build a loader as a runner does, load one sample, and return the loader."""
     where = f'{split}_dataloader'
     size = cfg.get('batch_size', 1)
     if not is_integer(size) or size < 1:
@@ -102,7 +108,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> Any:
             fix='a smaller batch_size, or drop_last=False',
         )
     _check_sample(loader, split)
-    return loader.dataset
+    return loader
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 
@@ -24,6 +25,13 @@ from .class_order import check_class_order
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
 from .resume import check_resume
+from .runner_parts import (
+    check_clip,
+    check_runner_parts,
+    check_schedules,
+    check_submodules,
+)
+from .runner_settings import check_length, check_runner_settings, has_stock_runner
 from .runtime import build_model, class_count
 
 # Class names of the data by split; None where they are not known.
@@ -47,6 +55,11 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     Raises:
         MkdError: The training cannot run.
     """
+    check_runner_settings(cfg)
+    stock = has_stock_runner(cfg)
+    if stock:
+        check_length(cfg)
+        check_runner_parts(cfg)
     check_writable_folder(cfg.work_dir, '--work-dir')
     check_data(cfg)
     model = build_model(cfg)
@@ -55,10 +68,13 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     if isinstance(model, Distiller) and teachers:
         model.teachers.load()
     check_class_order(cfg, model, teachers)
-    check_optimizer(cfg, model)
+    wrapper = check_optimizer(cfg, model)
     check_epoch_counting(cfg, model)
     check_hooks(cfg, model)
-    check_loaders(cfg)
+    check_submodules(cfg, model)
+    loaders = check_loaders(cfg)
+    if stock and wrapper is not None:
+        check_schedules(cfg, wrapper, loaders)
     if cfg.get('resume'):
         check_resume(cfg, model)
     elif cfg.get('load_from'):
@@ -89,10 +105,18 @@ def check_count(classes: Classes, student: nn.Module) -> None:
             )
 
 
-def check_optimizer(cfg: Config, model: nn.Module) -> None:
-    """Raise ConfigError unless the optimizer can be built for the model."""
+def check_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
+    """Return the optimizer; None for several optimizers by name.
+
+    Args:
+        cfg: Config of a training.
+        model: Its model.
+
+    Raises:
+        ConfigError: It cannot be built for the model, or cannot clip gradients.
+    """
     if not {'optimizer', 'constructor'} & set(cfg.optim_wrapper):
-        return  # a dict of several optimizers by name
+        return None
     kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ConfigError(
@@ -100,8 +124,11 @@ def check_optimizer(cfg: Config, model: nn.Module) -> None:
             actual=kind,
             available=nearest_names(kind, OPTIMIZERS.module_dict),
         )
+    wrapper: Any = None
     with suppress_info_logs(), as_config_error('optim_wrapper'):
-        build_optim_wrapper(model, cfg.optim_wrapper)
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    check_clip(wrapper)
+    return wrapper
 
 
 def check_pretrained(model: nn.Module) -> None:

@@ -188,7 +188,7 @@ def test_load_from_must_be_of_the_student(
 ) -> None:
     start = tmp_path / 'start.pth'
     config = write(distiller_cfg(None), load_from=str(start))
-    argv = [config, '--cfg-options', 'train_cfg.max_epochs=0']
+    argv = [config]
     fails(capsys, 'train', argv, 'CheckpointFileError', 'start.pth')
 
     student = tiny.build(tiny.gfl())

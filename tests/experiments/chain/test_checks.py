@@ -55,6 +55,10 @@ def test_a_term_that_does_not_fit_a_later_stage(files: Path) -> None:
         ({'default_hooks.checkpoint': None}, 'checkpoint hook'),
         ({'val_evaluator.topk': (2,)}, 'different metrics'),
         ({'train_cfg.max_epochs': None}, 'how long it trains'),
+        ({'train_cfg.max_epochs': 0}, 'chain: s: train_cfg: max_epochs'),
+        ({'param_scheduler': [dict(type='StpLR')]}, 'chain: s: param_scheduler'),
+        ({'default_hooks.logger.interval': 'x'}, 'chain: s: default_hooks.logger'),
+        ({'randomness.seed': -1}, 'chain: s: randomness'),
     ],
 )
 def test_options_that_would_stop_a_later_stage(

@@ -37,6 +37,10 @@ IN_ITERATIONS = dict(_delete_=True, by_epoch=False, max_iters=6, val_interval=3)
         (dict(optim_wrapper__type='AmpOptimWrapper'), 'odd: mixed precision'),
         (dict(visualizer=dict(type='Visualizer')), 'odd: its visualizer'),
         (dict(train_cfg__val_begin=99), 'odd: it is never validated'),
+        (dict(train_cfg__val_interval=0), 'odd: train_cfg: val_interval'),
+        (dict(log_level='LOUD'), 'odd: log_level'),
+        (dict(custom_hooks=[dict(type='EMAHok')]), 'odd: custom_hooks[0]'),
+        (dict(model=dict(type='Distiller'), compile=True), 'odd: compile'),
         (dict(train_cfg=IN_ITERATIONS), 'odd is not trained in the unit'),
     ],
 )

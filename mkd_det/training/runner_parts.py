@@ -1,0 +1,293 @@
+"""Builds what a runner builds: hooks, schedules, log processor, visualizer.
+
+mmengine builds them after it has created the work dir, or in the first iterations.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from operator import attrgetter
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, MODELS, VISUALIZERS
+from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.priority import get_priority
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..errors import ConfigError, as_config_error, is_number, nearest_names
+from ..io.quiet import suppress_info_logs
+from ..registry import type_name
+from .metric_names import is_logged, metric_names
+
+# Modules that mmengine's backends import when the training starts; one of each
+# tuple is enough. The first is what to install.
+_BACKEND_MODULES = {
+    'AimVisBackend': ('aim',),
+    'ClearMLVisBackend': ('clearml',),
+    'DVCLiveVisBackend': ('dvclive',),
+    'MLflowVisBackend': ('mlflow',),
+    'NeptuneVisBackend': ('neptune',),
+    'TensorboardVisBackend': ('tensorboard', 'tensorboardX'),
+    'WandbVisBackend': ('wandb',),
+}
+# Schedules are tried for so many steps.
+_STEPS = 3
+
+
+def check_runner_parts(cfg: Config) -> None:
+    """Raise ConfigError for hooks and outputs that a runner cannot build.
+
+    Args:
+        cfg: Config of a training or a test.
+
+    Raises:
+        MkdError: A part cannot be built, or waits for a metric that is not measured.
+    """
+    with _visualizer(cfg.get('visualizer')):  # some hooks look for it
+        for where, hook in _hooks(cfg):
+            _check_hook(cfg, where, hook)
+    with as_config_error('log_processor'):
+        # No method of the runner needs more of it than this.
+        runner = object.__new__(Runner)
+        runner.build_log_processor(deepcopy(cfg.get('log_processor') or {}))
+    for split in ('val', 'test'):
+        _check_metric_names(cfg.get(f'{split}_evaluator'), f'{split}_evaluator')
+
+
+def check_schedules(
+    cfg: Config, wrapper: OptimWrapper, loaders: Mapping[str, DataLoader]
+) -> None:
+    """Raise ConfigError for schedules that cannot be built, or fail at once.
+
+    Args:
+        cfg: Config of a training.
+        wrapper: Its optimizers, which this changes.
+        loaders: Its dataloaders by split.
+    """
+    runner = object.__new__(Runner)
+    runner.logger = MMLogger.get_current_instance()
+    runner.optim_wrapper = wrapper
+    runner._train_loop = _Length(cfg.train_cfg, loaders['train'])
+    given = cfg.get('param_scheduler')
+    if given is None:
+        return
+    _check_numbers(given)
+    with suppress_info_logs(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with as_config_error('param_scheduler'):
+            runner._check_scheduler_cfg(given)
+            built = runner.build_param_scheduler(deepcopy(given))
+            by_optimizer = built.values() if isinstance(built, dict) else [built]
+            for scheduler in (one for part in by_optimizer for one in part):
+                monitor = getattr(scheduler, 'monitor', None)
+                if isinstance(monitor, str):
+                    _check_monitor(cfg, monitor, 'param_scheduler: monitor')
+                    continue  # it steps after validations
+                for _ in range(_STEPS):
+                    scheduler.step()
+
+
+def check_clip(wrapper: OptimWrapper) -> None:
+    """Raise ConfigError for a `clip_grad` that fails in the first step.
+
+    Args:
+        wrapper: The optimizer, built.
+    """
+    clip = getattr(wrapper, 'clip_grad_kwargs', None)  # not of several optimizers
+    if clip:
+        parameter = nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.ones(1)
+        with as_config_error('optim_wrapper.clip_grad'):
+            wrapper.clip_func([parameter], **clip)
+
+
+def check_submodules(cfg: Config, model: nn.Module) -> None:
+    """Raise ConfigError for modules that the model does not have.
+
+    Args:
+        cfg: Config of a training.
+        model: Its model.
+    """
+    for key in ('activation_checkpointing', 'efficient_conv_bn_eval'):
+        names = cfg.get(key)
+        for name in [names] if isinstance(names, str) else names or []:
+            try:
+                attrgetter(name)(model)
+            except (AttributeError, TypeError):
+                known = dict(getattr(model, 'student', model).named_modules())
+                raise ConfigError(
+                    f'{key}: the model has no module {name!r}',
+                    actual=name,
+                    available=nearest_names(str(name), known),
+                ) from None
+
+
+class _Length(BaseLoop):
+    """How long a training takes, for schedules that end with it."""
+
+    def __init__(self, loop: Mapping[str, Any], loader: DataLoader) -> None:
+        super().__init__(None, loader)
+        epochs, iterations = loop.get('max_epochs'), loop.get('max_iters')
+        self.max_epochs = 1 if epochs is None else int(epochs)
+        counted = self.max_epochs * len(loader)
+        self.max_iters = counted if iterations is None else int(iterations)
+
+    def run(self) -> None:
+        """Do nothing."""
+
+
+def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Yield where a hook stands, and the hook."""
+    # These mmengine adds where they are not given, and removes for None.
+    known = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        if hook is not None:
+            yield f'default_hooks.{name}', hook
+        elif name not in (*known, 'checkpoint'):
+            raise ConfigError(
+                f'default_hooks.{name}: only hooks that are added can be None',
+                actual=name,
+                available=nearest_names(name, (*known, 'checkpoint')),
+            )
+    for index, hook in enumerate(cfg.get('custom_hooks') or []):
+        yield f'custom_hooks[{index}]', hook
+
+
+def _check_hook(cfg: Config, where: str, given: Any) -> None:
+    """Build a hook, and check what it finds out later."""
+    if isinstance(given, Hook):
+        return
+    if not isinstance(given, dict) or given.get('type') is None:
+        raise ConfigError(
+            f'{where} must be a dict with type',
+            actual=repr(given),
+            fix="dict(type='LoggerHook', interval=10)",
+        )
+    given = deepcopy(given)
+    priority = given.pop('priority', 'NORMAL')
+    with as_config_error(f'{where}.priority'):
+        get_priority(priority)
+    with as_config_error(where), HOOKS.switch_scope_and_registry(None) as registry:
+        cls = given['type']
+        cls = cls if isinstance(cls, type) else registry.get(str(cls))
+    if isinstance(cls, type):
+        _check_annotated_numbers(cls, given, where)
+        _check_monitors(cfg, cls, given, where)
+    with as_config_error(where):
+        hook = HOOKS.build(given)
+    if isinstance(hook, EMAHook):
+        with as_config_error(f'{where}: its average'):
+            MODELS.build(deepcopy(hook.ema_cfg), default_args=dict(model=nn.ReLU()))
+
+
+def _check_monitors(cfg: Config, cls: type, given: Mapping, where: str) -> None:
+    """Raise ConfigError for a hook that waits for what is not measured."""
+    if issubclass(cls, CheckpointHook):
+        best = given.get('save_best')
+        for name in [best] if isinstance(best, str) else best or ():
+            if name != 'auto':
+                _check_monitor(cfg, name, f'{where}: save_best')
+    if issubclass(cls, EarlyStoppingHook) and isinstance(given.get('monitor'), str):
+        _check_monitor(cfg, given['monitor'], f'{where}: monitor')
+
+
+def _check_annotated_numbers(cls: type, given: Mapping, where: str) -> None:
+    """Raise ConfigError for texts where a class takes numbers.
+
+    mmengine's hooks take them, and fail when they count.
+    """
+    for name, parameter in inspect.signature(cls).parameters.items():
+        kind = getattr(parameter.annotation, '__name__', parameter.annotation)
+        if kind in ('int', 'float') and isinstance(given.get(name), (str, dict, list)):
+            raise ConfigError(
+                f'{where}: {name} must be a number', actual=repr(given[name])
+            )
+
+
+def _check_monitor(cfg: Config, name: str, where: str) -> None:
+    """Raise ConfigError for a metric that the validation does not measure."""
+    evaluator = cfg.get('val_evaluator')
+    if evaluator is not None and is_logged(evaluator, name) is False:
+        raise ConfigError(
+            f'{where}: the validation does not measure {name!r}',
+            actual=name,
+            available=nearest_names(name, metric_names(evaluator), limit=12),
+        )
+
+
+def _check_metric_names(evaluator: Any, where: str) -> None:
+    """Raise ConfigError if two metrics have one name: mmengine stops after an epoch."""
+    names = metric_names(evaluator)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(
+            f'{where}: two metrics are called {twice[0]}',
+            fix="prefix='second' in one of them",
+        )
+
+
+@contextmanager
+def _visualizer(given: Mapping[str, Any] | None) -> Iterator[None]:
+    """Build a visualizer, which exists inside the context only.
+
+    Raises:
+        ConfigError: It cannot be built, or a package is missing that it imports later.
+    """
+    # mmengine keeps visualizers by name; the runner's own must be a new one.
+    name = 'mkd_det: check'
+    given = {'type': 'Visualizer', 'save_dir': '.', **(given or {}), 'name': name}
+    for backend in _backends(given):
+        kind = type_name(backend.get('type'))
+        modules = _BACKEND_MODULES.get(kind, ())
+        if modules and not any(map(importlib.util.find_spec, modules)):
+            raise ConfigError(
+                f'visualizer: {kind} needs a package that is not installed',
+                expected=' or '.join(modules),
+                fix=f'pip install {modules[0]}',
+            )
+    built: Any = None
+    with as_config_error('visualizer'):
+        built = VISUALIZERS.build(deepcopy(given))
+    try:
+        yield
+    finally:
+        for cls in type(built).__mro__:
+            vars(cls).get('_instance_dict', {}).pop(name, None)
+
+
+def _backends(visualizer: Mapping[str, Any]) -> Sequence[Any]:
+    given = visualizer.get('vis_backends') or []
+    return [given] if isinstance(given, Mapping) else given
+
+
+def _check_numbers(schedules: Any, where: str = 'param_scheduler') -> None:
+    """Raise ConfigError for texts where a schedule counts: they would never match."""
+    if isinstance(schedules, Mapping):
+        for key, value in schedules.items():
+            if key not in ('type', 'monitor', 'rule', '_scope_', 'param_name'):
+                _check_numbers(value, f'{where}.{key}')
+    elif isinstance(schedules, (list, tuple)):
+        for index, value in enumerate(schedules):
+            _check_numbers(value, f'{where}[{index}]')
+    elif isinstance(schedules, str) and _is_number_text(schedules):
+        raise ConfigError(
+            f'{where} must be a number', actual=repr(schedules), fix=schedules
+        )
+
+
+def _is_number_text(text: str) -> bool:
+    try:
+        return is_number(float(text))
+    except ValueError:
+        return False
