@@ -20,6 +20,8 @@ from .parsing import key, parse
 # A tap in a config: 'neck', 'bbox_head:in', or a list of paths; see `taps.py`.
 TapText = str | tuple[str, ...]
 Speed = Literal['auto', 'fast', 'exact', 'off']
+# How levels find each other: by input pixels per cell, or by their place in the row.
+Match = Literal['stride', 'index']
 
 # Arguments of `Distiller` that are not part of its `DistillConfig`.
 BESIDE = ('student', 'data_preprocessor', 'init_cfg')
@@ -50,8 +52,8 @@ class TeacherConfig:
         trust_checkpoint: Whether to unpickle anything in the checkpoint. It may run
             code.
         speed: How the teacher runs. 'exact': batch norms folded, channels-last, equal
-            within float rounding. 'fast': also in half precision. 'auto': the faster
-            of the two, measured on the first batch. 'off': as it was loaded.
+            within float rounding. 'fast': also in half precision. 'auto': 'fast'
+            on GPUs with tensor cores, else 'exact'. 'off': as it was loaded.
         cache: Folder that keeps the teacher's outputs for each image, for data without
             random transforms.
     """
@@ -109,12 +111,15 @@ class AdapterConfig:
         type: A registered adapter or probe, or its class.
         student: What it reads of the student: a tap or `<branch>.<key>`.
         teacher: What it reads of a teacher: `<teacher>.<tap>`.
+        match: How levels of student and teacher find each other: 'stride' (input
+            pixels per cell; levels without partner are left out) or 'index'.
         arguments: All other keys: arguments of the adapter's class.
     """
 
     type: str | type
     student: str = ''
     teacher: str = ''
+    match: Match = 'stride'
     arguments: dict[str, Any] = key(rest=True)
 
     def to_build(self) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class TermConfig:
         teacher: What it reads of a teacher: `<teacher>.<tap>` or `<adapter>.teacher`.
         weight: Factor on the loss; 0 switches the term off. None: the default of the
             loss, which is 1 for those of this package.
+        match: How levels of student and teacher find each other, as for adapters.
         arguments: All other keys: `schedule`, arguments of the loss's class, and what
             the loss reads besides (`PairLoss.also`).
     """
@@ -158,6 +164,7 @@ class TermConfig:
     student: str = ''
     teacher: str = ''
     weight: float | None = None
+    match: Match = 'stride'
     arguments: dict[str, Any] = key(rest=True)
 
     def to_build(self) -> dict[str, Any]:

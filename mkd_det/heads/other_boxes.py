@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..registry import HEADS
 from ..structures import Level, full_precision
 from .dense import DenseReader, rows
-from .predictions import Predictions, image_metas, keep_all
+from .predictions import Predictions, image_metas, keep_all, of_all_classes
 
 # Probabilities are kept this far from 0 and 1 before their logit is taken.
 _EPS = 1e-6
@@ -125,11 +125,7 @@ class YOLACTReader(DenseReader):
 
         def flat(multi_bboxes: Tensor, multi_scores: Tensor, **_: Any) -> Any:
             scores = multi_scores[:, : head.num_classes]
-            classes = scores.shape[1]
-            labels = torch.arange(classes).repeat(len(scores))
-            boxes = multi_bboxes.repeat_interleave(classes, 0)
-            found.append(Predictions(boxes, scores.flatten(), labels, None))
-            return found[-1]
+            found.append(of_all_classes(multi_bboxes, scores))
 
         found: list[Predictions] = []
         object.__setattr__(head, '_bbox_post_process', flat)

@@ -6,6 +6,7 @@ import inspect
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import ConfigDict
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def own_predictions(head: Any, output: Any, images: int) -> list[Predictions]:
     """
     caught: list[Any] = []
 
-    def catch(results: Any = None, **_: Any) -> Any:
+    def catch(results: Any, *_: Any, **__: Any) -> Any:
         caught.append(results)
         return results
 
@@ -54,6 +55,8 @@ def own_predictions(head: Any, output: Any, images: int) -> list[Predictions]:
         if hasattr(head, name):
             # Not on the class: other heads of this class go on as they are.
             object.__setattr__(head, name, catch)
+    if not hasattr(head, 'loss_cls'):  # of SSD, whose predictions ask for it
+        head.loss_cls = None
     parts = deepcopy(tuple(output))  # some heads change it in place
     given = dict(batch_img_metas=image_metas(images), cfg=keep_all(head), rescale=False)
     # Without post-processing it is without effect, and some heads insist on it.
@@ -87,7 +90,29 @@ def image_metas(images: int) -> list[dict[str, Any]]:
 
 def _as_predictions(result: Any) -> Predictions:
     boxes = getattr(result.bboxes, 'tensor', result.bboxes)
+    scores, factors = result.scores, result.get('score_factors')
+    if scores.dim() == 2:
+        return of_all_classes(boxes, scores, factors)
     labels = result.get('labels')
     if labels is None:  # of proposals
-        labels = result.scores.new_zeros(len(result.scores)).long()
-    return Predictions(boxes, result.scores, labels, result.get('score_factors'))
+        labels = torch.zeros_like(scores).long()
+    return Predictions(boxes, scores, labels, factors)
+
+
+def of_all_classes(
+    boxes: Tensor, scores: Tensor, factors: Tensor | None = None
+) -> Predictions:
+    """Return a prediction for each place and class.
+
+    Args:
+        boxes: Boxes (P, 4).
+        scores: Probabilities (P, K).
+        factors: Factors (P,).
+    """
+    classes = scores.shape[1]
+    return Predictions(
+        boxes.repeat_interleave(classes, 0),
+        scores.flatten(),
+        torch.arange(classes, device=scores.device).repeat(len(scores)),
+        None if factors is None else factors.repeat_interleave(classes),
+    )

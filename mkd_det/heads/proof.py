@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,36 +19,22 @@ from ..errors import HeadKindError, MkdError
 from ..structures import HeadOutput, Level
 from .predictions import Predictions
 
+if TYPE_CHECKING:
+    from .dense import DenseReader
+
 # Allowed differences: of boxes in pixels and as a share of the box, of probabilities
 # likewise. Rounding of float32 is far below, a wrong decoding far above.
 _PIXELS, _OF_BOX = 0.1, 2e-3
 _SCORE, _OF_SCORE = 1e-4, 2e-3
 # How many of a head's own predictions are looked for among those that are read.
 _SAMPLES = 400
-# The maps of the proof are this much smaller than those of the plan's run.
-_SHRINK = (4, 2)
-
-
-class ProvableReader(Protocol):
-    """What the proof needs of a reader; see `DenseReader`."""
-
-    activation: Any
-    joint: Any
-    strides: Any
-    decodes: bool
-
-    def read(self, head: Any, levels: Sequence[Level]) -> HeadOutput:
-        """Read one forward."""
-
-    def layout(self, value: Any) -> list[Level] | None:
-        """Turn the output of the head into levels."""
-
-    def predict(self, head: Any, output: Any, images: int) -> list[Predictions]:
-        """Return the head's own predictions."""
+# The maps of the proof are this much smaller than those of the plan's run, but no
+# smaller than the kernels of deformable convolutions.
+_SHRINK, _LEAST = (4, 2), 3
 
 
 def prove_dense(
-    reader: ProvableReader, head: nn.Module, features: Sequence[Tensor], where: str
+    reader: DenseReader, head: nn.Module, features: Sequence[Tensor], where: str
 ) -> None:
     """Raise unless a head's scores and boxes are read as the head predicts them.
 
@@ -80,11 +66,11 @@ def prove_dense(
 
 
 def _prove(
-    reader: ProvableReader, head: nn.Module, features: Sequence[Tensor], name: str
+    reader: DenseReader, head: nn.Module, features: Sequence[Tensor], name: str
 ) -> None:
     """Compare eval mode with the head's predictions, and train mode with eval mode."""
     copy: Any = spread_copy(head)
-    own = type(reader)(copy)  # type: ignore[call-arg]
+    own = type(reader)(copy)
     own.strides = reader.strides
     given = tuple(_small(level) for level in features)
     copy.eval()
@@ -134,11 +120,14 @@ def probabilities(scores: Tensor, activation: str) -> Tensor:
 
 def _small(level: Tensor) -> Tensor:
     n, channels = 1, level.shape[1]
-    sides = [-(-side // by) for side, by in zip(level.shape[-2:], _SHRINK)]
+    sides = [
+        max(-(-side // by), min(side, _LEAST))
+        for side, by in zip(level.shape[-2:], _SHRINK)
+    ]
     return torch.randn(n, channels, *sides).to(level)
 
 
-def _levels(reader: ProvableReader, output: Any) -> list[Level]:
+def _levels(reader: DenseReader, output: Any) -> list[Level]:
     levels = reader.layout(output)
     if levels is None:
         raise HeadKindError(

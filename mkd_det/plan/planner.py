@@ -303,7 +303,7 @@ class Planner:
             for ref in pair
         ]
         if not readers:
-            return match_levels(*strides, where, pair, how)
+            return match_levels(strides[0], strides[1], where, pair, how)
         for side, reader in readers.items():
             ref = refs[side]
             specs = self.plan.specs[ref.owner, ref.key]
@@ -314,7 +314,7 @@ class Planner:
             )
             for side in SIDES
         ]
-        match = match_levels(*strides, where, pair, how)
+        match = match_levels(strides[0], strides[1], where, pair, how)
         for side, reader in readers.items():
             reader.kept = match.of(side)
         return match
@@ -335,7 +335,9 @@ class Planner:
         levels = self._levels(term.refs)
         tapped = {
             side: TappedHead(
-                self.plan.head_at(ref, self.student, self.teachers), levels[side]
+                self.plan.head_at(ref, self.student, self.teachers),
+                levels[side],
+                term.readers[side],
             )
             for side, ref in term.refs.items()
         }
@@ -347,9 +349,23 @@ class Planner:
             head, given = tapped[side].head, tapped[side].levels
             sides[side] = (reader.read(head, given, **beside),)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
-        for reader in term.readers.values():
+        for side, reader in term.readers.items():
             reader.decodes = decodes
+            self._prove(term, side, reader, tapped[side].head)
         return sides
+
+    def _prove(self, term: Term, side: str, reader: HeadReader, head: Any) -> None:
+        """Prove that a head is read exactly, once for each head."""
+        key = id(head), type(reader), reader.decodes
+        if key in self._proved:
+            return
+        ref = term.refs[side]
+        node = self.plan.adapters.get(ref.owner)
+        owner = ref.owner if node is None else self.plan.teacher_of(node)
+        features = self.probed.features.get(owner)
+        if features is not None:
+            reader.prove(head, features, f'term {term.name!r}: {ref}')
+            self._proved.add(key)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
         """Check that a term reads features that have the shapes that it demands."""

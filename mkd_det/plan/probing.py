@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,8 @@ from ..teachers.renormalize import image_channels
 from .plan import HasModel
 
 # Sizes that are tried where a model cannot run on images of the wanted size. The
-# first ones suit heads with many strides, the next ones models of one input size.
-OTHER_SIZES = (512, 320, 300, 384, 416, 640, 224, 800)
+# first ones suit models with large strides, the others models of one input size.
+OTHER_SIZES = (384, 512, 300, 320, 224, 416, 640, 800)
 # Parameters beyond it are taken for uninitialised memory.
 _LARGE = 1e4
 
@@ -77,7 +76,7 @@ def probe(
         owner: student if owner == 'student' else teachers[owner].model
         for owner in taps
     }
-    failures: dict[str, Exception] = {}
+    failures: list[tuple[str, str]] = []
     for tried in (size, *((side, side) for side in OTHER_SIZES)):
         probed = Probed(tried, wanted=size)
         try:
@@ -86,10 +85,13 @@ def probe(
         except MkdError:
             raise
         except Exception as error:  # of a model, it may be any
-            failures.setdefault(owner, error)
+            failures.append((owner, _in_a_line(error)))
+            # One that does not depend on the size comes again, word by word.
+            if failures[-2:-1] == failures[-1:]:
+                break
             continue
         return probed
-    raise _no_size(failures, models)
+    raise _cannot_run(*failures[0], type(models[failures[0][0]]).__name__)
 
 
 def _probe_one(
@@ -139,17 +141,22 @@ def finite_parameters(model: nn.Module) -> Iterator[None]:
             parameter.data = data
 
 
-def _no_size(failures: dict[str, Exception], models: Mapping[str, Any]) -> ProbeError:
-    owner, error = next(iter(failures.items()))
-    whose = 'the student' if owner == 'student' else f'teacher {owner!r}'
+def _in_a_line(error: Exception) -> str:
     lines = str(error).splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0][:200]}'
+
+
+def _cannot_run(owner: str, why: str, name: str) -> ProbeError:
+    whose = 'the student' if owner == 'student' else f'teacher {owner!r}'
     return ProbeError(
-        f'{whose} ({type(models[owner]).__name__}) cannot be run to find shapes',
-        expected='a model whose heads run on images alone, or whose `forward` in mode'
-        " 'tensor' needs no data samples",
-        actual=f'{type(error).__name__}: {lines[0][:200]}',
-        fix='probe_size=... as the model needs it (H, W); tried: the size of the'
-        ' config and ' + ', '.join(map(str, OTHER_SIZES)),
+        f'{whose} ({name}) cannot be run to find the shapes of its taps',
+        expected='a model that runs on an image of zeros',
+        actual=why,
+        fix='probe_size=(H, W) of images that it runs on\n'
+        'probe=dict(shape=(3, 8, 224, 224)) for input of other dimensions\n'
+        'probe=dict(samples=True) for a model that needs data samples\n'
+        "probe=dict(function='package.module.function') for any other;"
+        ' function(model, inputs, samples) runs its layers once',
     )
 
 

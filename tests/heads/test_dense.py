@@ -10,7 +10,6 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 import tiny
-from mkd_det.errors import HeadKindError
 from mkd_det.heads.dense import DenseReader, is_dense_head
 from mkd_det.structures import HeadOutput
 
@@ -209,53 +208,6 @@ def test_heads_without_distributions_yield_none() -> None:
     assert read(head_of('atss')).bins is None
     assert DenseReader(head_of('atss')).bins == 0
     assert DenseReader(head_of('gfl')).bins == 17
-
-
-def test_a_head_without_a_box_coder_yields_classes_alone() -> None:
-    from mmdet.registry import MODELS
-
-    head = MODELS.build(
-        dict(
-            type='YOLOXHead',
-            num_classes=3,
-            in_channels=8,
-            feat_channels=8,
-            stacked_convs=1,
-            train_cfg=None,
-            test_cfg=None,
-        )
-    )
-    assert is_dense_head(head)
-    output = read(head.eval(), features()[:3])
-    assert output.boxes is None and output.bins is None
-    assert output.scores.shape == (2, 8 * 12 + 4 * 6 + 2 * 3, 3)
-
-
-def test_a_head_that_yields_probabilities_is_refused() -> None:
-    from mmdet.registry import MODELS
-
-    head = MODELS.build(
-        dict(
-            type='TOODHead',
-            num_classes=3,
-            in_channels=8,
-            feat_channels=8,
-            stacked_convs=2,
-            norm_cfg=dict(type='GN', num_groups=4),
-            anchor_type='anchor_free',
-            train_cfg=dict(
-                initial_epoch=1,
-                initial_assigner=dict(type='ATSSAssigner', topk=9),
-                assigner=dict(type='TaskAlignedAssigner', topk=13),
-                alpha=1,
-                beta=6,
-            ),
-            test_cfg=None,
-            initial_loss_cls=dict(type='FocalLoss', use_sigmoid=True, activated=True),
-        )
-    )
-    with pytest.raises(HeadKindError, match='probabilities'):
-        DenseReader(head)
 
 
 def test_what_is_no_dense_head_is_not_taken_for_one() -> None:

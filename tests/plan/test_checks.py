@@ -39,7 +39,8 @@ def test_unequal_channels_print_the_adapter_line_that_works() -> None:
 
 
 def test_an_unequal_number_of_levels_is_told() -> None:
-    error = refused(ShapeMismatchError, terms=term('AttentionKD', 'stages', 't.fpn'))
+    by_index = term('AttentionKD', 'stages', 't.fpn', match='index')
+    error = refused(ShapeMismatchError, terms=by_index)
     assert str(error.actual).startswith('4 levels')
     assert str(error.expected).startswith('5 levels')
     # As the message says: a tap of the teacher's own.

@@ -43,7 +43,7 @@ def faster_rcnn(*_: int) -> dict:
 
 
 def four_levels(*widths: int) -> dict:
-    cfg = gfl(*widths)
+    cfg = tiny.gfl(*widths)
     cfg['neck'].update(num_outs=4)
     cfg['bbox_head']['anchor_generator'].update(strides=[8, 16, 32, 64])
     return cfg
@@ -101,7 +101,7 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
         DENSE,
     ),
     'GFL, of Faster R-CNN': (tiny.gfl, faster_rcnn, FEATURES),
-    'GFL, of four levels': (gfl, four_levels, set()),
+    'GFL, of four levels': (tiny.gfl, four_levels, DENSE | {'ld_dense'}),
     'GFL, of pooled levels': (tiny.gfl, pooled, DENSE | {'ld_dense'}),
     'softmax': (softmax, softmax, FEATURES),
     'RetinaNet, of softmax': (tiny.retinanet, softmax, FEATURES),
