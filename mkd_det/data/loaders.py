@@ -107,7 +107,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> DataLoader:
             f' drop_last={cfg.get("drop_last", False)}',
             fix='a smaller batch_size, or drop_last=False',
         )
-    _check_sample(loader, split)
+    check_sample(loader.dataset, f'{where}: the pipeline', split == 'train')
     return loader
 
 
@@ -120,11 +120,20 @@ def _parts(dataset: Any) -> Iterator[Any]:
             yield from _parts(part)
 
 
-def _check_sample(loader: DataLoader, split: str) -> None:
-    """Raise ConfigError unless the pipeline yields what a model needs."""
-    what = f'{split}_dataloader: a sample of the pipeline'
-    with as_config_error(what):
-        item = loader.dataset[0]
+def check_sample(dataset: Any, what: str, train: bool) -> None:
+    """Load the first sample of a data set, and check it.
+
+    Args:
+        dataset: The data set, built.
+        what: What the sample is of, for messages.
+        train: Whether it is trained on.
+
+    Raises:
+        ConfigError: The pipeline fails, or does not yield what a model needs.
+    """
+    with as_config_error(f'{what}: a sample'):
+        item = dataset[0]
+    what = f'{what}: a sample'
     if not isinstance(item, Mapping) or 'inputs' not in item:
         raise ConfigError(
             f'{what} has no inputs',
@@ -133,7 +142,7 @@ def _check_sample(loader: DataLoader, split: str) -> None:
             fix="dict(type='PackDetInputs') at the end of the pipeline",
         )
     boxes = getattr(item.get('data_samples'), 'gt_instances', None)
-    if split != 'train' or boxes is None:
+    if not train or boxes is None:
         return
     missing = [key for key in ('bboxes', 'labels') if key not in boxes]
     if missing:

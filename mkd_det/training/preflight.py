@@ -24,6 +24,7 @@ from ..registry import type_name
 from .class_order import check_class_order
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
+from .pipeline_switches import check_pipeline_switches
 from .resume import check_resume
 from .runner_parts import (
     check_clip,
@@ -73,6 +74,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_hooks(cfg, model)
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
+    check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)
     if cfg.get('resume'):

@@ -74,3 +74,13 @@ def test_predictions_go_into_a_pickle_file(capsys: pytest.CaptureFixture) -> Non
         run_command('test', ['config.py', 'x.pth', '--out', 'predictions.json'])
     assert stopped.value.code == 2
     assert '.pkl' in capsys.readouterr().err
+
+
+def test_what_the_runner_cannot_use_is_refused_before_anything_is_written(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [trained / 'config.py', trained / 'run/epoch_1.pth']
+    argv += ['--work-dir', tmp_path / 'test', '--cfg-options']
+    for option in ('log_level=LOUD', 'default_hooks.logger.type=LogHook'):
+        fails(capsys, 'test', [*argv, option], 'ConfigError', option.split('=')[1])
+    assert not (tmp_path / 'test').exists()
