@@ -257,6 +257,29 @@ class BalanceConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """The input that shapes are probed with, for models that get no usual images.
+
+    Args:
+        shape: Its shape without the batch, such as (C, H, W) or, for videos,
+            (C, T, H, W). None: the channels of the model's preprocessor, and
+            `probe_size`.
+    """
+
+    shape: tuple[int, ...] | None = key(
+        None, words='a shape without the batch', example='probe=dict(shape=(1, 64, 64))'
+    )
+
+    def __post_init__(self) -> None:
+        if self.shape is not None and (len(self.shape) < 2 or min(self.shape) < 1):
+            raise ConfigError(
+                'probe.shape must be two or more whole numbers above 0',
+                actual=repr(self.shape),
+                fix='probe=dict(shape=(1, 64, 64))',
+            )
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The settings of a distillation: the arguments of `Distiller` but its student.
 
@@ -272,7 +295,9 @@ class DistillConfig:
         inherit: Modules that the student copies from a teacher before the first step.
         balance: Keep the terms at a wanted share of the task's gradient.
         probe_size: Side, or (H, W), of the image that shapes are probed with, in
-            pixels.
+            pixels. Where a model cannot run on it, other sizes are tried; the plan
+            says which was taken.
+        probe: The input that shapes are probed with, where it is no usual image.
     """
 
     teachers: Mapping[str, TeacherConfig] = key(factory=dict)
@@ -288,6 +313,7 @@ class DistillConfig:
     probe_size: int | tuple[int, int] = key(
         256, words='a side, or (H, W), in pixels', example='probe_size=256'
     )
+    probe: ProbeConfig = ProbeConfig()
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], student: Any = None) -> DistillConfig:

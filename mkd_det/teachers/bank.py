@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..config import TeacherConfig
@@ -26,8 +27,8 @@ class TeacherRunner:
     Attributes:
         speed: How it is to run, see `TeacherConfig`.
         cache: Folder that keeps its outputs, or None.
-        settled: Speed and type of device that 'auto' chose in the part of the training
-            that is resumed; None in a new training.
+        settled: Type of device, and the speed that the part of the training which is
+            resumed has chosen there; None in a new training.
         engine: The model that runs in its place, once the first batch has come.
         store: The cache, once the first batch has come.
     """
@@ -62,25 +63,42 @@ class TeacherRunner:
             raise TeacherError(
                 f'teacher {self.teacher.name!r} was put into training mode'
             )
-        if self.cache is None:
-            return self._run_engine(inputs, reads)
-        if self.store is None:
-            self.store = TeacherCache(self.cache, self.teacher.model, reads.taps)
-        return self.store.run(inputs, lambda some: self._run_engine(some, reads))
-
-    def _run_engine(self, inputs: Tensor, reads: TeacherReads) -> dict[str, Levels]:
         if self.engine is None:
-            speed, device = self.settled or ('', '')
-            self.engine = choose_engine(
-                self.teacher.name,
-                self.teacher.model,
-                speed if device == self.device_type else self.speed,
-                reads.norm_pairs,
-                lambda engine: engine.run(inputs, reads.taps, reads.calls or None),
-                # With a cache, another rank may find in it what this one computes.
-                single_rank=self.cache is not None,
+            self.engine = self._choose_engine(inputs, reads)
+        run = self._runner(self.engine, reads)
+        if self.cache is None:
+            return run(inputs)
+        if self.store is None:
+            self.store = TeacherCache(
+                self.cache, self.teacher.model, reads.taps, self._engine_name()
             )
-        return self.engine.run(inputs, reads.taps, reads.calls or None)
+        return self.store.run(inputs, run)
+
+    def _runner(
+        self, engine: Engine, reads: TeacherReads
+    ) -> Callable[[Tensor], dict[str, Levels]]:
+        return lambda images: engine.run(images, reads.taps, reads.calls or None)
+
+    def _choose_engine(self, inputs: Tensor, reads: TeacherReads) -> Engine:
+        device, speed = self.settled or ('', '')
+        settled = device == self.device_type
+        return choose_engine(
+            self.teacher.name,
+            self.teacher.model,
+            speed if settled else self.speed,
+            reads.norm_pairs,
+            lambda engine: self._runner(engine, reads)(inputs),
+            settled,
+        )
+
+    def _engine_name(self) -> str:
+        """Return what the outputs depend on: entries of one way serve no other."""
+        assert self.engine is not None
+        kind = self.device_type
+        name = f'{self.engine.speedup} on {kind}'
+        if self.engine.speedup.speed == 'off' and torch.is_autocast_enabled(kind):
+            name += f', autocast to {torch.get_autocast_dtype(kind)}'
+        return name
 
 
 class TeacherBank(Mapping[str, Teacher]):
@@ -133,26 +151,29 @@ class TeacherBank(Mapping[str, Teacher]):
             # Moves no tensor any more, but tells the preprocessor where it is.
             model.to(next(model.parameters()).device)
             # A copy of the model as it was; the next batch makes another.
-            self.runners[name].engine = None
+            self.runners[name].engine = self.runners[name].store = None
 
     @property
     def speeds(self) -> dict[str, list[str]]:
-        """What the first batch settled: [speed, type of device] by name."""
+        """What the first batch settled: [speed, type of device, wanted] by name."""
         return {
-            name: [runner.engine.speedup.speed, runner.device_type]
+            name: [runner.engine.speedup.speed, runner.device_type, runner.speed]
             for name, runner in self.runners.items()
             if runner.engine is not None
         }
 
     def keep_speeds(self, speeds: Mapping[str, Sequence[str]]) -> None:
-        """Run as an earlier part of this training did, without measuring again.
+        """Run as an earlier part of this training did, whatever the first batch says.
 
         Args:
-            speeds: `speeds` of that part.
+            speeds: `speeds` of that part. A teacher whose `speed` has changed since is
+                not in it.
         """
-        for name, (speed, device) in speeds.items():
-            if name in self.runners and self.runners[name].speed == 'auto':
-                self.runners[name].settled = speed, device
+        for name, (speed, device, *wanted) in speeds.items():
+            runner = self.runners.get(name)
+            # Version 0.1 has only noted what 'auto' chose.
+            if runner is not None and runner.speed == (wanted or ['auto'])[0]:
+                runner.settled = device, speed
 
     def run(self, name: str, inputs: Tensor, reads: TeacherReads) -> dict[str, Levels]:
         """Run one teacher as far as its taps need, without gradient.

@@ -1,13 +1,15 @@
-"""Choose how a teacher runs, on the first batch, and prove that it yields the same."""
+"""Choose how a teacher runs, on the first batch, and prove that it yields the same.
+
+No clock decides: equal trainings on one device run their teachers in the same way.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from mmengine.dist import all_gather_object, broadcast_object_list
+from mmengine.dist import all_gather_object
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -19,10 +21,25 @@ from .norm_pairs import NormPairs
 # 1e-6, bfloat16 0.006 to 0.01 on trained detectors.
 LIMITS = {'exact': 1e-3, 'fast': 0.03}
 
-# 'auto' takes half precision only where it saves at least a tenth.
-WORTHWHILE = 0.9
+# GPUs from this compute capability on have tensor cores for half precision.
+TENSOR_CORES = (7, 0)
 
 RunEngine = Callable[[Engine], dict[str, Levels]]
+
+
+def speed_on(device: torch.device) -> str:
+    """Return what 'auto' means on a device: a rule, so that equal runs are equal.
+
+    'fast' on GPUs with tensor cores, 'exact' elsewhere and wherever deterministic
+    algorithms are asked for.
+
+    Args:
+        device: Device of the teacher.
+    """
+    if device.type != 'cuda' or torch.are_deterministic_algorithms_enabled():
+        return 'exact'
+    capability = torch.cuda.get_device_capability(device)
+    return 'fast' if capability >= TENSOR_CORES else 'exact'
 
 
 def choose_engine(
@@ -31,7 +48,7 @@ def choose_engine(
     speed: str,
     pairs: NormPairs,
     run: RunEngine,
-    single_rank: bool = False,
+    settled: bool = False,
 ) -> Engine:
     """Make the engine of one teacher, on the first batch, and log what it is.
 
@@ -41,44 +58,35 @@ def choose_engine(
     Args:
         name: The teacher's name.
         model: The teacher.
-        speed: What the config wants, of `SPEEDS`. 'auto' means 'exact' where
-            deterministic algorithms are asked for: no clock decides then.
+        speed: What the config wants, of `SPEEDS`; 'auto' means `speed_on` its device.
         pairs: What can be folded, see `NormPairFinder`.
         run: Runs an engine on the batch.
-        single_rank: Whether other ranks may not be here: they are not asked then, and
-            'auto' means 'exact'.
+        settled: Whether an earlier part of this training has chosen `speed`. Another
+            batch does not put that in question.
     """
     plain, wanted = Engine(model, Speedup('off')), speed
+    device = next(model.parameters()).device
+    if speed == 'auto':
+        speed = speed_on(device)
     if speed == 'off':
         return plain
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    if speed == 'auto' and (single_rank or deterministic):
-        speed = 'exact'
-    device = next(model.parameters()).device
     half = half_type(device) if _is_float32(model) else None
     logger = MMLogger.get_current_instance()
     with _full_float(device):
         reference = run(plain)
-    engines: list[Engine] = []
-    for kind in ('fast', 'exact') if speed != 'exact' else ('exact',):
+    engine = plain
+    for kind in ('fast', 'exact') if speed == 'fast' else ('exact',):
         if kind == 'fast' and half is None:
             logger.warning(f'teacher {name!r}: no half precision on {device}')
             continue
-        if engines and speed == 'fast':
-            break
         speedup = Speedup(kind, pairs, half if kind == 'fast' else None)
         with _full_float(device):
             copy = accelerate(model, speedup)
-            engine = _checked_engine(name, copy, speedup, run, reference)
-        accepted = engine is not None
+            found = _checked_engine(name, copy, speedup, run, reference, settled)
         # All ranks or none: they learn from one teacher.
-        if not single_rank:
-            accepted = all(all_gather_object(accepted))
-        if accepted and engine is not None:
-            engines.append(engine)
-    if len(engines) == 2:
-        engines = [_faster_engine(engines[0], engines[1], run)]
-    engine = engines[0] if engines else plain
+        if all(all_gather_object(found is not None)) and found is not None:
+            engine = found
+            break
     chosen = engine.speedup.speed
     why = f' (chosen by {wanted!r})' if wanted == 'auto' else f' (not {wanted!r})'
     logger.info(
@@ -94,6 +102,7 @@ def _checked_engine(
     speedup: Speedup,
     run: RunEngine,
     reference: dict[str, Levels],
+    settled: bool,
 ) -> Engine | None:
     """Return the engine, or None where it differs from the plain model."""
     logger = MMLogger.get_current_instance()
@@ -113,7 +122,7 @@ def _checked_engine(
     if speedup.dtype == torch.float16:
         # A later batch may have larger values, which must not overflow.
         fits = fits and _largest(reference) < torch.finfo(torch.float16).max / 10
-    if not fits:
+    if not (fits or settled):
         logger.warning(
             f'teacher {name!r} yields something else with {speedup}; not used:'
             f' relative difference {words}; limit {limit:g}'
@@ -121,22 +130,6 @@ def _checked_engine(
         return None
     logger.info(f'teacher {name!r}, {speedup}: relative difference {words}')
     return engine
-
-
-def _faster_engine(fast: Engine, exact: Engine, run: RunEngine) -> Engine:
-    """Return the faster of two engines; rank 0 measures for all."""
-    seconds = [min(_seconds(engine, run) for _ in range(2)) for engine in (fast, exact)]
-    choice = [seconds[0] < WORTHWHILE * seconds[1]]
-    broadcast_object_list(choice)
-    return fast if choice[0] else exact
-
-
-def _seconds(engine: Engine, run: RunEngine) -> float:
-    start = time.perf_counter()
-    level = next(iter(run(engine).values()))[0]
-    # Reading one number waits for the device.
-    float(first_tensor(level).flatten()[0])
-    return time.perf_counter() - start
 
 
 @contextmanager

@@ -102,10 +102,6 @@ def _schedules(cfg: Mapping[str, Any]) -> Iterator[_Found]:
                 yield f'{where}[{number}]', 'by_epoch', True, fix
 
 
-def _by_optimizer(found: Any) -> bool:
-    return isinstance(found, Mapping) and 'type' not in found
-
-
 def _hooks(cfg: Mapping[str, Any]) -> Iterator[_Found]:
     """Yield hooks with an argument that names an epoch, also by default."""
     for hook in hooks_of(cfg):

@@ -196,16 +196,36 @@ def test_layers_that_know_one_precision_only_go_without(log: Any) -> None:
     assert 'expected float' in log.text
 
 
-@pytest.mark.parametrize(('seconds', 'expected'), [(0.5, 'fast'), (0.95, 'exact')])
-def test_auto_takes_half_precision_only_where_it_pays(
-    seconds: float, expected: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ('device', 'capability', 'deterministic', 'expected'),
+    [
+        ('cpu', (0, 0), False, 'exact'),
+        ('mps', (0, 0), False, 'exact'),
+        ('cuda', (6, 1), False, 'exact'),
+        ('cuda', (7, 0), False, 'fast'),
+        ('cuda', (9, 0), False, 'fast'),
+        ('cuda', (9, 0), True, 'exact'),
+    ],
+)
+def test_auto_is_a_rule(
+    device: str,
+    capability: tuple[int, int],
+    deterministic: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: capability)
     monkeypatch.setattr(
-        engine_choice,
-        '_seconds',
-        lambda engine, run: seconds if engine.speedup.dtype else 1.0,
+        torch, 'are_deterministic_algorithms_enabled', lambda: deterministic
     )
-    assert engine_of(block(), 'auto', out='free').speedup.speed == expected
+    assert engine_choice.speed_on(torch.device(device)) == expected
+
+
+def test_equal_commands_give_equal_numbers(tmp_path: Path) -> None:
+    """By default, and without asking for determinism."""
+    first, second = (distiller(tmp_path, 'auto') for _ in range(2))
+    assert terms_of(first) == terms_of(second)
+    assert first.teachers.speeds == {'t': ['exact', 'cpu', 'auto']}
 
 
 def test_doubles_are_never_made_half(log: Any) -> None:
@@ -267,30 +287,56 @@ def test_a_moved_teacher_gets_a_new_engine(tmp_path: Path) -> None:
     assert weight.dtype == torch.float64
 
 
-def test_a_resumed_training_keeps_the_speed_that_was_measured(
+def test_a_resumed_training_keeps_the_speed_of_its_first_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The first batch of the whole training is near the limit, that of the resumed one
+    # is over it.
+    differences = iter([2e-3, 0.5, 0.5, 5e-4])
     monkeypatch.setattr(
-        engine_choice,
-        '_seconds',
-        lambda engine, run: 0.5 if engine.speedup.dtype else 1.0,
+        engine_choice, 'relative_differences', lambda *_: {'a': next(differences)}
     )
-    first = distiller(tmp_path, 'auto')
+    first = distiller(tmp_path, 'fast')
     terms_of(first)
-    expected = {'t': ['fast', 'cpu']}
+    expected = {'t': ['fast', 'cpu', 'fast']}
     assert first.teachers.speeds == expected
     assert first.state_dict()._metadata['']['distill']['speeds'] == expected
-    again = distiller(tmp_path, 'auto')
+    again = distiller(tmp_path, 'fast')
     again.teachers.keep_speeds(expected)
-    # The clock would decide otherwise now; it is not asked.
-    monkeypatch.setattr(engine_choice, '_seconds', lambda engine, run: 1.0)
     terms_of(again)
     assert again.teachers.speeds == expected
-    # Of another kind of device: measured anew.
-    elsewhere = distiller(tmp_path, 'auto')
-    elsewhere.teachers.keep_speeds({'t': ['fast', 'cuda']})
+    # Of another kind of device: the batch decides anew.
+    elsewhere = distiller(tmp_path, 'fast')
+    elsewhere.teachers.keep_speeds({'t': ['fast', 'cuda', 'fast']})
     terms_of(elsewhere)
-    assert elsewhere.teachers.speeds == {'t': ['exact', 'cpu']}
+    assert elsewhere.teachers.speeds == {'t': ['exact', 'cpu', 'fast']}
+
+
+def test_a_changed_speed_is_not_what_the_checkpoint_says(tmp_path: Path) -> None:
+    for saved in (['fast', 'cpu', 'auto'], ['fast', 'cpu']):
+        model = distiller(tmp_path, 'exact')
+        model.teachers.keep_speeds({'t': saved})
+        terms_of(model)
+        assert model.teachers.speeds == {'t': ['exact', 'cpu', 'exact']}
+
+
+def test_entries_of_one_speed_serve_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / 'cache'
+    found = {}
+    for how in ('off', 'exact', 'fast', 'auto'):
+        model = distiller(tmp_path, how)
+        model.teachers.runners['t'].cache = folder
+        terms_of(model)
+        found[how] = model.teachers.runners['t'].store
+        assert len(list(folder.glob('*.sqlite'))) == min(len(found), 3)
+    assert [store.hits for store in found.values()] == [0, 0, 0, 2]
+    assert found['auto'].path == found['exact'].path
+    # The training's autocast is a part of how the plain model runs.
+    model = distiller(tmp_path, 'off')
+    model.teachers.runners['t'].cache = folder
+    with torch.autocast('cpu', torch.bfloat16):
+        terms_of(model)
+    assert model.teachers.runners['t'].store.path != found['off'].path
 
 
 def test_the_plan_says_how_the_teacher_runs(tmp_path: Path) -> None:
@@ -313,18 +359,8 @@ def test_exact_is_float32_also_inside_of_the_trainings_autocast(tmp_path: Path) 
     plain = terms_of(distiller(tmp_path, 'off'))
     with torch.autocast('cpu', torch.bfloat16):
         terms_of(model)
-    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
+    assert model.teachers.speeds == {'t': ['exact', 'cpu', 'exact']}
     assert terms_of(model) == pytest.approx(plain, rel=1e-3, abs=1e-4)
-
-
-def test_with_deterministic_algorithms_no_clock_decides(tmp_path: Path) -> None:
-    model = distiller(tmp_path, 'auto')
-    torch.use_deterministic_algorithms(True)
-    try:
-        terms_of(model)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert model.teachers.speeds == {'t': ['exact', 'cpu']}
 
 
 def test_a_rank_goes_without_what_another_rank_refuses(
