@@ -89,8 +89,9 @@ def _terms(model: nn.Module) -> Iterator[_Found]:
 
 def _schedules(cfg: Mapping[str, Any]) -> Iterator[_Found]:
     """Yield schedules of the optimizer; their default is to count epochs."""
-    found = cfg.get('param_scheduler') or []
-    for name, part in found.items() if _by_optimizer(found) else [('', found)]:
+    found: Any = cfg.get('param_scheduler') or []
+    by_optimizer = isinstance(found, Mapping) and 'type' not in found
+    for name, part in found.items() if by_optimizer else [('', found)]:
         where = f'param_scheduler{"." + name if name else ""}'
         for number, one in enumerate(part if isinstance(part, list) else [part]):
             if not isinstance(one, Mapping) or one.get('convert_to_iter_based'):
