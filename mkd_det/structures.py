@@ -19,8 +19,8 @@ class HeadOutput(NamedTuple):
 
     Args:
         scores: Class logits (N, P, C).
-        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels, or (N, P, K, 4)
-            for heads with a box for each class (K 1 where all classes share it); None
+        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels; (N, P, K, 4)
+            for heads with a box for each class, K 1 where all classes share it; None
             where the head's boxes cannot be decoded.
         bins: Logits of the box distributions (N, P, 4, reg_max + 1); None for heads
             without distributions.

@@ -86,7 +86,8 @@ class RegionReader(HeadReader):
                 " than the student's",
                 fix="adapters=dict(proposals=dict(type='ProposalHead', student='rois',"
                 " teacher='t.pyramid')) runs it on the student's, with"
-                " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck')",
+                " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck');"
+                ' RegionHead for classes and boxes, ProposalMasks for masks',
             )
         check_box_heads(model, where)
         _check_sampler(model, where)
@@ -113,7 +114,7 @@ class RegionReader(HeadReader):
 
     @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
-        """Run box heads, their class loss and mask heads, an image as its one region."""
+        """Run box heads, class losses and mask heads; an image is its only region."""
         if not knows_box_heads(model):
             return
         height, width = inputs.shape[-2:]
@@ -142,7 +143,7 @@ class RegionReader(HeadReader):
         """
         logits, *others = levels[0]
         boxes = None
-        regions = others[1:] or beside.get('rois', ())
+        regions: Sequence[Any] = others[1:] or beside.get('rois', ())
         if self.decodes and regions and others:
             boxes = decode_regions(head, regions[0], others[0])
         return HeadOutput(
@@ -269,7 +270,7 @@ def run_box_heads(
         found = head._bbox_forward(features, regions)
         return _level(found['cls_score'], found['bbox_pred'], regions)
     stages = range(head.num_stages) if stage is None else [stage]
-    logits = []
+    logits: list[Tensor] = []
     for number in stages:
         if logits:
             regions = _refined(head.bbox_head[number - 1], regions, *found)

@@ -93,8 +93,8 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
             'ProposalMaskKD: the masks of student and teacher differ in size',
             expected=f'{len(teacher)} masks of {other}, as the teacher',
             actual=f'{len(student)} masks of {size} in the student',
-            fix='roi_head.mask_roi_extractor.roi_layer.output_size of the student as the'
-            ' teacher has it, or leave the term of the masks out, as the recipe'
+            fix='roi_head.mask_roi_extractor.roi_layer.output_size of the student as'
+            ' the teacher has it, or leave the term of the masks out, as the recipe'
             ' mkd_two_stage does',
         )
     counts = student.shape[1], teacher.shape[1]
@@ -109,7 +109,7 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
 
 
 def _of_label(masks: Tensor, labels: Tensor) -> Tensor:
-    """Return the mask (M, H, W) of each proposal's label, or the one for all classes."""
+    """Return the mask (M, H, W) of each proposal's label, or the one of all classes."""
     if masks.shape[1] == 1:
         return masks[:, 0]
     return masks[torch.arange(len(masks), device=masks.device), labels]

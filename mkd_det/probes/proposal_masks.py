@@ -25,7 +25,7 @@ class ProposalMasks(RegionHead):
                   labels='roi_head.bbox_head.loss_cls:in1')
         adapters=dict(mask_regions=dict(
             type='ProposalMasks', student='mask_rois', teacher='t.pyramid'))
-        terms=dict(loss_masks=dict(
+        terms=dict(loss_soft_masks=dict(
             type='ProposalMaskKD', student='masks', teacher='mask_regions.teacher',
             labels='labels'))
 
