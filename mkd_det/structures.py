@@ -19,8 +19,9 @@ class HeadOutput(NamedTuple):
 
     Args:
         scores: Class logits (N, P, C).
-        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels; None where
-            the head's boxes cannot be decoded.
+        boxes: Decoded boxes (N, P, 4) as x1, y1, x2, y2 in input pixels; (N, P, K, 4)
+            for heads with a box for each class, K 1 where all classes share it; None
+            where the head's boxes cannot be decoded.
         bins: Logits of the box distributions (N, P, 4, reg_max + 1); None for heads
             without distributions.
         priors: Anchors (P_l, 4) or points (P_l, 2) of each level, in input pixels;

@@ -200,7 +200,10 @@ def one_step(model_cfg: Any) -> None:
     if student.type == 'ImageClassifier':
         batch = tiny_images.batch(side=32)
     else:
-        batch = tiny.batch(num_classes=box_head(student).num_classes)
+        batch = tiny.batch(
+            num_classes=box_head(student).num_classes,
+            masks='mask_head' in (student.get('roi_head') or student),
+        )
     losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
     total, log = model.parse_losses(losses)
     total.backward()

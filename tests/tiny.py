@@ -217,6 +217,47 @@ def cascade_rcnn(
     return whole
 
 
+def mask_rcnn(
+    base_channels: int = 8, neck: int = 16, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny Mask R-CNN: masks of 8x8 pixels."""
+    whole = faster_rcnn(base_channels, neck, num_classes)
+    whole['type'] = 'MaskRCNN'
+    whole['roi_head'].update(_mask_parts(neck, num_classes))
+    whole['train_cfg']['rcnn']['mask_size'] = 8
+    whole['test_cfg']['rcnn']['mask_thr_binary'] = 0.5
+    return whole
+
+
+def cascade_mask_rcnn(
+    base_channels: int = 8, neck: int = 16, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny Cascade Mask R-CNN of two stages."""
+    whole = cascade_rcnn(base_channels, neck, num_classes)
+    parts = _mask_parts(neck, num_classes)
+    whole['roi_head'].update(parts, mask_head=[parts['mask_head']] * 2)
+    for stage in whole['train_cfg']['rcnn']:
+        stage['mask_size'] = 8
+    return whole
+
+
+def _mask_parts(neck: int, num_classes: int) -> dict[str, Any]:
+    extractor = _extractor(neck)
+    extractor['roi_layer']['output_size'] = 4
+    return dict(
+        mask_roi_extractor=extractor,
+        mask_head=dict(
+            type='FCNMaskHead',
+            num_convs=1,
+            roi_feat_size=4,
+            in_channels=neck,
+            conv_out_channels=neck,
+            num_classes=num_classes,
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        ),
+    )
+
+
 _PROPOSALS = dict(
     nms_pre=64, max_per_img=32, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
 )
@@ -423,8 +464,10 @@ def batch(
     num_classes: int = 3,
     boxes: int = 2,
     seed: int = 0,
+    masks: bool = False,
 ) -> dict[str, list]:
-    """What a dataloader yields: {'inputs': uint8 (3, H, W), 'data_samples'}."""
+    """What a dataloader yields: {'inputs': uint8 (3, H, W), 'data_samples'}; masks
+    fill their boxes."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -447,12 +490,24 @@ def batch(
             bboxes=_random_boxes(rng, boxes, size),
             labels=torch.from_numpy(rng.integers(0, num_classes, boxes)),
         )
+        if masks:
+            sample.gt_instances.masks = _filled(sample.gt_instances.bboxes, size)
         # mmdet's heads ask for it even where nothing is ignored.
         sample.ignored_instances = InstanceData(
             bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def _filled(boxes: Tensor, size: tuple[int, int]) -> Any:
+    """Masks that fill boxes (M, 4) in images of (H, W)."""
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+        mask[top:bottom, left:right] = 1
+    return BitmapMasks(masks, *size)
 
 
 def _random_boxes(

@@ -4,7 +4,14 @@ These functions do not detach, weight or average over levels; `losses/` does tha
 Swap the arguments `student` and `teacher` only where the formula is symmetric.
 """
 
-from .boxes import box_cells, box_distribution_kl, giou_distance, localisation_regions
+from .boxes import (
+    box_cells,
+    box_distribution_kl,
+    boxes_of_class,
+    giou_distance,
+    localisation_regions,
+    relative_l1,
+)
 from .features import (
     as_map,
     attention_map,
@@ -41,6 +48,7 @@ __all__ = [
     'binary_kl',
     'box_cells',
     'box_distribution_kl',
+    'boxes_of_class',
     'channel_kl',
     'channel_standardise',
     'class_factors',
@@ -52,6 +60,7 @@ __all__ = [
     'giou_distance',
     'joint_logit',
     'localisation_regions',
+    'relative_l1',
     'pearson_distance',
     'pool_to',
     'pool_to_smaller',

@@ -55,6 +55,46 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
 
 
+def relative_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Return the mean distance of the sides of paired boxes, in sides of the teacher.
+
+    .. math:: \frac{1}{4} \left( \frac{|x_1^s - x_1^t| + |x_2^s - x_2^t|}{w_t}
+        + \frac{|y_1^s - y_1^t| + |y_2^s - y_2^t|}{h_t} \right)
+
+    Sides of the teacher's box count as no less than a pixel.
+
+    Args:
+        student: Boxes as x1, y1, x2, y2 in pixels.
+        teacher: Boxes as x1, y1, x2, y2 in pixels.
+
+    Shape:
+        - student, teacher: (\*, 4)
+        - output: (\*)
+    """
+    sides = (teacher[..., 2:] - teacher[..., :2]).abs().clamp_min(1)
+    return ((student - teacher).abs() / torch.cat([sides, sides], -1)).mean(-1)
+
+
+def boxes_of_class(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Return the box of one class of each row.
+
+    Args:
+        boxes: Boxes of each class, or one box for all classes.
+        classes: Index of a class for each row.
+
+    Shape:
+        - boxes: (N, P, 4), (N, P, 1, 4) or (N, P, K, 4)
+        - classes: (N, P)
+        - output: (N, P, 4)
+    """
+    if boxes.dim() == 3:
+        return boxes
+    if boxes.shape[2] == 1:
+        return boxes.squeeze(2)
+    index = classes[..., None, None].expand(-1, -1, 1, 4)
+    return boxes.gather(2, index).squeeze(2)
+
+
 def box_cells(
     boxes: Tensor, image: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Reads box heads of two-stage detectors: class logits of given regions."""
+"""Reads box heads of two-stage detectors: class logits and boxes of given regions."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from typing import Any, ClassVar
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead, TridentRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.task_modules import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ..errors import HeadKindError, PlanError, TeacherClassesError
+from ..functional import boxes_of_class
 from ..registry import HEADS
-from ..structures import HeadOutput, Level, full_precision
+from ..structures import HeadOutput, Level, Levels, full_precision
 from ..taps import Tap
 from .base import HeadReader, TappedHead
+from .masks import knows_mask_heads, masks_of_regions
 
 # Where mmdet's detectors have their second stage.
 SECOND_STAGE = 'roi_head.'
+BOX_HEAD = 'roi_head.bbox_head'
+EXTRACTOR = 'roi_head.bbox_roi_extractor'
+# Coders of deltas of x, y, w, h, whose boxes can be decoded for any regions.
+_CODERS = (DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder)
 # Samplers that run the box head themselves, on more regions than are learned from.
 _RUN_BOX_HEAD = ('OHEMSampler', 'ScoreHLRSampler')
 
 
 @HEADS.register_module()
 class RegionReader(HeadReader):
-    """Reads the class logits of a box head, for the regions of one step.
+    """Reads the class logits and the boxes of a box head, for the regions of one step.
 
-    Boxes are not read: a box head predicts one for each class. Two detectors propose
-    different regions, so a teacher's second stage is read through a probe that runs it
-    on the student's regions (`ProposalHead`), and never by a tap.
+    Boxes are decoded for each class, as `BBoxHead.predict_by_feat` decodes them before
+    it clips them to the image; heads with another coder than deltas of x, y, w, h have
+    none. Two detectors propose different regions, so a teacher's second stage is read
+    through a probe that runs it on the student's regions (`RegionHead`; for logits
+    alone `ProposalHead`), and never by a tap.
 
     Traits: 'regions' and 'softmax'.
 
@@ -57,6 +67,13 @@ class RegionReader(HeadReader):
         return [tuple(value)] if isinstance(value, (tuple, list)) else None
 
     @classmethod
+    def beside(cls, path: str) -> dict[str, str]:
+        """Return the tap of the regions that the head is run on."""
+        if not path.startswith(BOX_HEAD):
+            return {}
+        return {'rois': path.replace(BOX_HEAD, EXTRACTOR, 1) + ':in1'}
+
+    @classmethod
     def check_tap(
         cls, model: nn.Module, tap: Tap, of_student: bool, where: str
     ) -> None:
@@ -69,7 +86,8 @@ class RegionReader(HeadReader):
                 " than the student's",
                 fix="adapters=dict(proposals=dict(type='ProposalHead', student='rois',"
                 " teacher='t.pyramid')) runs it on the student's, with"
-                " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck')",
+                " taps=dict(rois='roi_head.bbox_roi_extractor:in1', pyramid='neck');"
+                ' RegionHead for classes and boxes, ProposalMasks for masks',
             )
         check_box_heads(model, where)
         _check_sampler(model, where)
@@ -96,7 +114,7 @@ class RegionReader(HeadReader):
 
     @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
-        """Run box heads and their class loss, with each image as its only region."""
+        """Run box heads, class losses and mask heads; an image is its only region."""
         if not knows_box_heads(model):
             return
         height, width = inputs.shape[-2:]
@@ -106,20 +124,31 @@ class RegionReader(HeadReader):
         labels = torch.zeros_like(regions[:, 0], dtype=torch.long)
         for box_head, logits in zip(_box_heads(model.roi_head), stages, strict=True):
             box_head.loss_cls(logits, labels)
+        if knows_mask_heads(model):
+            masks_of_regions(model, features, regions)
 
-    def read(self, head: Any, levels: Sequence[Level], **beside: Any) -> HeadOutput:
+    def read(self, head: Any, levels: Sequence[Level], **beside: Levels) -> HeadOutput:
         """Read one forward.
 
         Args:
             head: The head as it is now.
-            levels: One level: class scores (R, K + 1) of R regions, box deltas.
-            **beside: Not used.
+            levels: One level: class scores (R, K + 1) of R regions, box deltas (R, 4)
+                or (R, 4K), and of a probe the regions (R, 5).
+            **beside: `rois` of a tapped head: the regions (R, 5).
 
         Returns:
             HeadOutput: Scores (1, R, K + 1) in float32, the regions of all images in
-                one row.
+                one row; boxes (1, R, K, 4), or (1, R, 1, 4) where all classes share
+                them.
         """
-        return HeadOutput(full_precision(levels[0][0])[None])
+        logits, *others = levels[0]
+        boxes = None
+        regions: Sequence[Any] = others[1:] or beside.get('rois', ())
+        if self.decodes and regions and others:
+            boxes = decode_regions(head, regions[0], others[0])
+        return HeadOutput(
+            full_precision(logits)[None], None if boxes is None else boxes[None]
+        )
 
     def check_comparable(
         self, student: TappedHead, teacher: TappedHead, where: str
@@ -215,6 +244,80 @@ def logits_of_regions(
         stages = range(head.num_stages)
         return [head._bbox_forward(n, features, regions)['cls_score'] for n in stages]
     return [head._bbox_forward(features, regions)['cls_score']]
+
+
+def run_box_heads(
+    model: Any, features: Sequence[Tensor], regions: Tensor, stage: int | None = None
+) -> tuple[Tensor, ...]:
+    """Run the box heads of a detector on regions, as its prediction does.
+
+    The stages of a cascade follow each other, each on the regions that the one before
+    has refined; here these are not clipped to the image. The logits are the mean over
+    the stages, the boxes those of the last.
+
+    Args:
+        model: A detector that `knows_box_heads` accepts.
+        features: What its `extract_feat` returned.
+        regions: Regions (R, 5): index of the image, x1, y1, x2, y2 in input pixels.
+        stage: Index of the one stage of a cascade that is run; None for all.
+
+    Returns:
+        Logits (R, K + 1), and, where boxes can be decoded, deltas (R, 4) or (R, 4K) and
+        the regions (R, 5) that they start from.
+    """
+    head = model.roi_head
+    if not isinstance(head, CascadeRoIHead):
+        found = head._bbox_forward(features, regions)
+        return _level(found['cls_score'], found['bbox_pred'], regions)
+    stages = range(head.num_stages) if stage is None else [stage]
+    logits: list[Tensor] = []
+    for number in stages:
+        if logits:
+            regions = _refined(head.bbox_head[number - 1], regions, *found)
+        result = head._bbox_forward(number, features, regions)
+        found = result['cls_score'], result['bbox_pred']
+        logits.append(found[0])
+    return _level(torch.stack(logits).mean(0), found[1], regions)
+
+
+def _level(logits: Tensor, deltas: Any, regions: Tensor) -> tuple[Tensor, ...]:
+    """Leave out deltas of another form, as those of SABL."""
+    known = isinstance(deltas, Tensor)
+    return (logits, deltas, regions) if known else (logits,)
+
+
+def _refined(box_head: Any, regions: Tensor, logits: Tensor, deltas: Any) -> Tensor:
+    """Return the regions (R, 5) that a stage of a cascade makes of its own."""
+    boxes = decode_regions(box_head, regions, deltas)
+    if boxes is None:
+        return regions
+    likely = logits[:, :-1].argmax(-1)
+    return torch.cat([regions[:, :1], boxes_of_class(boxes[None], likely[None])[0]], 1)
+
+
+def decode_regions(box_head: Any, regions: Tensor, deltas: Any) -> Tensor | None:
+    """Return the boxes (R, K, 4) of regions, K 1 where all classes share them.
+
+    Args:
+        box_head: The box head.
+        regions: Regions (R, 5): index of the image, x1, y1, x2, y2 in input pixels.
+        deltas: What the head yielded: (R, 4) or (R, 4K).
+
+    Returns:
+        The boxes in float32, or None for heads that code boxes in another way.
+    """
+    coder = getattr(box_head, 'bbox_coder', None)
+    if not isinstance(deltas, Tensor) or not isinstance(coder, _CODERS):
+        return None
+    count = deltas.shape[1] // 4
+    priors = regions[:, 1:].detach().repeat_interleave(count, 0)
+    boxes = coder.decode(priors, full_precision(deltas).reshape(-1, 4))
+    return get_box_tensor(boxes).view(len(regions), count, 4)
+
+
+def box_head_of(model: Any, stage: int | None = None) -> Any:
+    """Return the box head of a stage of a cascade, or the last one (or only one)."""
+    return _box_heads(model.roi_head)[-1 if stage is None else stage]
 
 
 def _box_heads(head: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import ConfigError, HeadKindError, ShapeMismatchError
 from ..functional import (
     box_distribution_kl,
+    boxes_of_class,
     class_factors,
     giou_distance,
     logit_rows,
@@ -235,6 +236,9 @@ class SoftOutputKD(PairLoss):
         if self.boxes != 'distribution':
             s, t = student.boxes, teacher.boxes
             if s is not None and t is not None:
+                if max(s.dim(), t.dim()) == 4:  # a box for each class but background
+                    likely = teacher.scores[..., :-1].argmax(-1)
+                    s, t = (boxes_of_class(boxes, likely) for boxes in (s, t))
                 _same(s, t, 'boxes')
                 return giou_distance(s, t)
         if self.boxes == 'auto':

@@ -54,7 +54,8 @@ class ProposalHead(Probe):
         super().__init__(student, teacher)
         if [spec.channels for spec in student] != [5]:
             raise ShapeMismatchError(
-                'ProposalHead: the student must yield its regions, once in each step',
+                f'{type(self).__name__}: the student must yield its regions, once in'
+                ' each step',
                 expected='one level of 5 numbers: image, x1, y1, x2, y2',
                 actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
                 fix="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"

@@ -26,12 +26,13 @@ def tapped(model: Any, images: int = 2) -> TappedHead:
 
 def test_scores_are_the_logits_of_the_head() -> None:
     model = tiny.build(tiny.faster_rcnn()).eval()
-    head, levels = tapped(model)[:2]
+    head, levels, _ = tapped(model)
     assert len(levels) == 1 and len(levels[0]) == 2  # classes and deltas
     reader = RegionReader(head)
     output = reader.read(head, levels)
     assert output.scores.shape == (1, 2, 4)
-    assert output.boxes is None and reader.activation == 'softmax'
+    assert output.boxes is None  # whose regions are not known here
+    assert reader.activation == 'softmax'
     assert torch.equal(output.scores[0], levels[0][0])
 
 

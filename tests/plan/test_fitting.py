@@ -42,6 +42,10 @@ def faster_rcnn(*_: int) -> dict:
     return tiny.faster_rcnn()
 
 
+def mask_rcnn(*_: int) -> dict:
+    return tiny.mask_rcnn()
+
+
 def four_levels(*widths: int) -> dict:
     cfg = tiny.gfl(*widths)
     cfg['neck'].update(num_outs=4)
@@ -88,7 +92,15 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
     'Faster R-CNN': (
         faster_rcnn,
         faster_rcnn,
-        FEATURES | {'dkd_two_stage', 'dist_two_stage'},
+        FEATURES
+        | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'},
+    ),
+    'Mask R-CNN': (
+        mask_rcnn,
+        mask_rcnn,
+        FEATURES
+        | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'}
+        | {'mkd_mask_two_stage'},
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),

@@ -1,0 +1,32 @@
+"""Soft outputs of both stages of a two-stage detector: RPN, classes and boxes.
+
+The teacher's second stage runs on the student's proposals; a cascade as teacher runs
+once, as in prediction. Chen et al., NIPS 2017; see docs/methods/outputs.md. The weights
+have not been measured. A config takes it as `**_base_.pop('recipe')`.
+"""
+
+custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
+
+needs = dict(
+    student=['rpn_head', 'roi_head.bbox_roi_extractor', 'roi_head.bbox_head.fc_cls'],
+    teacher=['rpn_head', 'neck'],
+    heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
+)
+
+recipe = dict(
+    taps=dict(
+        fpn='neck',
+        rpn='rpn_head',
+        rois='roi_head.bbox_roi_extractor:in1',
+        box_head='roi_head.bbox_head',
+    ),
+    adapters=dict(regions=dict(type='RegionHead', student='rois', teacher='t.fpn')),
+    terms=dict(
+        loss_soft_rpn=dict(
+            type='SoftOutputKD', student='rpn', teacher='t.rpn', weight=1.0
+        ),
+        loss_soft_regions=dict(
+            type='ProposalKD', student='box_head', teacher='regions.teacher', weight=1.0
+        ),
+    ),
+)

@@ -1,0 +1,275 @@
+"""The teacher's second stage on the student's proposals: classes, boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+import tiny
+from mkd_det.errors import (
+    ConfigError,
+    HeadKindError,
+    MkdError,
+    PlanError,
+    ShapeMismatchError,
+    TapNotFoundError,
+    TeacherClassesError,
+)
+from mkd_det.heads.regions import decode_regions, run_box_heads
+from mkd_det.plan.recipes import packaged_recipes
+
+RECIPES = {recipe.name: recipe.arguments for recipe in packaged_recipes()}
+LABELS = 'roi_head.bbox_head.loss_cls:in1'
+ROIS = torch.tensor([[0, 4, 4, 40, 60.0], [0, 10, 8, 30, 30.0], [0, 0, 0, 64, 64.0]])
+
+
+def recipe(name: str) -> dict[str, Any]:
+    return {'branches': {}, **deepcopy(dict(RECIPES[name]))}
+
+
+def stages(*numbers: int) -> dict[str, Any]:
+    """Terms for stages of a student that is a cascade."""
+    parts: dict[str, Any] = dict(taps=dict(fpn='neck'), adapters={}, terms={})
+    for n in numbers:
+        parts['taps'][f'rois_{n}'] = f'roi_head.bbox_roi_extractor.{n}:in1'
+        parts['taps'][f'head_{n}'] = f'roi_head.bbox_head.{n}'
+        parts['adapters'][f'regions_{n}'] = dict(
+            type='RegionHead', student=f'rois_{n}', teacher='t.fpn', stage=n
+        )
+        parts['terms'][f'loss_{n}'] = dict(
+            type='ProposalKD', student=f'head_{n}', teacher=f'regions_{n}.teacher'
+        )
+    return dict(branches={}, **parts)
+
+
+def masks() -> dict[str, Any]:
+    """Terms of the masks alone."""
+    return dict(
+        branches={},
+        taps=dict(
+            fpn='neck',
+            mask_rois='roi_head.mask_roi_extractor:in1',
+            masks='roi_head.mask_head',
+            labels=LABELS,
+        ),
+        adapters=dict(
+            mask_regions=dict(
+                type='ProposalMasks', student='mask_rois', teacher='t.fpn'
+            )
+        ),
+        terms=dict(
+            loss_soft_masks=dict(
+                type='ProposalMaskKD',
+                student='masks',
+                teacher='mask_regions.teacher',
+                labels='labels',
+            )
+        ),
+    )
+
+
+def losses_of(model: Any, **batch: Any) -> dict[str, Tensor]:
+    data = model.data_preprocessor(tiny.batch(masks=True, **batch), True)
+    found = model(**data, mode='loss')
+    return {
+        name: value
+        for name, value in found.items()
+        if any(name.startswith(term) for term in model.plan.terms)
+    }
+
+
+@pytest.mark.parametrize(
+    'cfg, parts',
+    [
+        (tiny.faster_rcnn, recipe('soft_two_stage')),
+        (tiny.cascade_rcnn, stages(0, 1)),
+        (tiny.mask_rcnn, masks()),
+    ],
+    ids=['faster', 'cascade', 'masks'],
+)
+def test_the_same_model_as_teacher_and_student_gives_0(
+    cfg: Callable[[], dict], parts: dict, tmp_path: Path
+) -> None:
+    file = tiny.write_checkpoint(cfg(), tmp_path / 't.pth')
+    model = tiny.build(tiny.distiller(cfg(), cfg(), file, **parts))
+    model.load_state_dict(torch.load(file)['state_dict'])
+    model.student.eval()  # as the teacher is
+    losses = losses_of(model)
+    assert losses
+    for name, value in losses.items():
+        assert float(value.detach()) == pytest.approx(0, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    'student, teacher, parts',
+    [
+        (tiny.faster_rcnn, tiny.cascade_rcnn, recipe('soft_two_stage')),
+        (tiny.faster_rcnn, tiny.mask_rcnn, recipe('mkd_two_stage')),
+        (tiny.mask_rcnn, tiny.cascade_mask_rcnn, recipe('mkd_mask_two_stage')),
+        (tiny.mask_rcnn, tiny.faster_rcnn, recipe('mkd_two_stage')),
+        (tiny.cascade_rcnn, tiny.cascade_mask_rcnn, stages(0, 1)),
+    ],
+    ids=['faster-cascade', 'faster-mask', 'mask-cascade', 'mask-faster', 'cascades'],
+)
+def test_every_term_of_a_step_has_a_gradient(
+    student: Callable, teacher: Callable, parts: dict
+) -> None:
+    model = tiny.build(tiny.distiller(student(4, 8), teacher(8, 16), **parts)).train()
+    losses = losses_of(model)
+    for name, value in losses.items():
+        assert torch.isfinite(value) and value > 0, name
+        value.backward(retain_graph=True)
+    heads = [*model.student.rpn_head.parameters(), *model.student.roi_head.parameters()]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in heads)
+
+
+def test_boxes_without_ground_truth_and_without_positives() -> None:
+    model = tiny.build(
+        tiny.distiller(
+            tiny.mask_rcnn(4, 8), tiny.mask_rcnn(8, 16), **recipe('mkd_mask_two_stage')
+        )
+    )
+    losses = losses_of(model, boxes=0)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert float(losses['loss_soft_masks'].detach()) == 0
+    torch.stack(list(losses.values())).sum().backward()
+
+
+def own_boxes(model: Any, deltas: Tensor, logits: Tensor) -> Tensor:
+    """The boxes (R, K, 4) of the head's own prediction."""
+    head = model.roi_head.bbox_head
+    head = head[-1] if hasattr(head, '__len__') else head
+    metas = dict(img_shape=(10_000, 10_000), scale_factor=(1.0, 1.0))
+    result = head._predict_by_feat_single(
+        roi=ROIS, cls_score=logits, bbox_pred=deltas, img_meta=metas, rcnn_test_cfg=None
+    )
+    assert isinstance(result, InstanceData)
+    return result.bboxes.view(len(ROIS), -1, 4)
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_boxes_are_those_of_the_heads_own_prediction(mode: bool) -> None:
+    model = tiny.build(tiny.faster_rcnn()).train(mode)
+    features = model.extract_feat(torch.randn(1, 3, 64, 64))
+    logits, deltas, regions = run_box_heads(model, features, ROIS)
+    read = decode_regions(model.roi_head.bbox_head, regions, deltas)
+    assert read is not None and read.shape == (3, 3, 4)
+    assert torch.equal(read.clamp(min=0), own_boxes(model, deltas, logits))
+
+
+def test_a_cascade_is_run_as_in_its_prediction() -> None:
+    model = tiny.build(tiny.cascade_rcnn()).eval()
+    with torch.no_grad():
+        features = model.extract_feat(torch.randn(1, 3, 64, 64))
+        logits, deltas, regions = run_box_heads(model, features, ROIS)
+        metas = [dict(img_shape=(10_000, 10_000))]
+        theirs = model.roi_head._refine_roi(features, ROIS, metas, [3])
+        one = run_box_heads(model, features, ROIS, stage=1)
+        own = model.roi_head._bbox_forward(1, features, ROIS)
+    refined = regions.clone()
+    refined[:, 1:].clamp_(min=0)  # as mmdet's are
+    assert torch.allclose(refined, theirs[0][0], atol=1e-3)
+    assert torch.allclose(logits, theirs[1][0], atol=1e-3)
+    assert torch.allclose(deltas, theirs[2][0], atol=1e-3)
+    assert torch.equal(one[0], own['cls_score']) and torch.equal(one[2], ROIS)
+
+
+def test_soft_outputs_read_boxes_of_regions_too() -> None:
+    parts = recipe('soft_two_stage')
+    parts['terms']['loss_soft_regions']['type'] = 'SoftOutputKD'
+    model = tiny.build(
+        tiny.distiller(tiny.faster_rcnn(4, 8), tiny.cascade_rcnn(8, 16), **parts)
+    )
+    assert losses_of(model)['loss_soft_regions_box'] > 0
+
+
+# -- bad input --------------------------------------------------------------------
+
+
+def sabl(*widths: int) -> dict[str, Any]:
+    """Its box head codes boxes by buckets, and yields a tuple of them."""
+    cfg = tiny.faster_rcnn(*widths)
+    cfg['roi_head']['bbox_head'].update(reg_decoded_bbox=False)
+    cfg['roi_head']['bbox_head']['bbox_coder'] = dict(
+        type='TBLRBBoxCoder', normalizer=4.0
+    )
+    return cfg
+
+
+def other_mask_size(*widths: int) -> dict[str, Any]:
+    cfg = tiny.mask_rcnn(*widths)
+    cfg['roi_head']['mask_roi_extractor']['roi_layer']['output_size'] = 7
+    return cfg
+
+
+def shared_masks(*widths: int) -> dict[str, Any]:
+    cfg = tiny.mask_rcnn(*widths)
+    cfg['roi_head']['mask_head']['class_agnostic'] = True
+    return cfg
+
+
+def five(detector: Callable) -> Callable:
+    return lambda *widths: detector(*widths, num_classes=5)
+
+
+SOFT = 'soft_two_stage'
+BAD: list[tuple[Callable, Callable, Any, type[MkdError], str]] = [
+    (tiny.faster_rcnn, five(tiny.faster_rcnn), SOFT, TeacherClassesError, 'num_cl'),
+    (tiny.faster_rcnn, five(tiny.cascade_rcnn), SOFT, TeacherClassesError, 'num_cl'),
+    (tiny.faster_rcnn, sabl, SOFT, HeadKindError, "boxes='off'"),
+    (sabl, tiny.faster_rcnn, SOFT, HeadKindError, "boxes='off'"),
+    (tiny.mask_rcnn, tiny.faster_rcnn, masks(), HeadKindError, 'mkd_two_stage'),
+    (tiny.faster_rcnn, tiny.mask_rcnn, masks(), TapNotFoundError, SOFT),
+    (tiny.mask_rcnn, other_mask_size, masks(), ShapeMismatchError, 'output_size'),
+    (tiny.mask_rcnn, five(tiny.mask_rcnn), masks(), TeacherClassesError, 'num_cl'),
+    (tiny.cascade_rcnn, tiny.faster_rcnn, stages(0, 1), ConfigError, 'without stage'),
+    (tiny.cascade_rcnn, tiny.cascade_rcnn, SOFT, MkdError, 'roi_head.bbox_'),
+    (tiny.gfl, tiny.faster_rcnn, SOFT, HeadKindError, 'cwd_dense'),
+]
+
+
+@pytest.mark.parametrize('student, teacher, parts, kind, fix', BAD)
+def test_what_does_not_fit_is_told_before_training(
+    student: Callable,
+    teacher: Callable,
+    parts: Any,
+    kind: type[MkdError],
+    fix: str,
+) -> None:
+    parts = recipe(parts) if isinstance(parts, str) else parts
+    with pytest.raises(kind) as error:
+        tiny.build(tiny.distiller(student(4, 8), teacher(8, 16), **parts))
+    assert fix in str(error.value)
+
+
+@pytest.mark.parametrize('student, teacher', [(sabl, tiny.faster_rcnn)])
+def test_the_advice_for_other_codings_works(
+    student: Callable, teacher: Callable
+) -> None:
+    parts = recipe(SOFT)
+    parts['terms']['loss_soft_regions']['boxes'] = 'off'
+    model = tiny.build(tiny.distiller(student(4, 8), teacher(8, 16), **parts))
+    assert 'loss_soft_regions' in model.plan.terms
+
+
+def test_masks_of_all_classes_meet_masks_of_each() -> None:
+    model = tiny.build(
+        tiny.distiller(tiny.mask_rcnn(4, 8), shared_masks(8, 16), **masks())
+    )
+    assert losses_of(model)['loss_soft_masks'] > 0
+
+
+def test_regions_of_one_stage_and_classes_of_another_are_refused() -> None:
+    parts = stages(0, 1)
+    parts['terms']['loss_0']['teacher'] = 'regions_1.teacher'
+    with pytest.raises(PlanError, match='several stages'):
+        tiny.build(
+            tiny.distiller(tiny.cascade_rcnn(4, 8), tiny.cascade_rcnn(8, 16), **parts)
+        )
