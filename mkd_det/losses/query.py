@@ -133,8 +133,12 @@ class QueryKD(PairLoss):
         self, student: HeadOutput, teacher: HeadOutput, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the class, L1 and GIoU parts of two heads."""
-        if student.boxes is None or teacher.boxes is None:
-            raise HeadKindError('QueryKD: a head yields no boxes')
+        if student.earlier is None or student.boxes is None or teacher.boxes is None:
+            raise HeadKindError(
+                'QueryKD: the heads have no queries',
+                expected='heads of DETR, DINO and their kin',
+                fix="type='SoftOutputKD' for dense heads",
+            )
         weights = None if mask is None else mask.reshape(len(mask), -1)[:, 0]
         layers = [
             self._layer(s, t, weights) for s, t in self._layer_pairs(student, teacher)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, HeadKindError
 from mkd_det.losses.query import QueryKD
 from mkd_det.structures import HeadOutput
 
@@ -19,6 +19,10 @@ def queries(count: int = 7, classes: int = 4, seed: int = 0, images: int = 2) ->
     size = torch.rand(images, count, 2, generator=generator) * 0.4 + 0.05
     scores = torch.randn(images, count, classes, generator=generator) * 2
     return HeadOutput(scores, torch.cat([low, low + size], -1), earlier=())
+
+
+def outputs(scores: Tensor, boxes: Tensor) -> HeadOutput:
+    return HeadOutput(scores, boxes, earlier=())
 
 
 def order(output: HeadOutput, rows: Tensor) -> HeadOutput:
@@ -46,7 +50,7 @@ def test_equal_predictions_in_any_order_have_no_loss(
     assert parts(loss, student, teacher) == ZERO
     more = queries(3, seed=5)  # of the student, that nobody matches
     assert student.boxes is not None and more.boxes is not None
-    wider = HeadOutput(
+    wider = outputs(
         torch.cat([more.scores, student.scores], 1),
         torch.cat([more.boxes, student.boxes], 1),
     )
@@ -56,15 +60,15 @@ def test_equal_predictions_in_any_order_have_no_loss(
 def test_the_most_confident_queries_of_a_larger_teacher_are_matched() -> None:
     teacher = queries(9)
     best = teacher.scores[0].amax(-1).topk(4).indices
-    one = HeadOutput(teacher.scores[:1], teacher.boxes[:1])
+    one = outputs(teacher.scores[:1], teacher.boxes[:1])
     assert parts(QueryKD(), order(one, best.flip(0)), one) == ZERO
 
 
 def test_values_of_one_query() -> None:
     """Confidence 0.5, classes 0.5 and 0.2; the box is 0.1 to the right."""
     box = torch.tensor([[[0.2, 0.2, 0.6, 0.6]]])
-    teacher = HeadOutput(torch.tensor([[[0.0, -1.3863]]]), box)
-    student = HeadOutput(torch.tensor([[[1.3863, -1.3863]]]), box + 0.1)
+    teacher = outputs(torch.tensor([[[0.0, -1.3863]]]), box)
+    student = outputs(torch.tensor([[[1.3863, -1.3863]]]), box + 0.1)
     found = parts(QueryKD(negatives=0.1), student, teacher)
     bce = -(0.5 * torch.tensor(0.8).log() + 0.5 * torch.tensor(0.2).log())
     # The divisor is one per image at least.
@@ -99,7 +103,7 @@ def test_all_layers_meet_at_equal_depth() -> None:
 
 def test_images_are_weighed() -> None:
     student, teacher = queries(seed=1), queries()
-    first = HeadOutput(student.scores[:1], student.boxes[:1])
+    first = outputs(student.scores[:1], student.boxes[:1])
     alone = QueryKD().outputs(first, HeadOutput(teacher.scores[:1], teacher.boxes[:1]))
     mask = torch.tensor([1.0, 0.0])[:, None].expand(-1, 7)
     weighed = QueryKD().outputs(student, teacher, mask)
@@ -111,7 +115,7 @@ def test_images_are_weighed() -> None:
 def test_gradients_reach_classes_and_boxes_and_stay_finite() -> None:
     student, teacher = queries(seed=1), queries()
     scores, boxes = (t.clone().requires_grad_() for t in student[:2])
-    found = QueryKD()([HeadOutput(scores, boxes)], [teacher])
+    found = QueryKD()([outputs(scores, boxes)], [teacher])
     sum(found.values()).backward()
     for grad in (scores.grad, boxes.grad):
         assert grad is not None and torch.isfinite(grad).all() and grad.abs().sum() > 0
@@ -121,6 +125,12 @@ def test_a_diverged_student_gives_a_loss_that_is_not_finite() -> None:
     student, teacher = queries(seed=1), queries()
     broken = student._replace(scores=student.scores * float('nan'))
     assert not torch.isfinite(QueryKD()([broken], [teacher])['cls'])
+
+
+def test_heads_without_queries_are_refused() -> None:
+    dense = queries()._replace(earlier=None)
+    with pytest.raises(HeadKindError):
+        QueryKD()([dense], [dense])
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ def faster_rcnn(*_: int) -> dict:
     return tiny.faster_rcnn()
 
 
+def dino(base_channels: int, width: int) -> dict:
+    return tiny.dino(base_channels=base_channels, width=width)
+
+
 def four_levels(*widths: int) -> dict:
     cfg = tiny.gfl(*widths)
     cfg['neck'].update(num_outs=4)
@@ -92,6 +96,7 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),
+    'DINO': (dino, dino, FEATURES | {'mkd_query'}),
     # Heads of other anchors, of points; pyramids of other levels.
     'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),
     'GFL, of ATSS': (tiny.gfl, tiny.atss, DENSE),
