@@ -212,6 +212,7 @@ def test_config_builds_and_runs_one_step(file: Path) -> None:
 def one_step(model_cfg: Any) -> None:
     student = plain(model_cfg)
     model = MODELS.build(copy.deepcopy(model_cfg)).train()
+    tiny.fill_level_embeddings(model)
     if student.type == 'ImageClassifier':
         batch = tiny_images.batch(side=32)
     else:

@@ -593,6 +593,21 @@ def build(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
     return model
 
 
+def fill_level_embeddings(model: Any) -> None:
+    """Give values to what Deformable DETR leaves as uninitialised memory.
+
+    Its `init_weights` does it; a teacher without a checkpoint is not initialised.
+
+    Args:
+        model: A distiller, or any other model.
+    """
+    teachers = getattr(model, 'teachers', {}).values()
+    for one in (model, *(teacher.model for teacher in teachers)):
+        for name, parameter in one.named_parameters():
+            if name.endswith('level_embed'):
+                nn.init.normal_(parameter)
+
+
 def batch(
     images: int = 2,
     size: tuple[int, int] = (64, 64),

@@ -40,7 +40,9 @@ def distiller(student: Any, teacher: Any, term: Any, **more: Any) -> Any:
         terms=dict(loss_it=term),
         **more,
     )
-    return tiny.build(cfg)
+    model = tiny.build(cfg)
+    tiny.fill_level_embeddings(model)
+    return model
 
 
 def losses(model: Any) -> Any:
