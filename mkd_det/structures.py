@@ -26,12 +26,15 @@ class HeadOutput(NamedTuple):
             without distributions.
         priors: Anchors (P_l, 4) or points (P_l, 2) of each level, in input pixels;
             None for heads without priors.
+        earlier: The outputs of the decoder layers before, for heads of queries, whose
+            boxes are in units of the image's sides; None for other heads.
     """
 
     scores: Tensor
     boxes: Tensor | None = None
     bins: Tensor | None = None
     priors: tuple[Tensor, ...] | None = None
+    earlier: tuple[HeadOutput, ...] | None = None
 
 
 class GroundTruth(NamedTuple):

@@ -258,6 +258,182 @@ def _mask_parts(neck: int, num_classes: int) -> dict[str, Any]:
     )
 
 
+def detr(
+    base_channels: int = 8, width: int = 16, queries: int = 6, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny DETR: one level, softmax classes, fixed queries."""
+    attention = dict(embed_dims=width, num_heads=2, dropout=0.0, batch_first=True)
+    ffn = dict(embed_dims=width, feedforward_channels=16, ffn_drop=0.0)
+    return dict(
+        type='DETR',
+        num_queries=queries,
+        data_preprocessor=gfl()['data_preprocessor'],
+        backbone={**_resnet18(base_channels), 'out_indices': (3,)},
+        neck=_mapper([base_channels * 8], width, 1),
+        encoder=dict(
+            num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)
+        ),
+        decoder=dict(
+            num_layers=2,
+            layer_cfg=dict(
+                self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn
+            ),
+            return_intermediate=True,
+        ),
+        positional_encoding=dict(num_feats=width // 2, normalize=True),
+        bbox_head=dict(
+            type='DETRHead',
+            num_classes=num_classes,
+            embed_dims=width,
+            loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0),
+            loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        train_cfg=dict(assigner=_hungarian('ClassificationCost')),
+        test_cfg=dict(max_per_img=queries),
+    )
+
+
+def conditional_detr(**sizes: Any) -> dict[str, Any]:
+    """Config of a tiny Conditional DETR: as DETR, with sigmoid classes.
+
+    mmdet's encodes reference points in a width of 256, whatever the config says.
+    """
+    whole = detr(**{'width': 256, **sizes})
+    width = whole['bbox_head']['embed_dims']
+    for name, cross in (('self_attn_cfg', False), ('cross_attn_cfg', True)):
+        whole['decoder']['layer_cfg'][name] = dict(
+            embed_dims=width, num_heads=2, attn_drop=0.0, cross_attn=cross
+        )
+    whole.update(type='ConditionalDETR')
+    whole['train_cfg'] = dict(assigner=_hungarian('FocalLossCost'))
+    whole['bbox_head'].update(type='ConditionalDETRHead', loss_cls=_FOCAL)
+    return whole
+
+
+def dab_detr(**sizes: Any) -> dict[str, Any]:
+    """Config of a tiny DAB-DETR: queries with boxes that layers refine."""
+    whole = conditional_detr(**{'width': 16, **sizes})
+    whole.update(type='DABDETR', with_random_refpoints=False, num_patterns=0)
+    whole['decoder'].update(
+        query_dim=4, query_scale_type='cond_elewise', with_modulated_hw_attn=True
+    )
+    width = whole['bbox_head']['embed_dims']
+    for name, cross in (('self_attn_cfg', False), ('cross_attn_cfg', True)):
+        whole['decoder']['layer_cfg'][name] = dict(
+            embed_dims=width,
+            num_heads=2,
+            attn_drop=0.0,
+            proj_drop=0.0,
+            cross_attn=cross,
+        )
+    for part in ('encoder', 'decoder'):
+        ffn = dict(whole[part]['layer_cfg']['ffn_cfg'], act_cfg=dict(type='PReLU'))
+        whole[part]['layer_cfg']['ffn_cfg'] = ffn
+    whole['bbox_head'].update(type='DABDETRHead')
+    return whole
+
+
+def deformable_detr(
+    base_channels: int = 8, width: int = 16, queries: int = 6, num_classes: int = 3
+) -> dict[str, Any]:
+    """Config of a tiny Deformable DETR: levels of strides 8 to 64."""
+    own = dict(embed_dims=width, num_heads=2, dropout=0.0)
+    deformable = dict(**own, num_levels=4, num_points=1)
+    ffn = dict(embed_dims=width, feedforward_channels=16, ffn_drop=0.0)
+    return dict(
+        type='DeformableDETR',
+        num_queries=queries,
+        num_feature_levels=4,
+        with_box_refine=False,
+        as_two_stage=False,
+        data_preprocessor=gfl()['data_preprocessor'],
+        backbone={**_resnet18(base_channels), 'out_indices': (1, 2, 3)},
+        neck=_mapper([base_channels * 2**i for i in (1, 2, 3)], width, 4),
+        encoder=dict(
+            num_layers=1, layer_cfg=dict(self_attn_cfg=deformable, ffn_cfg=ffn)
+        ),
+        decoder=dict(
+            num_layers=2,
+            return_intermediate=True,
+            layer_cfg=dict(
+                self_attn_cfg={**own, 'batch_first': True},
+                cross_attn_cfg=deformable,
+                ffn_cfg=ffn,
+            ),
+            post_norm_cfg=None,
+        ),
+        positional_encoding=dict(num_feats=width // 2, normalize=True, offset=-0.5),
+        bbox_head=dict(
+            type='DeformableDETRHead',
+            num_classes=num_classes,
+            embed_dims=width,
+            sync_cls_avg_factor=True,
+            loss_cls=_FOCAL,
+            loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        train_cfg=dict(assigner=_hungarian('FocalLossCost')),
+        test_cfg=dict(max_per_img=queries),
+    )
+
+
+def dino(**sizes: Any) -> dict[str, Any]:
+    """Config of a tiny DINO: queries of the encoder, denoising queries in training."""
+    whole = deformable_detr(**sizes)
+    whole.update(
+        type='DINO',
+        with_box_refine=True,
+        as_two_stage=True,
+        dn_cfg=dict(
+            label_noise_scale=0.5,
+            box_noise_scale=1.0,
+            group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=4),
+        ),
+    )
+    whole['positional_encoding'].update(offset=0.0, temperature=20)
+    whole['bbox_head'].update(type='DINOHead')
+    return whole
+
+
+def ddq_detr(**sizes: Any) -> dict[str, Any]:
+    """Config of a tiny DDQ: distinct queries, dense queries in training."""
+    whole = dino(**sizes)
+    whole.update(
+        type='DDQDETR',
+        dense_topk_ratio=1.5,
+        dqs_cfg=dict(type='nms', iou_threshold=0.8),
+    )
+    whole['bbox_head'].update(type='DDQDETRHead')
+    return whole
+
+
+_FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
+
+
+def _mapper(channels: list[int], width: int, levels: int) -> dict[str, Any]:
+    return dict(
+        type='ChannelMapper',
+        in_channels=channels,
+        kernel_size=1,
+        out_channels=width,
+        act_cfg=None,
+        norm_cfg=dict(type='GN', num_groups=4),
+        num_outs=levels,
+    )
+
+
+def _hungarian(classes: str) -> dict[str, Any]:
+    return dict(
+        type='HungarianAssigner',
+        match_costs=[
+            dict(type=classes, weight=2.0),
+            dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+            dict(type='IoUCost', iou_mode='giou', weight=2.0),
+        ],
+    )
+
+
 _PROPOSALS = dict(
     nms_pre=64, max_per_img=32, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
 )
@@ -456,6 +632,21 @@ def build(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
     model = MODELS.build(Config(dict(model=cfg)).copy().model)
     model.init_weights()
     return model
+
+
+def fill_level_embeddings(model: Any) -> None:
+    """Give values to what Deformable DETR leaves as uninitialised memory.
+
+    Its `init_weights` does it; a teacher without a checkpoint is not initialised.
+
+    Args:
+        model: A distiller, or any other model.
+    """
+    teachers = getattr(model, 'teachers', {}).values()
+    for one in (model, *(teacher.model for teacher in teachers)):
+        for name, parameter in one.named_parameters():
+            if name.endswith('level_embed'):
+                nn.init.normal_(parameter)
 
 
 def batch(

@@ -163,7 +163,7 @@ def _run_teachers(
         if renormalize.key not in shown:
             shown[renormalize.key] = renormalize(inputs, data_samples)
         images = shown[renormalize.key]
-        levels = model.teachers.run(name, images, model.plan.reads[name])
+        levels = model.teachers.run(name, images, model.plan.reads[name], data_samples)
         known[name] = _as_knowledge(model, name, levels)
     return known
 

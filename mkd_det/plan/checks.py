@@ -78,11 +78,13 @@ def check_heads(
                 f'{where}: the class logits of the heads have different activations',
                 expected=f'{reader.activation}, as the teacher',
                 actual=f'{student.activation} in the student',
+                fix="a loss on features: FeatureKD with taps=dict(fpn='neck')",
             )
         if not (reader.aligned or matches_rows):
             raise HeadKindError(
                 f'{where}: the rows of {reader.name} heads have no common order',
                 expected='a loss that matches them (`PairLoss.matches_rows`)',
+                fix="type='QueryKD'",
             )
     return student.activation
 

@@ -46,12 +46,18 @@ class TeacherRunner:
         """Type of the device that the model is on."""
         return next(self.teacher.model.parameters()).device.type
 
-    def run(self, inputs: Tensor, reads: TeacherReads) -> dict[str, Levels]:
+    def run(
+        self,
+        inputs: Tensor,
+        reads: TeacherReads,
+        samples: Sequence[Any] | None = None,
+    ) -> dict[str, Levels]:
         """Run the teacher as far as its taps need, without gradient.
 
         Args:
             inputs: Images as this teacher wants them, (N, 3, H, W).
             reads: What is read of it.
+            samples: A data sample for each image, with its metas.
 
         Returns:
             Levels by tap name.
@@ -64,22 +70,27 @@ class TeacherRunner:
                 f'teacher {self.teacher.name!r} was put into training mode'
             )
         if self.engine is None:
-            self.engine = self._choose_engine(inputs, reads)
+            self.engine = self._choose_engine(inputs, reads, samples)
         run = self._runner(self.engine, reads)
         if self.cache is None:
-            return run(inputs)
+            return run(inputs, samples)
         if self.store is None:
             self.store = TeacherCache(
                 self.cache, self.teacher.model, reads.taps, self._engine_name()
             )
-        return self.store.run(inputs, run)
+        return self.store.run(inputs, run, samples)
 
     def _runner(
         self, engine: Engine, reads: TeacherReads
-    ) -> Callable[[Tensor], dict[str, Levels]]:
-        return lambda images: engine.run(images, reads.taps, reads.calls or None)
+    ) -> Callable[..., dict[str, Levels]]:
+        calls = reads.calls or None
+        return lambda images, samples=None: engine.run(
+            images, reads.taps, calls, samples
+        )
 
-    def _choose_engine(self, inputs: Tensor, reads: TeacherReads) -> Engine:
+    def _choose_engine(
+        self, inputs: Tensor, reads: TeacherReads, samples: Sequence[Any] | None
+    ) -> Engine:
         device, speed = self.settled or ('', '')
         settled = device == self.device_type
         return choose_engine(
@@ -87,7 +98,7 @@ class TeacherRunner:
             self.teacher.model,
             speed if settled else self.speed,
             reads.norm_pairs,
-            lambda engine: self._runner(engine, reads)(inputs),
+            lambda engine: self._runner(engine, reads)(inputs, samples),
             settled,
         )
 
@@ -175,7 +186,13 @@ class TeacherBank(Mapping[str, Teacher]):
             if runner is not None and runner.speed == (wanted or ['auto'])[0]:
                 runner.settled = device, speed
 
-    def run(self, name: str, inputs: Tensor, reads: TeacherReads) -> dict[str, Levels]:
+    def run(
+        self,
+        name: str,
+        inputs: Tensor,
+        reads: TeacherReads,
+        samples: Sequence[Any] | None = None,
+    ) -> dict[str, Levels]:
         """Run one teacher as far as its taps need, without gradient.
 
         Never its loss, target assignment or NMS.
@@ -184,8 +201,10 @@ class TeacherBank(Mapping[str, Teacher]):
             name: Which teacher.
             inputs: Images as this teacher wants them, (N, 3, H, W).
             reads: What is read of it; `Plan.reads` has it.
+            samples: A data sample for each image, with its metas. Models with masks
+                of padding (DETR and its kin) need them; None for no padding.
 
         Returns:
             Levels by tap name.
         """
-        return self.runners[name].run(inputs, reads)
+        return self.runners[name].run(inputs, reads, samples)

@@ -77,7 +77,10 @@ class TeacherCache:
         self._warned: set[str] = set()
 
     def run(
-        self, images: Tensor, run: Callable[[Tensor], dict[str, Levels]]
+        self,
+        images: Tensor,
+        run: Callable[..., dict[str, Levels]],
+        samples: Sequence[Any] | None = None,
     ) -> dict[str, Levels]:
         """Return levels by tap, from the file where it has them, else from `run`.
 
@@ -86,7 +89,9 @@ class TeacherCache:
 
         Args:
             images: A batch (N, 3, H, W), as the teacher wants it.
-            run: The teacher, on some of the images.
+            run: The teacher, on some of the images and, where there are samples, the
+                samples of those.
+            samples: A data sample for each image.
         """
         keys = [_key(image) for image in images]
         known = self._read(keys)
@@ -94,7 +99,8 @@ class TeacherCache:
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         if missing:
-            fresh = run(images[missing])
+            some = () if samples is None else ([samples[i] for i in missing],)
+            fresh = run(images[missing], *some)
             added = {keys[i]: _of_image(fresh, n) for n, i in enumerate(missing)}
             self._write(added)
             known.update(added)

@@ -7,7 +7,7 @@ that yields the same and costs less; the model itself stays as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -105,6 +105,7 @@ class Engine:
         inputs: Tensor,
         taps: Mapping[str, Tap],
         stop_after: Mapping[str, int] | None = None,
+        samples: Sequence[Any] | None = None,
     ) -> dict[str, Levels]:
         """Return levels by tap name, in the layout of the plain model.
 
@@ -115,6 +116,7 @@ class Engine:
             inputs: Images as the model wants them, (N, 3, H, W).
             taps: Taps to read.
             stop_after: See `taps.capture`.
+            samples: A data sample for each image, see `run_features`.
         """
         dtype, plain = self.speedup.dtype, self.speedup.speed == 'off'
         if not plain and inputs.dim() == 4:
@@ -127,7 +129,7 @@ class Engine:
             nullcontext() if plain else own,
             capture(self.model, taps, stop_after=stop_after) as seen,
         ):
-            run_features(self.model, inputs)
+            run_features(self.model, inputs, samples)
         if plain:
             return seen
         return {

@@ -46,6 +46,10 @@ def mask_rcnn(*_: int) -> dict:
     return tiny.mask_rcnn()
 
 
+def dino(base_channels: int, width: int) -> dict:
+    return tiny.dino(base_channels=base_channels, width=width)
+
+
 def four_levels(*widths: int) -> dict:
     cfg = tiny.gfl(*widths)
     cfg['neck'].update(num_outs=4)
@@ -104,6 +108,7 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),
+    'DINO': (dino, dino, FEATURES | {'mkd_query'}),
     # Heads of other anchors, of points; pyramids of other levels.
     'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),
     'GFL, of ATSS': (tiny.gfl, tiny.atss, DENSE),

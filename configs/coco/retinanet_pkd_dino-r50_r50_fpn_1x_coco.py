@@ -1,0 +1,18 @@
+"""PKD on COCO: DINO ResNet-50 teaches RetinaNet ResNet-50 (36.5 alone), necks matched by stride.
+
+Download COCO 2017 (https://cocodataset.org) at data/coco, and into checkpoints/
+the teacher (49.0 box AP)
+https://download.openmmlab.com/mmdetection/v3.0/dino/dino-4scale_r50_8xb2-12e_coco/dino-4scale_r50_8xb2-12e_coco_20221202_182705-55b2bba2.pth
+"""
+
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/recipes/pkd_dense.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(t=dict(
+        cfg='mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py',
+        checkpoint='checkpoints/dino-4scale_r50_8xb2-12e_coco_20221202_182705-55b2bba2.pth')),
+    **_base_.pop('recipe'))
+# A few boxes of COCO have no height; mmdet leaves them out.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

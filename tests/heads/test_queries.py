@@ -1,0 +1,165 @@
+"""Heads of queries (DETR and its kin): what is read of them, and how they are run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+
+import tiny
+from mkd_det.errors import HeadKindError, PlanError, TeacherClassesError
+from mkd_det.heads.queries import QueryReader
+from mkd_det.heads.running import run_features
+from mkd_det.taps import Tap, capture
+
+FAMILIES = {
+    'detr': tiny.detr,
+    'conditional': tiny.conditional_detr,
+    'dab': tiny.dab_detr,
+    'deformable': tiny.deformable_detr,
+    'dino': tiny.dino,
+    'ddq': tiny.ddq_detr,
+}
+QUERY = dict(type='QueryKD', student='head', teacher='t.head', layers='all')
+MEMORY = dict(type='FeatureKD', student='memory', teacher='t.memory')
+DECODER = dict(type='FeatureKD', student='decoder', teacher='t.decoder')
+
+
+def distiller(student: Any, teacher: Any, term: Any, **more: Any) -> Any:
+    taps = dict(
+        head='bbox_head', memory='encoder', decoder='decoder.layers.*', fpn='neck'
+    )
+    cfg = tiny.distiller(
+        student,
+        teacher,
+        taps=taps,
+        adapters={},
+        branches={},
+        terms=dict(loss_it=term),
+        **more,
+    )
+    model = tiny.build(cfg)
+    tiny.fill_level_embeddings(model)
+    return model
+
+
+def losses(model: Any) -> Any:
+    model.train()
+    data = model.data_preprocessor(tiny.batch(), training=True)
+    return model(**data, mode='loss')
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_memory_and_queries_are_distilled(name: str) -> None:
+    family = FAMILIES[name]
+    model = distiller(family(), family(), MEMORY, probe_size=64)
+    assert losses(model)['loss_it'] > 0
+    model = distiller(family(), family(base_channels=16), QUERY)
+    found = losses(model)
+    assert {'loss_it_cls', 'loss_it_l1', 'loss_it_giou'} <= set(found)
+    total, _ = model.parse_losses(found)
+    total.backward()
+    assert all(torch.isfinite(found[f'loss_it_{k}']) for k in ('cls', 'l1', 'giou'))
+
+
+@pytest.mark.parametrize('name', ['detr', 'conditional', 'dab', 'deformable'])
+def test_decoder_layers_are_distilled(name: str) -> None:
+    family = FAMILIES[name]
+    assert losses(distiller(family(), family(), DECODER))['loss_it'] > 0
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_denoising_queries_are_no_features(name: str) -> None:
+    family = FAMILIES[name]
+    with pytest.raises(PlanError, match='denoising') as caught:
+        distiller(family(), family(), DECODER)
+    assert 'QueryKD' in caught.value.fix
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_head_is_read_as_it_predicts(name: str) -> None:
+    head: Any = tiny.build(FAMILIES[name]()).bbox_head
+    QueryReader(head).prove(head, [], 'head')
+
+
+def test_a_head_that_is_read_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    head: Any = tiny.build(tiny.deformable_detr()).bbox_head
+    monkeypatch.setattr('mkd_det.heads.queries._corners', lambda boxes: boxes)
+    with pytest.raises(HeadKindError):
+        QueryReader(head).prove(head, [], 'head')
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_denoising_and_dense_queries_are_left_out(name: str) -> None:
+    """In training the queries that are read are those of prediction."""
+    model: Any = tiny.build(FAMILIES[name]())
+    reader = QueryReader(model.bbox_head)
+    tap = {'head': Tap(('bbox_head',), layout=QueryReader.layout)}
+    data = model.data_preprocessor(tiny.batch(), training=True)
+    with capture(model.eval(), tap) as seen, torch.no_grad():
+        run_features(model, data['inputs'], data['data_samples'])
+    evaluated = reader.read(model.bbox_head, seen['head'])
+    with capture(model.train(), tap) as seen, torch.no_grad():
+        model(**data, mode='loss')
+    assert seen['head'][0][0].shape[1] > reader.queries
+    trained = reader.read(model.bbox_head, seen['head'])
+    assert trained.scores.shape == evaluated.scores.shape
+    assert evaluated.earlier is not None and len(evaluated.earlier) == 1
+
+
+def test_padding_reaches_a_teacher() -> None:
+    """What is beside the image is masked: the metas of the batch are used."""
+    model: Any = tiny.build(tiny.detr()).eval()
+    images = torch.randn(1, 3, 64, 64)
+    tap = {'memory': Tap(('encoder',))}
+    seen = []
+    for width in (64, 32):
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, width), batch_input_shape=(64, 64))
+        )
+        with capture(model, tap) as found, torch.no_grad():
+            run_features(model, images, [sample])
+        seen.append(found['memory'][0])
+    assert not torch.allclose(*seen)
+
+
+def test_numbers_of_queries_and_layers_may_differ() -> None:
+    teacher = tiny.deformable_detr(queries=9)
+    teacher['decoder']['num_layers'] = 3
+    assert losses(distiller(tiny.dino(queries=5), teacher, QUERY))['loss_it_cls'] > 0
+
+
+def test_class_counts_and_activations_must_agree() -> None:
+    with pytest.raises(TeacherClassesError) as caught:
+        distiller(tiny.dino(), tiny.dino(num_classes=4), QUERY)
+    assert 'num_classes' in caught.value.fix
+    with pytest.raises(HeadKindError) as other:
+        distiller(tiny.dino(), tiny.detr(), QUERY)
+    assert "fpn='neck'" in other.value.fix
+    # The advice works.
+    fpn = dict(type='FeatureKD', student='fpn', teacher='t.fpn')
+    assert losses(distiller(tiny.dino(), tiny.detr(), fpn))['loss_it'] > 0
+
+
+def test_only_a_loss_that_matches_compares_queries() -> None:
+    soft = dict(type='SoftOutputKD', student='head', teacher='t.head')
+    with pytest.raises(HeadKindError) as caught:
+        distiller(tiny.dino(), tiny.dino(), soft)
+    assert 'QueryKD' in caught.value.fix
+
+
+def test_stacked_decoder_layers_are_no_map() -> None:
+    with pytest.raises(PlanError) as caught:
+        tiny.build(
+            tiny.distiller(
+                tiny.detr(),
+                tiny.detr(),
+                taps=dict(d='decoder'),
+                adapters={},
+                branches={},
+                terms=dict(loss_it=dict(type='FeatureKD', student='d', teacher='t.d')),
+            )
+        )
+    assert 'decoder.layers.*' in caught.value.fix
