@@ -204,7 +204,19 @@ class Planner:
     def _probe(self) -> None:
         """Run both models once; note shapes, and what is read of each teacher."""
         plan = self.plan
-        self.probed = probe(self.student, self.teachers, plan.taps, self.probed.size)
+        self.probed = probe(
+            self.student,
+            self.teachers,
+            plan.taps,
+            self.probed.size,
+            self.config.probe.shape,
+        )
+        if self.probed.size != self.probed.wanted:
+            height, width = self.probed.size
+            plan.notes.append(
+                f'shapes are those of {height}x{width} images: a model does not run on'
+                ' the size of probe_size'
+            )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed

@@ -55,6 +55,7 @@ def probe(
     teachers: Mapping[str, HasModel],
     taps: Mapping[str, Mapping[str, Tap]],
     size: tuple[int, int],
+    shape: tuple[int, ...] | None = None,
 ) -> Probed:
     """Run every model that has taps once, in eval mode, on zeros.
 
@@ -67,6 +68,8 @@ def probe(
         teachers: The teachers by name.
         taps: Taps by owner and name.
         size: (H, W) of the image.
+        shape: Shape of the input without the batch, where it is no usual image; `size`
+            is not used then.
 
     Raises:
         TapError: A tap yields nothing that can be read.
@@ -77,11 +80,13 @@ def probe(
         for owner in taps
     }
     failures: list[tuple[str, str]] = []
-    for tried in (size, *((side, side) for side in OTHER_SIZES)):
-        probed = Probed(tried, wanted=size)
+    others = ((side, side) for side in OTHER_SIZES)
+    given = (shape[-2], shape[-1]) if shape else size
+    for tried in (given,) if shape else (size, *others):
+        probed = Probed(tried, wanted=given)
         try:
             for owner, model in models.items():
-                _probe_one(probed, owner, model, taps[owner])
+                _probe_one(probed, owner, model, taps[owner], shape)
         except MkdError:
             raise
         except Exception as error:  # of a model, it may be any
@@ -95,10 +100,15 @@ def probe(
 
 
 def _probe_one(
-    probed: Probed, owner: str, model: nn.Module, named: Mapping[str, Tap]
+    probed: Probed,
+    owner: str,
+    model: nn.Module,
+    named: Mapping[str, Tap],
+    shape: tuple[int, ...] | None,
 ) -> None:
     of_student = owner == 'student'
-    image = next(model.parameters()).new_zeros(1, image_channels(model), *probed.size)
+    shape = shape or (image_channels(model), *probed.size)
+    image = next(model.parameters()).new_zeros(1, *shape)
     finder = NormPairFinder()
     seen: Captured
     with (
@@ -153,10 +163,9 @@ def _cannot_run(owner: str, why: str, name: str) -> ProbeError:
         expected='a model that runs on an image of zeros',
         actual=why,
         fix='probe_size=(H, W) of images that it runs on\n'
-        'probe=dict(shape=(3, 8, 224, 224)) for input of other dimensions\n'
-        'probe=dict(samples=True) for a model that needs data samples\n'
-        "probe=dict(function='package.module.function') for any other;"
-        ' function(model, inputs, samples) runs its layers once',
+        'probe=dict(shape=(3, 8, 224, 224)) for input of another shape: as one sample'
+        ' of its data has it\n'
+        "a subclass whose forward(inputs, None, mode='tensor') needs no data samples",
     )
 
 
