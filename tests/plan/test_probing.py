@@ -93,7 +93,7 @@ def test_a_model_of_other_input_is_refused_with_advice_that_works() -> None:
     terms = term('FeatureKD', 'stem', 't.stem')
     error = refused(ProbeError, student=video, teacher=video, terms=terms, **STEM)
     assert 'probe=dict(shape=(3, 8, 224, 224))' in error.fix
-    assert 'the student (Strange)' in error.message
+    assert 'the student, a Strange' in error.message
     shape = dict(shape=(3, 4, 16, 16))
     assert build(video, video, terms=terms, probe=shape, **STEM).plan.terms
     refused(
@@ -107,7 +107,7 @@ def test_a_model_that_needs_data_samples_is_refused_by_name() -> None:
     error = refused(
         ProbeError, student=dict(type='Strange'), teacher=needs, terms=terms, **STEM
     )
-    assert "teacher 't' (Strange)" in error.message
+    assert "teacher 't', a Strange" in error.message
     assert "mode='tensor'" in error.fix and 'TypeError' in error.actual
 
 
