@@ -73,6 +73,18 @@ class Adapter(nn.Module):
         self.student_specs = tuple(student)
         self.teacher_specs = tuple(teacher)
 
+    @classmethod
+    def suggest_taps(cls, model: nn.Module) -> tuple[str, ...]:
+        """Return paths of a model that the adapter can read, for advice in errors.
+
+        Args:
+            model: The student or a teacher.
+
+        Returns:
+            Paths; empty where none are better than others.
+        """
+        return ()
+
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the part of the frozen teacher that the adapter uses, if any.
 

@@ -27,7 +27,7 @@ def random_transforms(dataset: Any) -> list[str]:
     """
     found = [
         type(transform).__name__
-        for transform in _transforms(dataset)
+        for transform in transforms_in(dataset)
         if getattr(transform, '_methods_with_randomness', None)
         or type(transform).__name__.startswith(('Random', *_UNDECLARED))
     ]
@@ -38,18 +38,22 @@ def random_transforms(dataset: Any) -> list[str]:
     return [] if same else [f'the pipeline of {type(dataset).__name__}']
 
 
-def _transforms(part: Any) -> Iterator[Any]:
+def transforms_in(part: Any) -> Iterator[Any]:
     """Yield all transforms inside datasets, wrappers and transforms."""
+    if isinstance(part, (list, tuple)):  # the pipeline of MultiImageMixDataset
+        for one in part:
+            yield one
+            yield from transforms_in(one)
     for name in ('dataset', 'pipeline'):
         inner = getattr(part, name, None)
         if inner is not None and not isinstance(inner, (str, dict)):
-            yield from _transforms(inner)
+            yield from transforms_in(inner)
     for inner in getattr(part, 'datasets', None) or ():
-        yield from _transforms(inner)
+        yield from transforms_in(inner)
     for transform in getattr(part, 'transforms', None) or ():
         for one in transform if isinstance(transform, (list, tuple)) else [transform]:
             yield one
-            yield from _transforms(one)
+            yield from transforms_in(one)
 
 
 def _sample(dataset: Any, seed: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
 from .state import attach_state_hooks
 from .step import STATISTIC, StepLosses, training_step
+from .students import check_student
 
 
 class _Original:
@@ -82,6 +83,7 @@ class Distiller(BaseModel):
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
+        check_student(model)
         super().__init__(model.data_preprocessor, init_cfg)
         self.config = config
         self.student = model

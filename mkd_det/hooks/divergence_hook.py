@@ -17,11 +17,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..distiller.model import Distiller
 from ..distiller.state import PARTS, STATE
 from ..errors import DivergenceError
-from ..io.random_state import random_state
-from ..training.divergence import examine_step, save_step
+from ..training.divergence import StepStart, examine_step, save_step
 
 # A gradient scaler of mixed precision skips steps whose gradients overflow, and halves
 # its scale each time. After so many in a row its scale of 2**16 is 2**-14.
@@ -54,9 +52,7 @@ class DivergenceHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._batch: Any = None
-        self._random: dict[str, Any] = {}
-        self._balance: dict[str, Tensor] = {}
+        self._start: StepStart | None = None
         self._stepped = False
         self._skipped = 0
         self._finite: frozenset[str] = frozenset()
@@ -83,10 +79,8 @@ class DivergenceHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Note what the step begins with."""
-        self._batch, self._random, self._stepped = data_batch, random_state(), False
-        balance = getattr(_model(runner), 'balance', None)
-        if isinstance(_model(runner), Distiller) and balance is not None:
-            self._balance = {k: v.clone() for k, v in balance.state_dict().items()}
+        self._start = StepStart.take(_model(runner), data_batch)
+        self._stepped = False
 
     def after_train_iter(
         self,
@@ -104,7 +98,7 @@ class DivergenceHook(Hook):
                 self._stop(runner, f'{MAX_SKIPPED} steps in a row overflowed')
         elif self._is_bad(runner, (outputs or {}).get('loss')):
             self._stop(runner, 'the loss is not finite')
-        self._batch = None
+        self._start = None
 
     def _is_bad(self, runner: Runner, loss: Any) -> bool:
         """Return whether the loss of any rank is not finite; all ranks agree."""
@@ -174,13 +168,10 @@ class DivergenceHook(Hook):
         of_rank = f'_rank{rank}' if get_world_size() > 1 else ''
         path = Path(runner.work_dir, f'diverged_iter_{number}{of_rank}.pth')
         model, words = _model(runner), what
-        if self._batch is not None:
-            dtype = _autocast_type(runner)
-            save_step(
-                path, model, self._batch, self._random, dtype, self._balance or None
-            )
+        if self._start is not None:
+            save_step(path, model, self._start, _autocast_type(runner))
             with next(iter(_wrappers(runner))).optim_context(model):
-                words = self._examine(model, what)
+                words = _examine(model, self._start, what)
         found = all_gather_object(words)
         if len(found) > 1:
             words = '; '.join(f'rank {i}: {part}' for i, part in enumerate(found))
@@ -192,17 +183,18 @@ class DivergenceHook(Hook):
             fix=f'{_FIX}\nmkd-det replay CONFIG {path}  # runs this step again',
         )
 
-    def _examine(self, model: Any, what: str) -> str:
-        try:
-            findings = examine_step(model, self._batch, self._random)
-        except Exception as error:  # the step is saved; why it failed is a bonus
-            return f'{what} ({type(error).__name__} when it was run again: {error})'
-        return what if findings.finite else str(findings)
-
     def _remove_handles(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _examine(model: Any, start: StepStart, what: str) -> str:
+    try:
+        findings = examine_step(model, start)
+    except Exception as error:  # the step is saved; why it failed is a bonus
+        return f'{what} ({type(error).__name__} when it was run again: {error})'
+    return what if findings.finite else str(findings)
 
 
 def _model(runner: Runner) -> Any:

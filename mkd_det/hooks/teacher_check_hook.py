@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
 from ..io.random_state import preserved_random_state
 from ..teachers.loading import Teacher
+from ..teachers.renormalize import image_preprocessor
 from ..training.class_order import check_teacher_labels, is_described
 from ..training.runtime import class_count, get_distiller
 from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
@@ -85,9 +86,9 @@ class TeacherCheckHook(Hook):
         with preserved_random_state():
             distiller.teachers.load()
             for name, teacher in distiller.teachers.items():
-                for line in _differences(
-                    distiller.student.data_preprocessor, teacher.model.data_preprocessor
-                ):
+                model: Any = teacher.model
+                theirs = image_preprocessor(model.data_preprocessor)
+                for line in _differences(distiller.student.data_preprocessor, theirs):
                     print_log(f'Teacher {name}: {line}', logger=runner.logger)
                 if self._classes_agree(runner, teacher):
                     self._evaluate(runner, teacher)

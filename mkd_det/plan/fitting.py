@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..errors import (
     ConfigError,
     MkdError,
     PlanError,
+    ProbeError,
     ShapeMismatchError,
     TapNotFoundError,
     TapOutputError,
@@ -23,10 +25,12 @@ from ..heads.base import traits_of
 from ..taps import Tap
 from .plan import HasModel
 from .recipes import TEACHER, Needs, Recipe, packaged_recipes
+from .refs import adapter_class
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
 # a pair are the same in every recipe.
 HELPED = (TapNotFoundError, TapSilentError, TapOutputError, PlanError)
+NOT_HELPED = (ShapeMismatchError, ProbeError)
 
 
 def suggest_recipes(
@@ -34,23 +38,75 @@ def suggest_recipes(
     student: BaseModel,
     teachers: Mapping[str, HasModel],
     config: DistillConfig,
+    ran: bool = True,
 ) -> None:
-    """Add the names of the recipes that fit the pair to the advice of an error.
+    """Add to the advice of an error what works for the pair.
+
+    That is: taps with which the adapters of this config can be planned, and the names
+    of the recipes that can. All are planned before they are named.
 
     Args:
         error: The error that the plan of the pair ended with.
         student: The student, without branches.
         teachers: The teachers by name; the first one counts.
         config: The config that was planned.
+        ran: Whether the models were run: a config error before is a slip of the pen,
+            after it a matter of the pair.
     """
-    helped = isinstance(error, HELPED) and not isinstance(error, ShapeMismatchError)
+    helped = isinstance(error, HELPED) and not isinstance(error, NOT_HELPED)
+    helped |= isinstance(error, ConfigError) and ran
     if not helped or not teachers:
         return
     teacher = next(iter(teachers.values()))
+    lines = [taps_that_work(student, teachers, config)]
     names = recipes_for(student, teacher.model, config.probe_shape)
     if names:
-        line = f'recipes that fit the pair: {", ".join(names)}'
-        error.fix = f'{error.fix}\n{line}' if error.fix else line
+        lines.append(f'recipes that fit the pair: {", ".join(names)}')
+    error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
+
+
+def taps_that_work(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> str:
+    """Return taps with which adapters that know better ones can be planned.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config that cannot be planned.
+
+    Returns:
+        What to write; empty if nothing better is known, or it does not work either.
+    """
+    taps, own = dict(config.taps), {n: dict(t.taps) for n, t in config.teachers.items()}
+    for name, adapter in config.adapters.items():
+        owner, _, key = adapter.teacher.rpartition('.')
+        suggest = adapter_class(name, adapter).suggest_taps
+        if owner not in teachers:
+            continue
+        ours, theirs = suggest(student), suggest(teachers[owner].model)
+        if not ours or not theirs:
+            continue
+        taps[adapter.student] = ours
+        own[owner].pop(key, None)
+        if adapter.student != key or theirs != ours:
+            own[owner][key] = theirs
+    given = {n: replace(t, taps=own[n]) for n, t in config.teachers.items()}
+    better = replace(config, taps=taps, teachers=given)
+    if better == config or not _can_be_planned(student, teachers, better):
+        return ''
+    lines = [
+        f'taps=dict({key}={list(value)!r})'
+        for key, value in taps.items()
+        if value != config.taps.get(key)
+    ]
+    lines += [
+        f'teachers.{owner}.taps=dict({key}={list(value)!r})'
+        for owner, named in own.items()
+        for key, value in named.items()
+        if value != config.teachers[owner].taps.get(key)
+    ]
+    return '\n'.join(lines)
 
 
 def recipes_for(
@@ -103,8 +159,6 @@ def can_be_planned(
         teacher: The teacher.
         size: (H, W) of the image that the models are run on, in pixels.
     """
-    from .planner import Planner  # which imports this file
-
     given: dict[str, Any] = {**recipe.arguments, 'probe_size': size}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
@@ -113,7 +167,15 @@ def can_be_planned(
     except ConfigError:
         return False
     models = {name: _Teacher(teacher) for name in config.teachers}
-    planner = Planner(student, models, config)
+    return _can_be_planned(student, models, config)
+
+
+def _can_be_planned(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> bool:
+    from .planner import Planner  # which imports this file
+
+    planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
             planner.build(suggest=False)

@@ -105,6 +105,7 @@ class Plan:
         reads: What is read of each teacher, for the bank.
         off: Names of the parts of the config that are switched off.
         speeds: How each teacher is to run, in words.
+        notes: What a person should know of the plan, a sentence each.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class Plan:
     reads: dict[str, TeacherReads] = field(default_factory=dict)
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
         """Return the names of the teachers that a term or adapter reads."""

@@ -70,7 +70,8 @@ class Planner:
         except MkdError as error:
             self.detach_branches()
             if suggest:
-                suggest_recipes(error, self.student, self.teachers, self.config)
+                ran = bool(self.probed.levels)
+                suggest_recipes(error, self.student, self.teachers, self.config, ran)
             raise
 
     def _build(self) -> Plan:
@@ -171,9 +172,10 @@ class Planner:
             self.plan.taps.setdefault('student', {})[str(ref)] = Tap.parse(paths)
             return
         model, tap = self._model(ref.owner), Tap.parse(self._tap_text(ref))
-        for kind in reader_classes():
-            kind.check_tap(model, tap, ref.owner == 'student', f'tap {ref}')
-        path, module = tap.resolve(model)[0]
+        with self.refs.name_model(ref.owner, model):
+            for kind in reader_classes():
+                kind.check_tap(model, tap, ref.owner == 'student', f'tap {ref}')
+            path, module = tap.resolve(model)[0]
         taps = self.plan.taps.setdefault(ref.owner, {})
         reader = None if tap.inputs else find_reader(module)
         if reader is not None:
@@ -204,7 +206,20 @@ class Planner:
     def _probe(self) -> None:
         """Run both models once; note shapes, and what is read of each teacher."""
         plan = self.plan
-        self.probed = probe(self.student, self.teachers, plan.taps, self.probed.size)
+        self.probed = probe(
+            self.student,
+            self.teachers,
+            plan.taps,
+            self.probed.size,
+            self.config.probe.shape,
+            self.refs.name_model,
+        )
+        if self.probed.size != self.probed.wanted:
+            height, width = self.probed.size
+            plan.notes.append(
+                f'shapes are those of {height}x{width} images: a model does not run on'
+                ' the size of probe_size'
+            )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from .plan import HasModel
 # Sizes that are tried where a model cannot run on images of the wanted size. The
 # first ones suit models with large strides, the others models of one input size.
 OTHER_SIZES = (384, 512, 300, 320, 224, 416, 640, 800)
+# Makes a context in which errors name the model of an owner.
+NameModel = Callable[[str, Any], AbstractContextManager[None]]
 # Parameters beyond it are taken for uninitialised memory.
 _LARGE = 1e4
 
@@ -55,6 +58,8 @@ def probe(
     teachers: Mapping[str, HasModel],
     taps: Mapping[str, Mapping[str, Tap]],
     size: tuple[int, int],
+    shape: tuple[int, ...] | None = None,
+    name_model: NameModel = lambda owner, model: nullcontext(),
 ) -> Probed:
     """Run every model that has taps once, in eval mode, on zeros.
 
@@ -67,6 +72,9 @@ def probe(
         teachers: The teachers by name.
         taps: Taps by owner and name.
         size: (H, W) of the image.
+        shape: Shape of the input without the batch, where it is no usual image; `size`
+            is not used then.
+        name_model: Makes a context in which errors name a model, see `References`.
 
     Raises:
         TapError: A tap yields nothing that can be read.
@@ -77,11 +85,14 @@ def probe(
         for owner in taps
     }
     failures: list[tuple[str, str]] = []
-    for tried in (size, *((side, side) for side in OTHER_SIZES)):
-        probed = Probed(tried, wanted=size)
+    others = ((side, side) for side in OTHER_SIZES)
+    given = (shape[-2], shape[-1]) if shape else size
+    for tried in (given,) if shape else (size, *others):
+        probed = Probed(tried, wanted=given)
         try:
             for owner, model in models.items():
-                _probe_one(probed, owner, model, taps[owner])
+                with name_model(owner, model):
+                    _probe_one(probed, owner, model, taps[owner], shape)
         except MkdError:
             raise
         except Exception as error:  # of a model, it may be any
@@ -91,14 +102,21 @@ def probe(
                 break
             continue
         return probed
-    raise _cannot_run(*failures[0], type(models[failures[0][0]]).__name__)
+    owner, why = failures[0]
+    with name_model(owner, models[owner]):
+        raise _cannot_run(owner, why)
 
 
 def _probe_one(
-    probed: Probed, owner: str, model: nn.Module, named: Mapping[str, Tap]
+    probed: Probed,
+    owner: str,
+    model: nn.Module,
+    named: Mapping[str, Tap],
+    shape: tuple[int, ...] | None,
 ) -> None:
     of_student = owner == 'student'
-    image = next(model.parameters()).new_zeros(1, image_channels(model), *probed.size)
+    shape = shape or (image_channels(model), *probed.size)
+    image = next(model.parameters()).new_zeros(1, *shape)
     finder = NormPairFinder()
     seen: Captured
     with (
@@ -146,17 +164,16 @@ def _in_a_line(error: Exception) -> str:
     return f'{type(error).__name__}: {lines[0][:200]}'
 
 
-def _cannot_run(owner: str, why: str, name: str) -> ProbeError:
+def _cannot_run(owner: str, why: str) -> ProbeError:
     whose = 'the student' if owner == 'student' else f'teacher {owner!r}'
     return ProbeError(
-        f'{whose} ({name}) cannot be run to find the shapes of its taps',
+        f'{whose} cannot be run to find the shapes of its taps',
         expected='a model that runs on an image of zeros',
         actual=why,
         fix='probe_size=(H, W) of images that it runs on\n'
-        'probe=dict(shape=(3, 8, 224, 224)) for input of other dimensions\n'
-        'probe=dict(samples=True) for a model that needs data samples\n'
-        "probe=dict(function='package.module.function') for any other;"
-        ' function(model, inputs, samples) runs its layers once',
+        'probe=dict(shape=(3, 8, 224, 224)) for input of another shape: as one sample'
+        ' of its data has it\n'
+        "a subclass whose forward(inputs, None, mode='tensor') needs no data samples",
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..branches.base import Branch
 from ..config import AdapterConfig, DistillConfig, TermConfig
-from ..errors import ConfigError, nearest_names
+from ..errors import ConfigError, MkdError, nearest_names
 from ..registry import ADAPTERS, LOSSES, find_class
 
 # What every term and adapter reads; terms may read more, see `PairLoss.also`.
@@ -60,6 +61,25 @@ class References:
         adapter = self.config.adapters[name]
         given = {'student': adapter.student, 'teacher': adapter.teacher}
         return self._parse_all(given, {}, f'adapter {name!r}')
+
+    @contextmanager
+    def name_model(self, owner: str, model: Any) -> Iterator[None]:
+        """Say in typed errors raised inside which model they are about.
+
+        Args:
+            owner: 'student' or a teacher's name.
+            model: The model.
+        """
+        try:
+            yield
+        except MkdError as error:
+            words = f'the student, a {type(model).__name__}'
+            if owner != 'student':
+                file = self.config.teachers[owner].cfg
+                words = f'teacher {owner!r}, a {type(model).__name__}'
+                words += f' of {file}' if isinstance(file, str) else ''
+            error.message = f'{error.message} ({words})'
+            raise
 
     def _parse_all(
         self, given: Mapping[str, Any], also: Mapping[str, str], where: str

@@ -69,6 +69,8 @@ def render(plan: Plan, width: int = 110) -> str:
         table.add_row(f'branch {name}', f'{type(branch).__name__}: {keys}', '', '', '')
     for name in plan.off:
         table.add_row(name, 'off', '', '', '')
+    for note in plan.notes:
+        table.add_row('note', note, '', '', '')
     text = io.StringIO()
     Console(file=text, width=width).print(table)
     return text.getvalue()

@@ -92,6 +92,19 @@ class CrossHead(Probe):
         """The teacher's head."""
         return None if self._rest is None else self._rest.head
 
+    @classmethod
+    def suggest_taps(cls, model: nn.Module) -> tuple[str, ...]:
+        """Return the layer before the last one of each branch of the dense head."""
+        for name, head in model.named_modules():
+            branches = [
+                f'{name}.{key}.{_layer_before_last(child)}'
+                for key, child in head.named_children()
+                if is_dense_head(head) and key in ('cls_convs', 'reg_convs')
+            ]
+            if branches:
+                return tuple(branches)
+        return ()
+
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's head and take off the layers up to the tap."""
         if tap.inputs:
@@ -261,6 +274,14 @@ class _Entry(nn.Module):
 
     def forward(self, _: Tensor) -> Tensor:
         return self.levels.pop(0)
+
+
+def _layer_before_last(branch: nn.Module) -> str:
+    """Return the path in a branch; with `*` where each level has layers of its own."""
+    layers = list(branch.children())
+    if layers and isinstance(layers[0], (nn.ModuleList, nn.Sequential)):
+        return f'*.{_layer_before_last(layers[0])}'
+    return str(max(len(layers) - 2, 0))
 
 
 def _parents(path: str) -> list[str]:

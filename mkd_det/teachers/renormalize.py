@@ -27,6 +27,7 @@ class Renormalizer:
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, name: str) -> None:
+        teacher = image_preprocessor(teacher)
         theirs = getattr(teacher, 'pad_size_divisor', 1)
         ours = getattr(student, 'pad_size_divisor', 1)
         if ours % theirs:
@@ -90,6 +91,17 @@ class Renormalizer:
         return 'own mean and std' + (', channels swapped' if self.flip else '')
 
 
+def image_preprocessor(preprocessor: nn.Module) -> nn.Module:
+    """Return the preprocessor that makes images ready.
+
+    The preprocessor of a semi-supervised detector holds that of its branches.
+
+    Args:
+        preprocessor: Data preprocessor of a model.
+    """
+    return getattr(preprocessor, 'data_preprocessor', preprocessor)
+
+
 def image_channels(model: nn.Module) -> int:
     """Return the number of channels of the images that a model sees.
 
@@ -99,8 +111,8 @@ def image_channels(model: nn.Module) -> int:
     Args:
         model: The model.
     """
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    mean = getattr(preprocessor, 'mean', None)
+    preprocessor = image_preprocessor(model)
+    mean = getattr(image_preprocessor(preprocessor), 'mean', None)
     if mean is not None and mean.numel() > 1:
         return mean.numel()
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)

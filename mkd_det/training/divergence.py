@@ -24,8 +24,9 @@ from ..distiller.step import STATISTIC
 from ..errors import CheckpointFileError, CheckpointKeysError, ConfigError
 from ..io.atomic import write_atomically
 from ..io.checkpoint import read_checkpoint
-from ..io.random_state import set_random_state
+from ..io.random_state import random_state, set_random_state
 from ..structures import tensors_in
+from .carried_state import Attributes, read_attributes, write_attributes
 from .plain_batch import pack, unpack
 from .runtime import build_model
 
@@ -34,6 +35,53 @@ KIND = 'mkd_det: a training step'
 # What the message hub tells a step about its place in the training.
 PROGRESS = ('iter', 'max_iters', 'epoch')
 _CONFIG = 'the config that the training was started with: its work dir has it'
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """What a training step begins with, beside the weights.
+
+    Args:
+        batch: What the dataloader yielded.
+        random: Random states.
+        balance: State of the balance of terms, which a step changes.
+        preprocessor: Attributes of the data preprocessor, which a step may change.
+    """
+
+    batch: Any
+    random: Mapping[str, Any]
+    balance: Mapping[str, Tensor] = field(default_factory=dict)
+    preprocessor: Attributes = field(default_factory=dict)
+
+    @classmethod
+    def take(cls, model: BaseModel, batch: Any) -> StepStart:
+        """Note what the next step of a model begins with.
+
+        Args:
+            model: The model, without a wrapper.
+            batch: What the dataloader yielded.
+        """
+        balance = model.balance if isinstance(model, Distiller) else None
+        kept = {} if balance is None else balance.state_dict()
+        return cls(
+            batch,
+            random_state(),
+            {key: value.clone() for key, value in kept.items()},
+            read_attributes(dict(model.data_preprocessor.named_modules())),
+        )
+
+    def put_back(self, model: BaseModel) -> None:
+        """Let a model begin the same step again; random states included.
+
+        Args:
+            model: The model, without a wrapper, with the weights of the step.
+        """
+        set_random_state(dict(self.random))
+        write_attributes(
+            dict(model.data_preprocessor.named_modules()), self.preprocessor
+        )
+        if isinstance(model, Distiller) and model.balance is not None and self.balance:
+            model.balance.load_state_dict(dict(self.balance))
 
 
 @dataclass(frozen=True)
@@ -81,10 +129,7 @@ class StepFindings:
 
 
 def examine_step(
-    model: BaseModel,
-    batch: Any,
-    random: Mapping[str, Any],
-    autocast: AbstractContextManager | None = None,
+    model: BaseModel, start: StepStart, autocast: AbstractContextManager | None = None
 ) -> StepFindings:
     """Run the forward of a training step, and find where it is not finite.
 
@@ -93,14 +138,13 @@ def examine_step(
 
     Args:
         model: The model, in training mode, without a wrapper.
-        batch: What the dataloader yielded.
-        random: Random states at the start of the step.
+        start: What the step begins with.
         autocast: The autocast of the training.
     """
     layers: list[str] = []
-    set_random_state(dict(random))
+    start.put_back(model)
     with _watch(model, layers), autocast or nullcontext():
-        data = model.data_preprocessor(batch, True)
+        data = model.data_preprocessor(start.batch, True)
         found = model._run_forward(data, mode='loss')
     losses = {
         name: sum(part.mean() for part in (v if isinstance(v, list) else [v]))
@@ -170,22 +214,15 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def save_step(
-    path: Path,
-    model: BaseModel,
-    batch: Any,
-    random: Mapping[str, Any],
-    autocast: str = '',
-    balance: Mapping[str, Tensor] | None = None,
+    path: Path, model: BaseModel, start: StepStart, autocast: str = ''
 ) -> None:
     """Write all that it takes to run a step again: data only.
 
     Args:
         path: The file.
         model: The model, without a wrapper, with the weights that the step began with.
-        batch: What the dataloader yielded.
-        random: Random states at the start of the step.
+        start: What else it began with.
         autocast: Type of the training's autocast; '' for none.
-        balance: State of the balance of terms at the start of the step.
 
     Raises:
         CheckpointSaveError: The file could not be written.
@@ -195,11 +232,12 @@ def save_step(
     content = dict(
         kind=KIND,
         progress={key: int(hub.get_info(key, 0)) for key in PROGRESS},
-        random=dict(random),
-        batch=pack(batch, lost),
+        random=dict(start.random),
+        batch=pack(start.batch, lost),
         lost=lost,
         autocast=autocast,
-        balance=dict(balance or {}),
+        balance=dict(start.balance),
+        preprocessor=start.preprocessor,
         state_dict=weights_to_cpu(model.state_dict()),
     )
     buffer = io.BytesIO()
@@ -240,7 +278,8 @@ def replay(cfg: Config, path: str | Path) -> StepFindings:
             fix=_CONFIG,
         ) from error
     if isinstance(model, Distiller):
-        _prepare_distiller(model, weights, content['balance'])
+        model.teachers.load()
+        model.teachers.keep_speeds(_saved_state(weights).get('speeds', {}))
     model.to(get_device()).train()
     hub = MessageHub.get_current_instance()
     for key, value in content['progress'].items():
@@ -249,22 +288,14 @@ def replay(cfg: Config, path: str | Path) -> StepFindings:
     if content['autocast']:
         dtype = getattr(torch, content['autocast'])
         autocast = torch.autocast(torch.device(get_device()).type, dtype)
-    return examine_step(model, unpack(content['batch']), content['random'], autocast)
+    kept = {key: content[key] for key in ('random', 'balance', 'preprocessor')}
+    start = StepStart(unpack(content['batch']), **kept)
+    return examine_step(model, start, autocast)
 
 
 def _check_plan(model: Distiller, weights: Mapping[str, Any]) -> None:
     if _saved_state(weights).get('plan') != model.plan.describe():
         raise ConfigError('the step is of another plan than the config', fix=_CONFIG)
-
-
-def _prepare_distiller(
-    model: Distiller, weights: Mapping[str, Any], balance: Mapping[str, Tensor]
-) -> None:
-    """Load the teachers, and put back what the step has found."""
-    model.teachers.load()
-    model.teachers.keep_speeds(_saved_state(weights).get('speeds', {}))
-    if model.balance is not None and balance:
-        model.balance.load_state_dict(balance)
 
 
 def _saved_state(weights: Mapping[str, Any]) -> Mapping[str, Any]:

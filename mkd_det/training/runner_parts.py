@@ -218,7 +218,10 @@ def _check_annotated_numbers(cls: type, given: Mapping, where: str) -> None:
 def _check_monitor(cfg: Config, name: str, where: str) -> None:
     """Raise ConfigError for a metric that the validation does not measure."""
     evaluator = cfg.get('val_evaluator')
-    if evaluator is not None and is_logged(evaluator, name) is False:
+    loop = type_name((cfg.get('val_cfg') or {}).get('type', 'ValLoop'))
+    if loop != 'ValLoop' or evaluator is None:
+        return  # other loops may give metrics other names
+    if is_logged(evaluator, name) is False:
         raise ConfigError(
             f'{where}: the validation does not measure {name!r}',
             actual=name,

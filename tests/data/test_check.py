@@ -490,6 +490,17 @@ def test_an_image_that_only_pil_reads_is_refused(tmp_path: Path) -> None:
         check_data(config(tmp_path))
 
 
+def test_images_without_labels_are_data_of_semi_supervised_training(
+    tmp_path: Path,
+) -> None:
+    edited(tmp_path, lambda content: content.update(annotations=[]))
+    with pytest.raises(AnnotationError, match='no box to train on'):
+        check_data(config(tmp_path))
+    cfg = config(tmp_path, filter_cfg=dict(filter_empty_gt=False))
+    (line,) = check_data(cfg)
+    assert 'Warning: no box to train on' in line
+
+
 # --------------------------------------------------------------------- evaluators
 
 

@@ -14,6 +14,7 @@ import hook_runs
 import tiny
 from mkd_det.distiller.state import check_resumable
 from mkd_det.errors import ResumeError
+from mkd_det.io.checkpoint import read_checkpoint
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
 
@@ -108,12 +109,97 @@ def test_every_rank_continues_with_its_own_random_numbers(tmp_path: Path) -> Non
         type='TeacherCheckHook', num_images=3, threshold=0
     )
     whole = _train_two_ranks(cfg, tmp_path / 'whole.log')
+    last = Path(cfg.work_dir, 'epoch_2.pth')
+    expected = _buffers(last)
+    last.unlink()
     cfg.resume, cfg.load_from = True, str(Path(cfg.work_dir, 'epoch_1.pth'))
     again = _train_two_ranks(cfg, tmp_path / 'again.log')
     for rank in (0, 1):
         assert list(again[rank]) == [1]
         assert again[rank][1] == whole[rank][1]
     assert again[0] != again[1], 'the ranks draw different numbers'
+    # Each rank validates with batch statistics of its own.
+    found = _buffers(last)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def _buffers(checkpoint: Path) -> dict[str, Any]:
+    """The batch statistics of the second rank, which are not those of the first."""
+    content = read_checkpoint(checkpoint)
+    first, second = content['distill_resume']['ranks']
+    assert first['buffers'] == {}
+    means = {n: b for n, b in second['buffers'].items() if n.endswith('running_mean')}
+    weights = {f'student.{key}': v for key, v in content['state_dict'].items()}
+    assert len(means) > 10
+    assert not any(torch.equal(mean, weights[n]) for n, mean in means.items())
+    return second['buffers']
+
+
+def test_what_modules_carry_between_iterations_is_resumed(tmp_path: Path) -> None:
+    """`BatchSyncRandomResize` keeps the size that it has drawn last."""
+    logs = []
+    for name in ('whole', 'resumed'):
+        cfg = _cfg(tmp_path, epochs=2)
+        cfg.work_dir = str(tmp_path / name)
+        resize = dict(
+            type='BatchSyncRandomResize',
+            random_size_range=(64, 160),
+            interval=2,
+            size_divisor=32,
+        )
+        cfg.model.student.data_preprocessor.batch_augments = [resize]
+        if name == 'resumed':
+            cfg.train_cfg.max_epochs = 1
+            _train(cfg, tmp_path / f'first {name}.log')
+            cfg.train_cfg.max_epochs = 2
+        logs.append(_train(cfg, tmp_path / f'{name}.log', resume=name == 'resumed'))
+    assert list(logs[1]) == [3, 4, 5]
+    assert logs[1].items() <= logs[0].items()
+    ranks = read_checkpoint(Path(cfg.work_dir, 'epoch_1.pth'))['distill_resume'][
+        'ranks'
+    ]
+    ((path, state),) = ranks[0]['modules'].items()
+    assert path.endswith('batch_augments.0') and '_input_size' in state
+
+
+def test_a_resume_that_is_not_exact_says_why(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, epochs=2, val=False)
+    dataset = cfg.train_dataloader.dataset
+    pipeline = dataset.pipeline
+    dataset.pipeline = pipeline[:2]
+    mosaic = dict(type='CachedMosaic', img_scale=(64, 64), max_cached_images=6)
+    cfg.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset', dataset=dataset, pipeline=[mosaic, pipeline[-1]]
+    )
+    _train(cfg, tmp_path / 'first.log')
+    cfg.load_from = str(Path(cfg.work_dir, 'epoch_1.pth'))
+    cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
+    lines = _said(cfg, tmp_path / 'resumed.log')
+    assert ['workers are persistent' in line for line in lines] == [True, False]
+    assert 'CachedMosaic.results_cache begins empty' in lines[1]
+
+
+def test_iterations_with_workers_are_said_to_be_not_exact(tmp_path: Path) -> None:
+    cfg = _cfg(tmp_path, val=False)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2)
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1)
+    _train(cfg, tmp_path / 'first.log')
+    cfg.load_from = str(Path(cfg.work_dir, 'iter_1.pth'))
+    cfg.train_dataloader.num_workers = 1
+    (line,) = _said(cfg, tmp_path / 'resumed.log')
+    assert 'num_workers=0 continues exactly' in line
+
+
+def _said(cfg: Any, log: Path) -> list[str]:
+    """Resume; return why it is not exact."""
+    cfg.resume = True
+    runner = hook_runs.build(cfg, log.stem)
+    lines: list[str] = []
+    runner.logger.warning = lambda text, *_, **__: lines.append(text)
+    runner.train()
+    return [line for line in lines if line.startswith('resume: not exact')]
 
 
 def test_the_hook_changes_nothing_in_a_run_that_is_not_resumed(tmp_path: Path) -> None:
@@ -131,8 +217,6 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_holds_nothing_that_needs_unpickling(checkpoint: Path) -> None:
-    from mkd_det.io.checkpoint import read_checkpoint
-
     content = read_checkpoint(str(checkpoint))
     assert len(content['distill_resume']['ranks']) == 1
 

@@ -110,6 +110,10 @@ def test_it_is_refused(case: str, cfg: Config) -> None:
         default('checkpoint', save_best=['coco/bbox_mAP_50'], max_keep_ckpts=2),
         top(val_evaluator=[COCO, dict(COCO, prefix='more')]),
         lambda c: (
+            setattr(c.val_cfg, 'type', 'TeacherStudentValLoop'),
+            default('checkpoint', save_best='teacher/coco/bbox_mAP')(c),
+        ),
+        lambda c: (
             setattr(c, 'val_evaluator', dict(type='EpochMetric')),
             default('checkpoint', save_best='toy/mAP')(c),
         ),

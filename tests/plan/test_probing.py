@@ -1,0 +1,133 @@
+"""Models are run once, whatever images they see, without leaving a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+import tiny
+from mkd_det.errors import ConfigError, ProbeError
+from mkd_det.plan.probing import finite_parameters
+from mkd_det.teachers.renormalize import Renormalizer, image_channels
+from plans import SMALL, build, refused, term
+
+ATTENTION = term('AttentionKD', 'fpn', 't.fpn')
+
+
+def gray(base: int, neck: int, mean: float = 100.0) -> dict[str, Any]:
+    cfg = tiny.gfl(base, neck)
+    cfg['data_preprocessor'].update(mean=[mean], std=[50.0], bgr_to_rgb=False)
+    cfg['backbone']['in_channels'] = 1
+    return cfg
+
+
+def test_a_gray_pair_is_planned_and_trained() -> None:
+    model = build(gray(4, 8), gray(8, 16, mean=90.0), terms=ATTENTION)
+    assert image_channels(model.student) == 1
+    data = model.data_preprocessor(tiny.batch(), True)
+    data['inputs'] = data['inputs'][:, :1]
+    assert model(**data, mode='loss')['loss_x'].isfinite()
+
+
+def test_gray_images_are_renormalised() -> None:
+    student, teacher = (
+        tiny.build(gray(4, 8, mean=mean)).data_preprocessor for mean in (100.0, 90.0)
+    )
+    images = (torch.full((1, 1, 4, 4), 120.0) - 100.0) / 50.0
+    shown = Renormalizer(student, teacher, 't')(images, None)
+    torch.testing.assert_close(shown, torch.full((1, 1, 4, 4), 30.0 / 50.0))
+
+
+def test_channels_are_those_of_the_preprocessor_or_the_first_convolution() -> None:
+    assert image_channels(tiny.build(SMALL)) == 3
+    plain = tiny.gfl(4, 8)
+    plain['data_preprocessor'] = dict(type='DetDataPreprocessor')
+    plain['backbone']['in_channels'] = 4
+    assert image_channels(tiny.build(plain)) == 4
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Any:
+    MODELS.register_module(module=Strange, force=True)
+    yield
+    MODELS.module_dict.pop('Strange')
+
+
+class Strange(BaseModel):
+    """A model of videos, of images not smaller than its kernel, or of samples."""
+
+    def __init__(
+        self, video: bool = False, samples: bool = False, kernel: int = 3
+    ) -> None:
+        super().__init__()
+        layer = nn.Conv3d if video else nn.Conv2d
+        self.stem, self.samples = layer(3, 4, kernel, stride=2), samples
+
+    def forward(self, inputs: Tensor, samples: Any = None, mode: str = 'tensor') -> Any:
+        if self.samples:
+            samples[0].get('metainfo')
+        out = self.stem(inputs).flatten(2).mean(2)
+        return {'loss': out.sum()} if mode == 'loss' else out
+
+
+STEM = dict(taps=dict(stem='stem'), adapters={}, branches={})
+
+
+def test_a_model_that_needs_larger_images_gets_them_and_the_plan_says_so() -> None:
+    large = dict(type='Strange', kernel=100)
+    terms = term('FeatureKD', 'stem', 't.stem')
+    pair = dict(student=large, teacher=large, terms=terms, **STEM)
+    model = build(**pair, probe_size=64)
+    assert 'note' in model.plan.table(200) and '384x384' in model.plan.table(200)
+    assert not any('384' in line for line in model.plan.describe().values())
+    assert not build(**pair, probe_size=384).plan.notes
+
+
+def test_a_model_of_other_input_is_refused_with_advice_that_works() -> None:
+    video = dict(type='Strange', video=True)
+    terms = term('FeatureKD', 'stem', 't.stem')
+    error = refused(ProbeError, student=video, teacher=video, terms=terms, **STEM)
+    assert 'probe=dict(shape=(3, 8, 224, 224))' in error.fix
+    assert 'the student, a Strange' in error.message
+    shape = dict(shape=(3, 4, 16, 16))
+    assert build(video, video, terms=terms, probe=shape, **STEM).plan.terms
+    refused(
+        ConfigError, student=video, teacher=video, terms=terms, probe=dict(shape=[3])
+    )
+
+
+def test_a_model_that_needs_data_samples_is_refused_by_name() -> None:
+    needs = dict(type='Strange', samples=True)
+    terms = term('FeatureKD', 'stem', 't.stem')
+    error = refused(
+        ProbeError, student=dict(type='Strange'), teacher=needs, terms=terms, **STEM
+    )
+    assert "teacher 't', a Strange" in error.message
+    assert "mode='tensor'" in error.fix and 'TypeError' in error.actual
+
+
+def test_uninitialised_memory_does_not_matter_and_stays_as_it_is() -> None:
+    model = tiny.build(SMALL)
+    stem = model.backbone.conv1.weight
+    garbage = torch.full_like(stem.data, float('nan'))
+    stem.data = garbage
+    with finite_parameters(model):
+        assert torch.equal(stem.data, torch.ones_like(stem.data))
+    assert stem.data is not None and stem.data.isnan().all()
+    assert stem.data.data_ptr() == garbage.data_ptr()
+
+
+def test_a_pair_with_uninitialised_parameters_is_planned() -> None:
+    """As SSD, whose L2Norm has none before `init_weights`."""
+    from mmdet.models.necks.ssd_neck import L2Norm
+
+    norm = L2Norm(4)
+    norm.weight.data.fill_(float('inf'))
+    with finite_parameters(norm):
+        assert norm(torch.zeros(1, 4, 2, 2)).isfinite().all()
+    assert norm.weight.isinf().all()
