@@ -149,7 +149,10 @@ def use_tta(cfg: Config) -> None:
     """Wrap the model for test time augmentation: by default, flipped and not."""
     nms = dict(type='nms', iou_threshold=0.5)
     default = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
-    cfg.model = ConfigDict(**cfg.get('tta_model', default), module=cfg.model)
+    model = cfg.get('tta_model', default)
+    if not isinstance(model, dict):
+        raise ConfigError('tta_model must be a dict', actual=repr(model))
+    cfg.model = ConfigDict(**model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
