@@ -113,7 +113,7 @@ def _not_found(model: nn.Module, path: str) -> TapNotFoundError:
         f'tap {path!r} names no module of {type(model).__name__}',
         actual=path,
         available=dict.fromkeys(nearest_names(path, names, limit=5) + children),
-        fix='one of these; tools/inspect_model.py lists them all with shapes',
+        fix='one of these; mkd-det inspect lists them all with shapes',
     )
 
 
