@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
 
 from .config_bases import check_cycles, complete_pure_python
 from .config_overrides import apply_overrides
@@ -40,6 +41,8 @@ def load_config(
         cfg.pop(name, None)
     if options:
         apply_overrides(cfg, options, source)
+        if any(key.partition('.')[0] == 'custom_imports' for key in options):
+            _import_modules(cfg, source)
     if not isinstance(cfg.get('model'), dict):
         raise ConfigError(
             f'config {path} has no `model`',
@@ -53,6 +56,19 @@ def load_config(
             cfg.load_from = find_file(load_from, Path(path).parent, 'load_from')
     init_default_scope(default_scope(cfg))
     return cfg
+
+
+def _import_modules(cfg: Config, source: str) -> None:
+    """Import what an override names; mmengine imports while it reads a file only."""
+    names = custom_imports_of(cfg)
+    try:
+        import_modules_from_strings(names)
+    except ImportError as error:
+        raise ConfigError(
+            f'{source}: custom_imports cannot be imported',
+            actual=str(error).partition('\n')[0],
+            fix='PYTHONPATH=. mkd-det ...  # with the folders of your own modules',
+        ) from error
 
 
 def default_scope(cfg: Mapping[str, Any]) -> str:
@@ -149,7 +165,15 @@ def plain_model_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def custom_imports_of(cfg: Mapping[str, Any]) -> list[str]:
     """Return the names of the modules that a config imports."""
-    names = (cfg.get('custom_imports') or {}).get('imports') or []
+    given = cfg.get('custom_imports') or {}
+    names = given.get('imports') if isinstance(given, Mapping) else given
+    names = names or []
+    if not isinstance(names, (str, list, tuple)):
+        raise ConfigError(
+            'custom_imports must name modules',
+            actual=repr(given),
+            fix="custom_imports = dict(imports=['your.module'])",
+        )
     return [names] if isinstance(names, str) else list(names)
 
 

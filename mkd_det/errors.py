@@ -256,6 +256,15 @@ class ImageError(DataError):
     """
 
 
+class PathError(MkdError):
+    """A file or folder cannot be opened.
+
+    There is no permission, its name is too long, or a link leads in a circle.
+
+    Fix: correct the path, or `chmod u+r` the file.
+    """
+
+
 class ResumeError(MkdError):
     """A checkpoint cannot continue this run.
 

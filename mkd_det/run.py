@@ -29,6 +29,7 @@ from .io.checkpoint import (
     read_checkpoint,
     read_meta,
 )
+from .io.log_errors import log_errors_in_one_line
 from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.quiet import ignore_library_warnings
@@ -41,6 +42,7 @@ from .training.runner_settings import check_runner_settings, has_stock_runner
 from .training.runtime import prepare_config
 
 
+@log_errors_in_one_line()
 def train(cfg: Config) -> Runner:
     """Check a training, then run it to its end.
 
@@ -71,6 +73,7 @@ def train(cfg: Config) -> Runner:
     return runner
 
 
+@log_errors_in_one_line()
 def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, float]:
     """Test a plain model on the test set of its config.
 
@@ -146,7 +149,10 @@ def use_tta(cfg: Config) -> None:
     """Wrap the model for test time augmentation: by default, flipped and not."""
     nms = dict(type='nms', iou_threshold=0.5)
     default = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
-    cfg.model = ConfigDict(**cfg.get('tta_model', default), module=cfg.model)
+    model = cfg.get('tta_model', default)
+    if not isinstance(model, dict):
+        raise ConfigError('tta_model must be a dict', actual=repr(model))
+    cfg.model = ConfigDict(**model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

@@ -28,7 +28,9 @@ def is_command_line(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
     return bool(argv) and Path(argv[0]).stem == COMMAND
 
 
-_postponed = is_command_line(sys.argv, sys.orig_argv)
+# Whether this process is a command and nothing else.
+IS_COMMAND = is_command_line(sys.argv, sys.orig_argv)
+_postponed = IS_COMMAND
 
 
 def is_postponed() -> bool:

@@ -12,6 +12,7 @@ Each takes three lines at most:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -289,3 +290,28 @@ def closed_port() -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return f'http://127.0.0.1:{free.getsockname()[1]}'
+
+
+# -- permissions -----------------------------------------------------------------------
+
+# Of Linux: what lets root read and write what its mode forbids.
+_DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Take the permission to read a file or folder, also from root."""
+    mode = path.stat().st_mode
+    path.chmod(0)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # of two words, this thread
+    before, without = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None)
+    for sets in (before, without):
+        libc.capget(header, sets)
+    without[0] &= ~(1 << _DAC_OVERRIDE | 1 << _DAC_READ_SEARCH)
+    libc.capset(header, without)
+    try:
+        yield
+    finally:
+        libc.capset(header, before)
+        path.chmod(mode)

@@ -55,6 +55,7 @@ ORDER = (
     'hooks',
     'run',
     'experiments.benchmark',
+    'experiments.detections',
     'experiments.runs',
     'experiments.chain',
     'experiments.comparison',

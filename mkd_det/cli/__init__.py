@@ -19,9 +19,9 @@ from importlib import import_module
 from types import ModuleType
 
 from ..errors import nearest_names
-from ..startup import COMMAND
+from ..startup import COMMAND, IS_COMMAND
 from ..version import __version__
-from .common import BAD_INPUT, guard
+from .common import BAD_INPUT, INTERRUPTED, guard, leave_process
 
 EPILOG = f"""\
 {COMMAND} COMMAND --help shows the arguments of a command and an example.
@@ -62,13 +62,20 @@ def overview() -> str:
     )
 
 
-@guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
     Args:
         argv: Command and its arguments; `sys.argv[1:]` by default.
     """
+    code = _run_command(argv)
+    if code == INTERRUPTED and IS_COMMAND:
+        leave_process()
+    return code
+
+
+@guard
+def _run_command(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ('-h', '--help', 'help'):
         print(overview())

@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int | None:
     from ..errors import ConfigError
     from ..experiments.comparison.options import ComparisonOptions
     from ..experiments.comparison.report import PAGE
+    from ..experiments.comparison.report_text import command_with_more_seeds
     from ..experiments.comparison.rows import split_name
     from ..experiments.comparison.run import compare
     from ..experiments.comparison.suggestions import plain_configs
@@ -145,6 +146,12 @@ def run(args: argparse.Namespace) -> int | None:
     if outcome.comparison is not None:
         print_table(outcome.comparison)
         print(f'The report: {(outcome.report / PAGE).resolve()}')
+        more = command_with_more_seeds(outcome.comparison)
+        if more and not outcome.stopped:
+            print(
+                'For a verdict on all rows, more seeds (decide on their number now;'
+                f' adding until it pleases is optional stopping):\n  {more}'
+            )
     if outcome.stopped:
         print('\nStopped. Run the same command again to resume.')
         return INTERRUPTED

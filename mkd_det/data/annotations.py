@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import os.path as osp
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,9 +72,12 @@ def require_file(path: str, where: str = '') -> None:
     if osp.isfile(path):
         return
     folder, missing = Path(path).parent, Path(path).name
-    while not folder.is_dir() and folder != folder.parent:
+    while not osp.isdir(folder) and folder != folder.parent:
         folder, missing = folder.parent, folder.name
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    try:
+        names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
+    except OSError:  # no permission to look into it
+        names = []
     if folder == Path(path).parent and folder not in (Path(), Path('/')):
         shown = nearest_names(Path(path).name, names)
     else:
@@ -86,6 +90,21 @@ def require_file(path: str, where: str = '') -> None:
         actual=f'the folder {folder} exists' + (' and contains:' if shown else ''),
         available=unique(shown),
         fix='correct data_root and ann_file of the dataset',
+    )
+
+
+def unreadable(path: str, error: OSError) -> AnnotationError:
+    """Return the error for an annotation file that cannot be opened.
+
+    Args:
+        path: The file.
+        error: Why.
+    """
+    return AnnotationError(
+        f'{path} cannot be read',
+        expected='an annotation file',
+        actual=error.strerror,
+        fix=f'chmod +r {path}' if isinstance(error, PermissionError) else '',
     )
 
 

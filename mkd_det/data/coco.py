@@ -15,6 +15,7 @@ from .annotations import (
     require_file,
     shorten,
     unique,
+    unreadable,
     unused_boxes,
 )
 
@@ -150,6 +151,8 @@ def _read_json(path: str) -> Any:
     try:
         with open(path, encoding='utf-8') as file:
             return json.load(file)
+    except OSError as error:
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # invalid json or UTF-8
         empty = osp.getsize(path) == 0
         raise AnnotationError(

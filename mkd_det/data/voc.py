@@ -14,6 +14,7 @@ from .annotations import (
     require_file,
     shorten,
     unique,
+    unreadable,
     unused_boxes,
 )
 from .sampling import evenly_spaced
@@ -99,6 +100,8 @@ def _read_ids(path: str) -> list[str]:
     try:
         with open(path, encoding='utf-8') as file:
             ids = [line.rstrip('\n\r') for line in file]
+    except OSError as error:
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise AnnotationError(
             f'{path} is no UTF-8 text',
@@ -151,6 +154,8 @@ def _read_xml(path: str) -> tuple[list[_Object], tuple[int, int] | None]:
             hard = item.find('difficult') is not None and _integer(item, 'difficult')
             name = item.find('name').text or ''  # type: ignore[union-attr]
             found.append(_Object(name, x2 - x1, y2 - y1, bool(hard)))
+    except OSError as error:
+        raise unreadable(path, error) from error
     except (
         ET.ParseError,
         AttributeError,

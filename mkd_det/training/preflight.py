@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ from .runner_parts import (
     check_submodules,
 )
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
-from .runtime import build_model, class_count
+from .runtime import build_model, class_count, is_distill
 
 # Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
@@ -61,7 +62,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     if stock:
         check_length(cfg)
         check_runner_parts(cfg)
-    check_writable_folder(cfg.work_dir, '--work-dir')
+    _check_folders(cfg)
     check_data(cfg)
     model = build_model(cfg)
     classes = {split: dataset_classes(cfg, split) for split in ('train', 'val')}
@@ -83,6 +84,19 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
         check_start(model.state_dict(), cfg.load_from)
     check_pretrained(model)
     return model
+
+
+def _check_folders(cfg: Config) -> None:
+    """Raise ConfigError for a folder that the training cannot write to."""
+    check_writable_folder(cfg.work_dir, '--work-dir')
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    if out_dir is not None and '://' not in str(out_dir):
+        check_writable_folder(out_dir, 'default_hooks.checkpoint.out_dir')
+    teachers = cfg.model.get('teachers') if is_distill(cfg) else None
+    for name, teacher in teachers.items() if isinstance(teachers, dict) else ():
+        cache = teacher.get('cache') if isinstance(teacher, dict) else None
+        if cache is not None and not os.path.isdir(cache):  # it may be read alone
+            check_writable_folder(cache, f'teachers.{name}.cache')
 
 
 def check_count(classes: Classes, student: nn.Module) -> None:

@@ -271,7 +271,16 @@ def _visualizer(given: Mapping[str, Any] | None) -> Iterator[None]:
 
 def _backends(visualizer: Mapping[str, Any]) -> Sequence[Any]:
     given = visualizer.get('vis_backends') or []
-    return [given] if isinstance(given, Mapping) else given
+    given = [given] if isinstance(given, Mapping) else given
+    if not isinstance(given, (list, tuple)) or not all(
+        isinstance(backend, Mapping) for backend in given
+    ):
+        raise ConfigError(
+            'visualizer: vis_backends must be a list of dicts',
+            actual=repr(given),
+            fix="vis_backends=[dict(type='LocalVisBackend')]",
+        )
+    return given
 
 
 def _check_numbers(schedules: Any, where: str = 'param_scheduler') -> None:

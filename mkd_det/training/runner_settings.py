@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import LOOPS, MODEL_WRAPPERS, RUNNERS, Registry
+from mmengine.registry import LOOPS, MODEL_WRAPPERS, MODELS, RUNNERS, Registry
 from mmengine.runner import (
     EpochBasedTrainLoop,
     IterBasedTrainLoop,
@@ -28,6 +28,8 @@ from .runtime import is_distill
 
 # What numpy takes as a seed.
 _LARGEST_SEED = 2**32 - 1
+# More epochs or iterations than Python can tell the remaining time of.
+_LONGEST = 10**9
 # Parts that a runner needs together.
 _PARTS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -125,9 +127,11 @@ def check_length(cfg: Config) -> None:
     for name in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
         value = loop.get(name, 1)
         whole = is_integer(value) or (isinstance(value, float) and value.is_integer())
-        if not whole or value < (0 if name == 'val_begin' else 1):
+        low = 0 if name == 'val_begin' else 1
+        if not whole or not low <= value <= _LONGEST:
             raise ConfigError(
-                f'train_cfg: {name} must be a whole number, at least 1',
+                f'train_cfg: {name} must be a whole number',
+                expected=f'{low} to {_LONGEST}',
                 actual=repr(value),
                 fix=f'{name}=12',
             )
@@ -184,6 +188,7 @@ def _check_runner_type(cfg: Config) -> None:
     kind = cfg.get('runner_type')
     if kind is not None:
         _find(RUNNERS, kind, 'runner_type')
+    _find(MODELS, cfg.model.get('type'), 'model')
     wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
     if wrapper is not None:
         _find(MODEL_WRAPPERS, wrapper, 'model_wrapper_cfg')
@@ -216,6 +221,13 @@ def _check_compile(cfg: Config) -> None:
 
 
 def _check_resume(cfg: Config) -> None:
+    start = cfg.get('load_from')
+    if start is not None and (not isinstance(start, str) or not start.strip()):
+        raise ConfigError(
+            'load_from must be a path or an address',
+            actual=repr(start),
+            fix='load_from=None, to start without a checkpoint',
+        )
     given = cfg.get('resume', False)
     if not isinstance(given, bool):
         # mmengine would take any text for True, and resume something else.

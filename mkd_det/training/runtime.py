@@ -123,6 +123,7 @@ def prepare_config(cfg: Config) -> Config:
     """
     if not is_distill(cfg):
         return cfg
+    _check_hook_types(cfg)
     _check_optimizer_constructor(cfg)
     cfg = deepcopy(cfg)
     if torch.cuda.is_available():
@@ -165,6 +166,17 @@ def _enable_async_copy(cfg: Config) -> None:
                 cls = registry.get(str(cls))
         if cls is not None and 'non_blocking' in argument_names(cls):
             preprocessor.setdefault('non_blocking', True)
+
+
+def _check_hook_types(cfg: Config) -> None:
+    """Raise ConfigError unless hooks stand in a dict and a list."""
+    default, custom = cfg.get('default_hooks'), cfg.get('custom_hooks')
+    if not isinstance(default, (dict, type(None))):
+        raise ConfigError(
+            'default_hooks must be a dict of hooks by name', actual=repr(default)
+        )
+    if not isinstance(custom, (list, tuple, type(None))):
+        raise ConfigError('custom_hooks must be a list of hooks', actual=repr(custom))
 
 
 def _check_optimizer_constructor(cfg: Config) -> None:

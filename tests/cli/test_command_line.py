@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,64 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         command(parser, run)([])
+
+
+def test_what_libraries_make_of_ctrl_c_is_ctrl_c(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """mmengine makes a SyntaxError of it while it writes a config."""
+
+    def run(args: argparse.Namespace) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SyntaxError('Failed to format the config file') from None
+
+    assert command(parser, run)([]) == 130
+    assert capsys.readouterr().err == '\nStopped by Ctrl-C.\n'
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(SyntaxError):
+        command(parser, run)(['--debug'])
+
+
+def test_ctrl_c_is_for_the_main_process(capfd: pytest.CaptureFixture) -> None:
+    """Workers get it as well: they neither print a traceback nor end early."""
+
+    def run(args: argparse.Namespace) -> None:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    assert command(parser, run)([]) == 0
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('number', 'words'),
+    [
+        (errno.ENAMETOOLONG, 'File name too long'),
+        (errno.EACCES, 'Permission denied'),
+        (errno.ELOOP, 'symbolic links'),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_a_typed_error(
+    number: int, words: str, capsys: pytest.CaptureFixture
+) -> None:
+    def main(argv: Any) -> None:
+        raise OSError(number, os.strerror(number), 'a' * 300)
+
+    assert guard(main)([]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith('PathError: ') and words in message
+    assert 'a' * 201 not in message
+
+    def nameless(argv: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError):
+        guard(nameless)([])
 
 
 def test_a_full_disk_is_a_typed_error_whoever_notices_it(

@@ -244,6 +244,33 @@ def test_arguments_that_machine_or_config_cannot_follow_are_refused(
     assert not (tmp_path / 'run').exists()
 
 
+# What the runner is told by an option, and a word that the message must hold.
+ODD_OPTIONS = {
+    'custom_imports=3': 'custom_imports',
+    'custom_imports.imports=no.such.module': 'no.such.module',
+    'default_hooks=3': 'default_hooks',
+    'custom_hooks=3': 'custom_hooks',
+    'visualizer.vis_backends=3': 'vis_backends',
+    'train_cfg.max_epochs=1e30': 'max_epochs',
+    'load_from=foo://x': 'foo://',
+    'load_from=': 'load_from',
+    'model.type=Distiler': 'available: Distiller',
+    'default_scope=nope': 'registry',
+}
+
+
+@pytest.mark.parametrize('option', ODD_OPTIONS)
+def test_an_odd_option_stops_before_anything_is_written(
+    option: str, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = write(distiller_cfg(None))
+    assert run_command('train', [config, '--cfg-options', option]) == 2
+    message = capsys.readouterr().err
+    assert 'Error: ' in message.splitlines()[0] and 'Traceback' not in message
+    assert ODD_OPTIONS[option] in message
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mmengine does it with a GPU')
 def test_a_launcher_works_without_a_gpu(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

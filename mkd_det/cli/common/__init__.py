@@ -10,7 +10,8 @@ from .arguments import (
     add_verbose,
     command_parser,
 )
-from .guard import BAD_INPUT, INTERRUPTED, command, guard, print_error
+from .guard import BAD_INPUT, command, guard, print_error
+from .interrupts import INTERRUPTED, leave_process
 from .output import console, quiet_libraries, shown_output
 from .work_dir import set_work_dir
 
@@ -25,6 +26,7 @@ __all__ = [
     'command_parser',
     'console',
     'guard',
+    'leave_process',
     'print_error',
     'quiet_libraries',
     'set_work_dir',

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -28,6 +28,7 @@ from .budget import ENDLESS, schedulers_of
 from .caveats import InitialStudent, initial_student
 from .options import ComparisonOptions
 from .rows import ComparisonRow
+from .teachers import TeacherSource, add_teachers
 
 # Name of a row, and a seed.
 RowSeed = tuple[str, int]
@@ -43,6 +44,7 @@ class PreparedComparison:
         students: The initial students by row and seed.
         metric: Name of the metric that counts, and its key in the log.
         folder: Folder of the comparison.
+        teachers: The teachers of all rows, by what identifies them.
     """
 
     rows: Sequence[ComparisonRow]
@@ -50,6 +52,7 @@ class PreparedComparison:
     students: Mapping[RowSeed, InitialStudent]
     metric: tuple[str, str]
     folder: Path
+    teachers: Mapping[str, TeacherSource] = field(default_factory=dict)
 
     @property
     def base(self) -> ComparisonRow:
@@ -84,10 +87,11 @@ def prepare_comparison(
     for row in rows:
         main_metric(row.cfg, row.name, metric[1])
     trainings, students = {}, {}
+    teachers: dict[str, TeacherSource] = {}
     for row in rows:
         with prefix_errors(row.name):
             print(f'Checking {row.name}', flush=True)
-            training = prepare_row(row, metric, folder)
+            training = prepare_row(row, metric, folder, teachers)
             for seed in options.seeds:
                 cfg = prepare_config(row.cfg)
                 students[row.name, seed] = initial_student(cfg, seed)
@@ -103,7 +107,7 @@ def prepare_comparison(
     # All rows with one seed, then with the next: early results can be compared.
     order = [(row.name, seed) for seed in options.seeds for row in rows]
     ordered = {key: trainings[key] for key in order}
-    return PreparedComparison(rows, ordered, students, metric, folder)
+    return PreparedComparison(rows, ordered, students, metric, folder, teachers)
 
 
 def _check_units(rows: Sequence[ComparisonRow]) -> None:
@@ -120,7 +124,10 @@ def _check_units(rows: Sequence[ComparisonRow]) -> None:
 
 
 def prepare_row(
-    row: ComparisonRow, metric: tuple[str, str], folder: Path
+    row: ComparisonRow,
+    metric: tuple[str, str],
+    folder: Path,
+    teachers: dict[str, TeacherSource],
 ) -> TrainingRun:
     """Check a row, and return its training without a seed.
 
@@ -128,6 +135,7 @@ def prepare_row(
         row: The row.
         metric: Name of the metric that counts, and its key in the log.
         folder: Folder of the comparison.
+        teachers: The teachers of all rows; those of this row are added.
 
     Raises:
         MkdError: The row could not be trained to its end.
@@ -136,6 +144,8 @@ def prepare_row(
     cfg = prepare_config(deepcopy(row.cfg))
     cfg.work_dir = str(folder / row.stem)
     model = check_before_start(cfg)
+    identities = _teacher_fingerprints(model, cfg)
+    add_teachers(teachers, row.name, model, identities)
     path = config_file(folder, row)
     write_config(path, row.cfg)
     return make_training_run(
@@ -144,7 +154,7 @@ def prepare_row(
         folder,
         row.name,
         title=row.name,
-        depends_on=_teacher_fingerprints(model, cfg),
+        depends_on=identities,
         metrics=dict([metric]),
         settings={
             key: value

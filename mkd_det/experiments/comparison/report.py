@@ -27,7 +27,13 @@ def write_report(comparison: Comparison, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows, key = comparison.rows, comparison.key
     values = {row.name: [r.metrics[key] for r in row.results] for row in rows}
-    draw_runs(values, {}, f'{comparison.metric}, a dot for each seed', out / RUNS)
+    references = {
+        f'teacher {teacher.name}': teacher.metrics[key]
+        for teacher in comparison.teachers
+        if key in teacher.metrics
+    }
+    axis = f'{comparison.metric}, a dot for each seed'
+    draw_runs(values, references, axis, out / RUNS)
     unit = comparison.unit.removesuffix('s')
     draw_curves(rows, comparison.metric, unit, out / CURVES)
     if has_parts(comparison):

@@ -7,14 +7,29 @@ from collections.abc import Sequence
 
 from ...io import markdown
 from ...io.markdown import escape
+from ..detections import MIN_SCORE
+from .more_seeds import extend_seeds, seeds_needed, with_seeds
 from .results import Comparison
-from .statistics import PairedDifference, Spread, verdict_rule
+from .statistics import (
+    DID_NOT_HELP,
+    HELPED,
+    PairedDifference,
+    Spread,
+    verdict_rule,
+)
 from .summary import with_incomplete_log
 
 # Files beside the text.
 JSON = 'report.json'
 RUNS, CURVES, PARTS = 'runs.png', 'curves.png', 'parts.png'
+DETECTIONS = 'detections.png'
 
+_OPTIONAL_STOPPING = (
+    'Adding seeds after a look at the results, until they please, is optional stopping:'
+    ' every look is one more chance for luck, and the intervals and verdicts no longer'
+    ' hold at 95 %. Decide on a number of seeds beforehand, or tell the looks with the'
+    ' result.'
+)
 _MEMORY_NOTES = {
     'GPU': 'Memory: peak of what torch has allocated on the GPU.',
     'process': 'Memory: peak main memory of the training process with its libraries,'
@@ -34,6 +49,8 @@ def to_markdown(title: str, comparison: Comparison) -> str:
         f'# {escape(title)}',
         *_overview(comparison),
         *_verdicts(comparison),
+        *_more_seeds(comparison),
+        *_detections(comparison),
         *_caveats(comparison),
         *_parts(comparison),
         *_curves(comparison),
@@ -48,24 +65,49 @@ def to_markdown(title: str, comparison: Comparison) -> str:
 def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
     """Return the main table as plain text, the header first."""
     digits = comparison.digits
-    header = (
+    with_50 = any(row.metric_50.count for row in comparison.rows)
+    with_gap = any(row.gap_closed is not None for row in comparison.rows)
+    header = [
         'row',
         comparison.metric,
+        *(['mAP50'] * with_50),
         'difference',
         '95 %, bootstrap',
         "95 %, Student's t",
+        *(['gap closed'] * with_gap),
         'verdict',
-    )
+    ]
     rows = [
-        (
+        [
+            f'(teacher {teacher.name})',
+            _figure(teacher.metrics.get(comparison.key), digits),
+            *([_figure(teacher.metrics.get(f'{comparison.key}_50'), 3)] * with_50),
+            *('', '', ''),
+            *([''] * with_gap),
+            'measured once' if teacher.metrics else 'not measured',
+        ]
+        for teacher in comparison.teachers
+    ]
+    rows += [
+        [
             row.name + ('*' if row.caveats else ''),
             _shown(row.metric, digits),
+            *([_shown(row.metric_50, 3)] * with_50),
             *_difference_cells(row.difference, digits),
+            *([_percent(row.gap_closed)] * with_gap),
             row.verdict.word if row.verdict else 'the base',
-        )
+        ]
         for row in comparison.rows
     ]
-    return [header, *rows]
+    return [tuple(line) for line in (header, *rows)]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return '-' if value is None or math.isnan(value) else f'{value:.{digits}f}'
+
+
+def _percent(share: float | None) -> str:
+    return '' if share is None else f'{100 * share:.0f} %'
 
 
 def _overview(comparison: Comparison) -> list[str]:
@@ -76,7 +118,9 @@ def _overview(comparison: Comparison) -> list[str]:
         f' for {comparison.steps} {comparison.unit}, with seeds {seeds}. What counts is'
         f' {comparison.metric} ({comparison.key}) after the last step; higher is'
         ' better. Numbers are mean ± standard deviation over the seeds; differences are'
-        ' to the base, seed by seed.'
+        ' to the base, seed by seed.',
+        *_teacher_texts(comparison),
+        *_seed_texts(comparison),
     ]
     if any(row.caveats for row in comparison.rows):
         texts.append(
@@ -90,6 +134,39 @@ def _overview(comparison: Comparison) -> list[str]:
         _table(overview_table(comparison)),
         markdown.picture(RUNS, caption),
     ]
+
+
+def _teacher_texts(comparison: Comparison) -> list[str]:
+    """Describe what was measured of the teachers."""
+    texts = [
+        f'Teacher {teacher.name} is not measured: {teacher.reason}.'
+        for teacher in comparison.teachers
+        if teacher.reason
+    ]
+    if any(row.gap_closed is not None for row in comparison.rows):
+        texts.append(
+            'Teachers were measured once, on all validation images of the base. "Gap'
+            ' closed" is the part of the way from the base to the teacher (the best one'
+            ' of the row) that the row has gone, over the seeds that row and base have.'
+        )
+    return texts
+
+
+def _seed_texts(comparison: Comparison) -> list[str]:
+    """Describe rows whose seeds are not those of the base."""
+    base, key, digits = comparison.base, comparison.key, comparison.digits
+    texts = []
+    for row in comparison.rows[1:]:
+        common = sorted(set(row.seeds) & set(base.seeds))
+        if common and set(row.seeds) != set(base.seeds):
+            ours, theirs = (r.mean_over(common, key) for r in (row, base))
+            texts.append(
+                f'Means of {row.name} and of the base are not over the same seeds. Over'
+                f' those that both have ({", ".join(map(str, common))}), it has'
+                f' {ours:.{digits}f} and the base {theirs:.{digits}f}; differences,'
+                ' intervals and verdict are over these.'
+            )
+    return texts
 
 
 def _difference_cells(
@@ -121,6 +198,66 @@ def _verdicts(comparison: Comparison) -> list[str]:
             f' {comparison.metric} on average; {row.verdict.reason}.{caveats}'
         )
     return ['## Verdicts', _bullets(points or ['There is nothing to compare yet.'])]
+
+
+def _more_seeds(comparison: Comparison) -> list[str]:
+    """Say how often the comparison was looked at, and how to go on."""
+    texts = []
+    if comparison.looks:
+        before = '; '.join(', '.join(map(str, look)) for look in comparison.looks)
+        texts.append(
+            'This comparison was looked at before, with fewer seeds'
+            f' ({before}). {_OPTIONAL_STOPPING}'
+        )
+    command = command_with_more_seeds(comparison)
+    if not command:
+        return list(map(escape, texts))
+    texts.append(
+        'For rows of which it cannot be told, this command adds seeds; what is trained'
+        ' is not trained again. The number is an estimate: it would do if the spread'
+        ' stays as it is.'
+    )
+    if not comparison.looks:
+        texts.append(f'Beware of adding seeds again and again. {_OPTIONAL_STOPPING}')
+    return [
+        '### More seeds',
+        *map(escape, texts),
+        markdown.code_block([command]),
+    ]
+
+
+def command_with_more_seeds(comparison: Comparison) -> str:
+    """Return the command that gives undecided rows more seeds; '' if all are decided.
+
+    Args:
+        comparison: The results.
+    """
+    undecided = [
+        row.difference
+        for row in comparison.rows
+        if row.verdict is not None
+        and row.verdict.word not in (HELPED, DID_NOT_HELP)
+        and row.difference is not None
+        and row.difference.spread.count
+    ]
+    if not undecided or not comparison.command:
+        return ''
+    needed = [seeds_needed(one, comparison.least_gain) for one in undecided]
+    seeds = extend_seeds(comparison.seeds, max(needed))
+    if len(seeds) == len(comparison.seeds):
+        return ''
+    return with_seeds(comparison.command, seeds)
+
+
+def _detections(comparison: Comparison) -> list[str]:
+    if not comparison.detections:
+        return []
+    seed = comparison.base.seeds[0]
+    caption = (
+        f'Detections with a score of at least {MIN_SCORE} on validation images, evenly'
+        f' spaced; students of seed {seed}.'
+    )
+    return ['## Detections', markdown.picture(DETECTIONS, caption)]
 
 
 def _caveats(comparison: Comparison) -> list[str]:

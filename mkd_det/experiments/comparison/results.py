@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .summary import RowSummary
+from .teachers import TeacherResult
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Comparison:
         parallel: Number of trainings that ran at a time.
         command: Command that repeats the comparison.
         notes: Notes on all rows.
+        teachers: The teachers of the rows, and what they reach.
+        looks: Seeds of earlier reports of this comparison.
+        detections: Whether there is a picture of detections.
     """
 
     rows: Sequence[RowSummary]
@@ -36,6 +40,9 @@ class Comparison:
     parallel: int
     command: str
     notes: Sequence[str] = ()
+    teachers: Sequence[TeacherResult] = ()
+    looks: Sequence[Sequence[int]] = ()
+    detections: bool = False
 
     @property
     def base(self) -> RowSummary:
@@ -50,5 +57,6 @@ class Comparison:
     def entry(self) -> dict[str, Any]:
         """Return all numbers as a dict for a json file: rows, and every training."""
         whole = {k: v for k, v in vars(self).items() if k != 'rows'}
+        whole['teachers'] = [asdict(teacher) for teacher in self.teachers]
         runs = [asdict(result) for row in self.rows for result in row.results]
         return {**whole, 'rows': [row.entry() for row in self.rows], 'runs': runs}

@@ -18,7 +18,9 @@ from ..runs import (
     run_training,
 )
 from .caveats import find_caveats
+from .more_seeds import earlier_looks
 from .options import ComparisonOptions
+from .pictures import draw_comparison
 from .preparation import (
     PreparedComparison,
     RowSeed,
@@ -26,9 +28,11 @@ from .preparation import (
     prepare_comparison,
 )
 from .report import write_report
+from .report_text import DETECTIONS, JSON
 from .results import Comparison
 from .rows import read_rows
 from .summary import SeedResult, read_seed_result, summarize_row
+from .teachers import TeacherResult, best_teacher, measure_teachers
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,12 @@ def compare(
     check_writable_folder(out, '--out')
     with locked_folder(folder, 'comparison'):
         prepared = prepare_comparison(read, options, folder)
+        teachers = measure_teachers(prepared.teachers, prepared.base.cfg, folder)
         finished = _run_trainings(prepared, options.devices)
         comparison = None
         if finished.of_row(prepared, prepared.base.name):
-            comparison = _summarize(prepared, finished, options, command)
+            comparison = _summarize(prepared, finished, options, command, teachers)
+            comparison = _add_history(comparison, prepared, out)
             write_report(comparison, out)
     return ComparisonOutcome(comparison, out, finished.failed, finished.stopped)
 
@@ -139,6 +145,7 @@ def _summarize(
     finished: _Finished,
     options: ComparisonOptions,
     command: str,
+    teachers: Sequence[TeacherResult],
 ) -> Comparison:
     base, (name, key) = prepared.base, prepared.metric
     percent = any(result.metrics[key] > 1 for result in finished.results.values())
@@ -163,6 +170,7 @@ def _summarize(
                 finished.of_row(prepared, base.name),
                 key,
                 least_gain,
+                teacher=best_teacher(teachers, row.name, key),
                 source=row.source,
                 config=relative_to_cwd(prepared.config_file(row)),
                 caveats=find_caveats(row.cfg, base.cfg, students),
@@ -181,7 +189,20 @@ def _summarize(
         parallel=len(options.devices),
         command=command,
         notes=[*notes_on_schedules(prepared), *_notes_on_missing(prepared, finished)],
+        teachers=teachers,
     )
+
+
+def _add_history(
+    comparison: Comparison, prepared: PreparedComparison, out: Path
+) -> Comparison:
+    """Add earlier looks at the comparison, and a picture of detections."""
+    names = [row.name for row in comparison.rows]
+    seeds = comparison.base.seeds
+    looks = earlier_looks(out / JSON, names, comparison.key, seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw_comparison(prepared, comparison.rows, out / DETECTIONS)
+    return replace(comparison, looks=looks, detections=drawn)
 
 
 def _notes_on_missing(prepared: PreparedComparison, finished: _Finished) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..runs import TrainingResult, TrainingRun, read_history
@@ -21,6 +21,8 @@ from .statistics import (
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
 _BOX, _CLASS = 'coco/bbox_mAP', '_precision'
+# End of the key of a box mAP over several IoUs.
+_BOX_NAME = '/bbox_mAP'
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,10 @@ class RowSummary:
         memory: Peak memory in MiB.
         extra_memory: Peak memory beyond the base's.
         parts: AP by size and by class.
+        metric_50: The mAP at an IoU of 0.5; without values if not measured.
+        teacher: The metric of its teacher, the best of several; None if unknown.
+        gap_closed: Its part of the way from the base to the teacher, over the seeds
+            that row and base have; None if the teacher is no better than the base.
     """
 
     name: str
@@ -161,6 +167,18 @@ class RowSummary:
     memory: Spread
     extra_memory: Spread
     parts: Mapping[str, Mapping[str, Spread]]
+    metric_50: Spread = field(default_factory=lambda: spread([]))
+    teacher: float | None = None
+    gap_closed: float | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of its results."""
+        return [result.seed for result in self.results]
+
+    def mean_over(self, seeds: Collection[int], key: str) -> float:
+        """Return the mean of a metric over some seeds."""
+        return spread([r.metrics[key] for r in self.results if r.seed in seeds]).mean
 
     def entry(self) -> dict[str, Any]:
         """Return the summary as a dict for a json file, without `results`."""
@@ -172,6 +190,7 @@ def summarize_row(
     of_base: Sequence[SeedResult],
     key: str,
     least_gain: float,
+    teacher: float | None = None,
     **about: Any,
 ) -> RowSummary:
     """Summarize a row.
@@ -181,6 +200,7 @@ def summarize_row(
         of_base: Results of the base.
         key: Key of the metric that counts.
         least_gain: The smallest gain that counts.
+        teacher: The metric of its teacher, if it was measured.
         **about: `source`, `config`, `caveats` and `params` of the summary.
     """
     ours, theirs = (
@@ -202,8 +222,33 @@ def summarize_row(
         memory=memory,
         extra_memory=extra_memory,
         parts=_parts(of_row, of_base),
+        metric_50=spread([r.metrics.get(f'{key}_50', math.nan) for r in of_row])
+        if key.endswith(_BOX_NAME)
+        else spread([]),
+        teacher=teacher,
+        gap_closed=_gap_closed(theirs, difference, teacher, least_gain),
         **about,
     )
+
+
+def _gap_closed(
+    base: Mapping[int, float],
+    difference: PairedDifference | None,
+    teacher: float | None,
+    least_gain: float,
+) -> float | None:
+    """Return the part of the gap between base and teacher that a row has closed.
+
+    Args:
+        base: Values of the base, by seed.
+        difference: The difference of the row to the base.
+        teacher: Value of the teacher.
+        least_gain: The smallest gain that counts: a smaller gap is none.
+    """
+    if difference is None or teacher is None or not difference.each:
+        return None
+    gap = teacher - statistics.mean(base[seed] for seed in difference.each)
+    return difference.spread.mean / gap if gap >= least_gain else None
 
 
 def _cost(

@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from ...configs import read_config
 from ...data.digits import make_digits
 from ...io.json_files import write_json
+from ..detections import MIN_SCORE
 from ..runs import (
     Display,
     TrainingResult,
@@ -110,7 +111,7 @@ def _make_report(
     ]
     captions = {
         'detections.png': 'Detections on the first validation images, with a score of'
-        f' at least {pictures.MIN_SCORE}.',
+        f' at least {MIN_SCORE}.',
         'curves.png': 'Learning curves. The loss shown does not include the terms of'
         ' M-KD.',
     }

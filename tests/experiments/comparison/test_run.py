@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import tiny
 from comparisons import changed, options_of
@@ -18,8 +19,9 @@ from experiment_runs import ForkedTraining, log_entries, log_metrics
 from mkd_det.errors import ExperimentError
 from mkd_det.experiments.comparison import run as comparison_run
 from mkd_det.experiments.comparison.run import ComparisonOutcome, compare
+from mkd_det.experiments.comparison.teachers import TeacherResult
 from mkd_det.experiments.runs import TrainingResult, TrainingRun, execution
-from mkd_det.experiments.runs.history import BOX_MAP
+from mkd_det.experiments.runs.history import BOX_MAP, BOX_MAP_50
 from mkd_det.experiments.runs.recovery import is_complete_checkpoint
 
 
@@ -53,7 +55,9 @@ def test_the_report_contains_what_the_logs_contain(
         memory = 100.0 + 20 * taught
         return TrainingResult(run.name, {'bbox_mAP': 0.0}, 9.0, 'python x', memory)
 
+    measured = TeacherResult('t', 9, ['a <b>|c'], {BOX_MAP: 0.31, BOX_MAP_50: 0.6})
     monkeypatch.setattr(comparison_run, 'run_training', train)
+    monkeypatch.setattr(comparison_run, 'measure_teachers', lambda *_: [measured])
     monkeypatch.chdir(detectors)
     other = changed(detectors, 'alone_fast', optim_wrapper__optimizer__lr=0.5)
     outcome = compare_detectors(detectors, other)
@@ -79,6 +83,12 @@ def check_json(data: dict[str, Any]) -> None:
     assert 'lr 0.5, the base has 0.001' in fast['caveats'][0]
     assert taught['extra_iteration']['mean'] == pytest.approx(0.1)
     assert taught['extra_memory']['mean'] == 20
+    # From 0.21 to 0.26, of 0.31.
+    assert taught['teacher'] == 0.31
+    assert taught['gap_closed'] == pytest.approx(0.5)
+    assert base['gap_closed'] is None and fast['gap_closed'] is None
+    assert taught['metric_50']['mean'] == 0.5
+    assert data['teachers'][0]['metrics'] == {BOX_MAP: 0.31, BOX_MAP_50: 0.6}
     assert taught['parts']['size']['small']['mean'] is None
     assert taught['parts']['class']['red']['mean'] == pytest.approx(0.6)
     assert taught['parts']['class']['blue']['mean'] is None
@@ -99,6 +109,10 @@ def check_texts(out: Path) -> None:
     assert '<li>a &lt;b&gt;|c: helped.' in page and '<b>' not in page
     assert '- a &lt;b&gt;\\|c: helped.' in text
     assert 'alone_fast*' in page and 'did not help' in page
+    assert '<td style="text-align:left">(teacher t)</td>' in page
+    for cell in ('0.310', '0.600', '0.500 ± 0.000', '50 %'):
+        assert f'>{cell}</td>' in page, cell
+    assert '<h3>More seeds' not in page  # all rows are decided
     assert '+0.100 (+50 %)' in page and '+20 (+20 %)' in page
     assert 'once in eight times' in page  # how verdicts are reached
     assert 'logs are incomplete: alone with seed 1.' in page
@@ -122,6 +136,8 @@ def test_the_others_are_compared_if_one_fails(
         ('alone', 0), ('alone', 1), ('alone', 2), ('a <b>|c', 0), ('a <b>|c', 2)
     ]  # fmt: skip
     assert data['notes'] == ['a <b>|c, seed 1: failed; not included.']
+    page = (outcome.report / 'index.html').read_text()
+    assert 'Over those that both have (0, 2), it has 0.250 and the base 0.250' in page
 
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
@@ -184,6 +200,12 @@ def test_a_real_comparison_is_repaired_and_repeated(
     assert 'resumes from epoch_1.pth' in output
     assert last.with_name('epoch_2.pth.damaged').is_file()
     assert is_complete_checkpoint(last)
+    page = (outcome.report / 'index.html').read_text()
+    picture = Image.open(outcome.report / 'detections.png')
+    columns = 4  # ground truth, teacher, student alone, row
+    assert picture.width == 8 + columns * (320 + 8) and '"detections.png"' in page
+    assert 'mkd-det compare x --seeds 5 0 1\n</code>' in page
+    assert 'optional stopping' in page
     check_real_report(json.loads((outcome.report / 'report.json').read_text()))
 
 

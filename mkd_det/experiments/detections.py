@@ -1,0 +1,145 @@
+"""Draws the detections of several models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from PIL import Image, ImageDraw, ImageFont
+
+# Detections with a lower score are not drawn.
+MIN_SCORE = 0.3
+# Longer side of a drawn image in pixels.
+SIDE = 320
+# Colours of the classes' boxes: dark enough for white letters.
+CLASS_COLOURS = (
+    '#5a5a5a', '#c81e28', '#1e6eb4', '#1e8228', '#be5a00',
+    '#8c3caa', '#82503c', '#be328c', '#6e6e00', '#00828c',
+)  # fmt: skip
+# Height of the titles above the columns, and the gap between images, in pixels.
+_HEAD, _GAP = 44, 8
+
+Draw = Callable[[np.ndarray, InstanceData], np.ndarray]
+
+
+@dataclass(frozen=True)
+class DetectedImage:
+    """An image with the objects that were found in it.
+
+    Args:
+        image: RGB (H, W, 3), uint8.
+        columns: Objects by title of the column: `bboxes` (N, 4) in pixels of the
+            image, `labels` (N,) and `scores` (N,); ground truth has scores of 1.
+    """
+
+    image: np.ndarray
+    columns: Mapping[str, InstanceData]
+
+
+def draw_detections(
+    images: Sequence[DetectedImage], classes: Sequence[str], path: Path
+) -> None:
+    """Draw a row for each image, and a column for each model.
+
+    Args:
+        images: The images, with equal columns.
+        classes: Names of the classes.
+        path: The PNG file.
+    """
+    draw = _make_draw(classes)
+    rows = [
+        [draw(one.image, _seen(found)) for found in one.columns.values()]
+        for one in images
+    ]
+    _image_grid(rows, list(images[0].columns)).save(path)
+
+
+def ground_truth(
+    boxes: Sequence[Sequence[float]], labels: Sequence[int]
+) -> InstanceData:
+    """Return annotated objects, with a score of 1.
+
+    Args:
+        boxes: Corners (x1, y1, x2, y2).
+        labels: Their classes.
+    """
+    return InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels).long(),
+        scores=torch.ones(len(boxes)),
+    )
+
+
+def _seen(found: InstanceData) -> InstanceData:
+    return found[found.scores >= MIN_SCORE]
+
+
+def _make_draw(classes: Sequence[str]) -> Draw:
+    """Return a function that draws boxes on a resized image.
+
+    It uses mmdet's visualizer, but not its `add_datasample`, whose letters are too
+    small for pictures of this size.
+    """
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer = DetLocalVisualizer(name='detections')
+
+    def draw(image: np.ndarray, instances: InstanceData) -> np.ndarray:
+        scale = SIDE / max(image.shape[:2])
+        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        visualizer.set_image(np.asarray(resized))
+        boxes = instances.bboxes.cpu() * scale
+        for box, label, score in zip(
+            boxes, instances.labels.tolist(), instances.scores.tolist(), strict=True
+        ):
+            colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+            visualizer.draw_bboxes(box, edge_colors=colour, line_widths=2, alpha=1)
+            visualizer.draw_texts(
+                classes[label] + (f' {score:.2f}' if score < 1 else ''),
+                torch.stack([box[0], (box[1] - 2).clamp(min=17)]),
+                font_sizes=12,
+                colors='white',
+                vertical_alignments='bottom',
+                bboxes={'facecolor': colour, 'pad': 1, 'edgecolor': 'none'},
+            )
+        return visualizer.get_image()
+
+    return draw
+
+
+def _image_grid(
+    rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str]
+) -> Image.Image:
+    """Return images in a grid, with a title above each column."""
+    width = max(row[0].shape[1] for row in rows)
+    heights = [row[0].shape[0] for row in rows]
+    size = (
+        len(columns) * (width + _GAP) + _GAP,
+        _HEAD + sum(heights) + len(rows) * _GAP,
+    )
+    grid = Image.new('RGB', size, 'white')
+    pen = ImageDraw.Draw(grid)
+    for i, title in enumerate(columns):
+        centre = _GAP + i * (width + _GAP) + width // 2
+        font = _fitting_font(title, width)
+        pen.text((centre, _HEAD // 2), title, fill='black', font=font, anchor='mm')
+    top = _HEAD
+    for row, height in zip(rows, heights, strict=True):
+        for i, image in enumerate(row):
+            grid.paste(Image.fromarray(image), (_GAP + i * (width + _GAP), top))
+        top += height + _GAP
+    return grid
+
+
+def _fitting_font(title: str, width: int) -> Any:
+    """Return a font in which a title is no wider than a column."""
+    size = 24.0
+    font = ImageFont.load_default(size=size)
+    wide = font.getlength(title)
+    return font if wide <= width else ImageFont.load_default(size=size * width / wide)
