@@ -41,11 +41,16 @@ def _fresh_state() -> Iterator[None]:
     """Each test starts from seed 0 and leaves no runner's globals behind."""
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.registry import DefaultScope, init_default_scope
+    from mmengine.utils import manager as manager_module
     from mmengine.visualization import Visualizer
 
     init_default_scope('mmdet')
     torch.manual_seed(0)
     yield
+    # An exception inside mmengine's `get_instance` leaves its lock held, and another
+    # thread (a training of a chain) would wait for ever.
+    while manager_module._lock._is_owned():
+        manager_module._lock.release()
     for manager in (MessageHub, Visualizer, MMLogger, DefaultScope):
         # mmengine keeps instances by name for the life of the process.
         for kind in (manager, *manager.__subclasses__()):
