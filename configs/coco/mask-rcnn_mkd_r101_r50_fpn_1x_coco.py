@@ -18,3 +18,4 @@ model = dict(
     **_base_.pop('recipe'))
 # A few boxes of COCO have no height; mmdet leaves them out.
 train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -8,3 +8,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512]))
 # A few boxes of COCO have no height; mmdet leaves them out.
 train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -74,7 +74,7 @@ def test_weights_that_are_not_finite_are_refused(
     content['state_dict']['backbone.conv1.weight'][0] = float('nan')
     torch.save(content, path)
     argv = {
-        'train': ['--cfg-options', f'load_from={path}', 'train_cfg.max_epochs=0'],
+        'train': ['--cfg-options', f'load_from={path}', 'train_cfg.max_epochs=1'],
         'test': [path, '--work-dir', tmp_path / 'run'],
         'export': [path, tmp_path / 'out'],
     }[name]

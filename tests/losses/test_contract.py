@@ -83,7 +83,9 @@ def levels(
         return [normal(n, 5, size, size), normal(n, 5, -(-size // 2), -(-size // 2))]
     places = size * size
     scores, boxes = normal(n, places, 4), _boxes(n, places, seed)
-    return [HeadOutput(scores, boxes, normal(n, places, 4, 6), _priors(size))]
+    bins = normal(n, places, 4, 6)
+    # No earlier decoder layers: a head of queries of one layer.
+    return [HeadOutput(scores, boxes, bins, _priors(size), earlier=())]
 
 
 def _priors(size: int) -> tuple[Tensor]:
@@ -104,7 +106,7 @@ def truth_of(cls: type[PairLoss], n: int) -> GroundTruth:
 def change(given: list, function: Any) -> list:
     """Return the levels with each tensor changed."""
     return [
-        HeadOutput(*(function(part) for part in level[:3]), level.priors)
+        HeadOutput(*(function(part) for part in level[:3]), level.priors, level.earlier)
         if isinstance(level, HeadOutput)
         else function(level)
         for level in given

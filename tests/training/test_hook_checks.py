@@ -67,7 +67,7 @@ def test_a_hook_of_distillation_needs_a_distiller(
     cfg, model = trained
     cfg = cfg.copy()
     cfg.custom_hooks = [dict(type='DifficultyHook')]
-    with pytest.raises(ConfigError, match='DifficultyHook works for distillation'):
+    with pytest.raises(ConfigError, match='works for distillation only'):
         check_hooks(cfg, model.student)
 
 

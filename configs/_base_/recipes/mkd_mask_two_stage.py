@@ -26,7 +26,6 @@ needs = dict(
         'backbone.layer4',
         'rpn_head',
         'neck',
-        'roi_head.mask_head',
     ],
 )
 

@@ -9,8 +9,16 @@ takes it as `**_base_.pop('recipe')`. For a student of one stage: `soft_two_stag
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 needs = dict(
-    student=['rpn_head', 'roi_head.bbox_roi_extractor.2', 'roi_head.bbox_head.2'],
-    teacher=['rpn_head', 'neck', 'roi_head.bbox_head.2'],
+    student=[
+        'rpn_head',
+        'roi_head.bbox_roi_extractor.0',
+        'roi_head.bbox_roi_extractor.1',
+        'roi_head.bbox_roi_extractor.2',
+        'roi_head.bbox_head.0',
+        'roi_head.bbox_head.1',
+        'roi_head.bbox_head.2',
+    ],
+    teacher=['rpn_head', 'neck'],
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
 )
 
