@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -14,9 +14,10 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..errors import is_integer
+from ..errors import ConfigError, is_integer, nearest_names
 from ..io.atomic import write_atomically
 from ..io.paths import own_file
+from ..training.metric_names import is_logged
 
 
 @HOOKS.register_module()
@@ -92,6 +93,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if self.save_best:
+            if not _are_measured(self.key_indicators, metrics, runner):
+                return
             runner.call_hook('before_checkpoint')
         with self._removals_deferred() as removed:
             super()._save_best_checkpoint(runner, metrics)
@@ -213,6 +216,27 @@ class _RecordingBackend:
         self.removed.append(path)
 
     rmtree = remove
+
+
+def _are_measured(names: Iterable[str], metrics: dict, runner: Runner) -> bool:
+    """Return whether a validation has yielded all metrics that a checkpoint is best by.
+
+    Raises:
+        ConfigError: A metric is none of the evaluator's. Those of COCO are absent where
+            nothing was detected.
+    """
+    absent = [name for name in names if name != 'auto' and name not in metrics]
+    for name in absent:
+        if not is_logged(runner.cfg.get('val_evaluator'), name):
+            raise ConfigError(
+                f'save_best: the validation does not measure {name!r}',
+                actual=name,
+                available=nearest_names(name, metrics, limit=12),
+            )
+        runner.logger.warning(
+            f'This validation has no {name}, so no checkpoint is saved as the best'
+        )
+    return not absent
 
 
 def _remove(backend: Any, path: str) -> None:

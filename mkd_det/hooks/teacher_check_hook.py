@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
 from ..io.random_state import preserved_random_state
 from ..teachers.loading import Teacher
 from ..teachers.renormalize import image_preprocessor
 from ..training.class_order import check_teacher_labels, is_described
+from ..training.metric_names import is_logged, metric_names
 from ..training.runtime import class_count, get_distiller
 from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
 
@@ -76,6 +79,17 @@ class TeacherCheckHook(Hook):
             )
         self.num_images, self.metric, self.threshold = num_images, metric, threshold
         self.check_classes = check_classes
+
+    def check_before_start(self, cfg: Config, model: nn.Module) -> None:
+        """Raise ConfigError if the validation does not measure `metric`.
+
+        Args:
+            cfg: Config of the training.
+            model: Its model.
+        """
+        evaluator = cfg.get('val_evaluator')
+        if self.metric and evaluator and is_logged(evaluator, self.metric) is False:
+            self._main_metric(dict.fromkeys(metric_names(evaluator)))
 
     def before_train(self, runner: Runner) -> None:
         """Check every teacher."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 
 import faults
 import hook_runs
-from mkd_det.errors import CheckpointSaveError, ResumeError
-from mkd_det.hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
+from mkd_det.errors import CheckpointSaveError, ConfigError, ResumeError
+from mkd_det.hooks.safe_checkpoint_hook import (
+    SafeCheckpointHook,
+    use_safe_checkpoint_hook,
+)
 from mkd_det.io.checkpoint import read_checkpoint
 from mkd_det.training.resume import settle_resume
 
@@ -234,3 +240,20 @@ def test_a_note_that_names_another_work_dir_is_refused(
     faults.pipe(Path(cfg.work_dir, 'last_checkpoint'))
     with pytest.raises(ResumeError, match='cannot be read'):
         settle_resume(cfg)
+
+
+@pytest.mark.parametrize('metrics', [{}, {'pascal_voc/mAP': 0.0}])
+def test_a_validation_that_detects_nothing_has_no_best_checkpoint(
+    metrics: dict[str, float], tmp_path: Path
+) -> None:
+    """COCO yields no metric then; others do."""
+    evaluators = [dict(type='CocoMetric'), dict(type='VOCMetric')]
+    runner: Any = SimpleNamespace(
+        cfg=Config(dict(val_evaluator=evaluators)), logger=logging.getLogger('best')
+    )
+    SafeCheckpointHook(save_best='coco/bbox_mAP').after_val_epoch(runner, metrics)
+    runner.cfg.val_evaluator = dict(type='MyMetric')
+    hook = SafeCheckpointHook(save_best='my/score', rule='greater')
+    with pytest.raises(ConfigError) as caught:
+        hook.after_val_epoch(runner, {'my/scores': 1.0})
+    assert caught.value.available == ('my/scores',)

@@ -19,6 +19,7 @@ from mkd_det.classification import ImageClassifier
 from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
 from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
+from mkd_det.training.hook_checks import check_hooks
 
 
 @MODELS.register_module()
@@ -291,3 +292,14 @@ def test_a_cache_is_refused_before_a_teacher_is_evaluated(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match='same in every epoch'):
         hook_runs.build(cfg, 'cache').train()
     assert OracleGFL.asked == 0
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_the_training(
+    tmp_path: Path,
+) -> None:
+    cfg = _cfg(tmp_path, metric='coco/bbox_mP')
+    with pytest.raises(ConfigError) as caught:
+        check_hooks(cfg, tiny.build(cfg.model))
+    assert caught.value.available[0] == 'coco/bbox_mAP'
+    cfg.default_hooks.teacher_check.metric = 'coco/bbox_mAP_50'
+    check_hooks(cfg, tiny.build(cfg.model))
