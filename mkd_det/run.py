@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -14,7 +15,7 @@ from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from torch import distributed
+from torch import distributed, nn
 
 from .data import check_data, check_loaders
 from .distiller.model import Distiller
@@ -29,6 +30,7 @@ from .io.checkpoint import (
     read_checkpoint,
     read_meta,
 )
+from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
 from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
@@ -58,6 +60,12 @@ def train(cfg: Config) -> Runner:
     _prepare_process()
     cfg = prepare_config(cfg)
     checked = check_before_start(cfg)
+    with locked_folder(Path(cfg.work_dir), 'training'):
+        return _run(cfg, checked)
+
+
+def _run(cfg: Config, checked: nn.Module) -> Runner:
+    """Run a training that has been checked."""
     runner = build_runner(cfg)
     runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
     if isinstance(checked, Distiller):

@@ -16,6 +16,7 @@ from mmengine.config import Config
 import tiny
 from mkd_det.cli import train
 from mkd_det.data.datasets import dataset_classes
+from mkd_det.io.lock import locked_folder
 from mkd_det.training.preflight import check_start
 from tooling import distiller_cfg, fails, run_command, student_cfg
 
@@ -37,6 +38,19 @@ def test_resume_continues_where_the_run_ended(trained: Path, tmp_path: Path) -> 
     assert (last['meta']['epoch'], last['meta']['iter']) == (2, 8)
     # `--resume` alone finds the checkpoint in the work dir: nothing is left to do.
     assert run_command('train', [*argv, *options]) == 0
+
+
+def test_two_trainings_do_not_share_a_work_dir(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = f'model.teachers.t.checkpoint={trained / "teacher_elsewhere.pth"}'
+    folder = tmp_path / 'run'
+    argv = [trained / 'config.py', '--work-dir', folder, '--cfg-options', teacher]
+    with locked_folder(folder, 'training'):
+        fails(
+            capsys, 'train', argv, 'ExperimentError', 'another training', '--work-dir'
+        )
+    assert [path.name for path in folder.iterdir()] == ['.lock']
 
 
 # -- teachers and data ---------------------------------------------------------

@@ -15,11 +15,11 @@ from ...config_paths import find_named_files
 from ...configs import read_config
 from ...errors import ExperimentError, as_config_error
 from ...io.json_files import read_json, write_json
+from ...io.lock import locked_folder
 from ...training.export import export, save_student
 from ..runs import (
     Display,
     TrainingResult,
-    locked_folder,
     make_display,
     run_in_parallel,
     run_training,

@@ -9,10 +9,10 @@ from pathlib import Path
 from threading import Event
 
 from ...errors import ExperimentError
+from ...io.lock import locked_folder
 from ...io.paths import check_writable_folder, relative_to_cwd
 from ..runs import (
     TrainingRun,
-    locked_folder,
     make_display,
     run_in_parallel,
     run_training,

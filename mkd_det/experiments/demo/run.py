@@ -15,12 +15,12 @@ from mmengine.device import get_device
 from ...configs import read_config
 from ...data.digits import make_digits
 from ...io.json_files import write_json
+from ...io.lock import locked_folder
 from ..detections import MIN_SCORE
 from ..runs import (
     Display,
     TrainingResult,
     TrainingRun,
-    locked_folder,
     make_display,
     read_history,
     run_training,

@@ -2,7 +2,6 @@
 
 from .execution import run_training
 from .history import History, read_history
-from .lock import locked_folder
 from .parallel import run_in_parallel
 from .progress import Display, LineDisplay, Tracker, make_display
 from .training_run import TrainingResult, TrainingRun, digest
@@ -15,7 +14,6 @@ __all__ = [
     'TrainingResult',
     'TrainingRun',
     'digest',
-    'locked_folder',
     'make_display',
     'read_history',
     'run_in_parallel',
