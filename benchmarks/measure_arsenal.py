@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mkd_det.cli import compare
 from mkd_det.cli.common import add_devices, guard
-from mkd_det.experiments.comparison.report import JSON
+from mkd_det.experiments.comparison.report.page import JSON
 from mkd_det.io.json_files import read_json, write_json
 
 RECIPES = 'mkd_det::_base_/recipes'

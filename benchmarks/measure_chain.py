@@ -38,7 +38,7 @@ from measuring import (
 )
 
 from mkd_det.cli.common import guard
-from mkd_det.configs import read_config
+from mkd_det.config_files.reading import read_config
 from mkd_det.errors import CheckpointFileError
 from mkd_det.experiments.chain.report import draw_sizes
 from mkd_det.experiments.chain.run import run_chain

@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mkd_det.configs import load_config
-from mkd_det.experiments.comparison.figures import draw_runs
+from mkd_det.config_files.reading import load_config
+from mkd_det.experiments.comparison.report.figures import draw_runs
 from mkd_det.experiments.runs import TrainingRun, make_display, run_training
 from mkd_det.experiments.runs.settings import settings_in
 from mkd_det.io.json_files import write_json

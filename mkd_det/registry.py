@@ -265,15 +265,16 @@ def _type_check(annotation: Any) -> _TypeCheck | None:
 def import_files(package: str, path: Iterable[str]) -> None:
     """Import every module of a package, so that a new file is found by itself.
 
-    The classes of its modules can be imported from the package as well.
+    Packages inside the package are imported in the same way. The classes of all
+    modules can be imported from the package as well.
 
     Args:
         package: The package's `__name__`.
         path: Its `__path__`.
     """
     room = import_module(package)
-    for info in pkgutil.iter_modules(path):
-        module = import_module(f'{package}.{info.name}')
+    for info in pkgutil.walk_packages(path, f'{package}.'):
+        module = import_module(info.name)
         for name, value in vars(module).items():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and not name.startswith('_'):

@@ -17,30 +17,30 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed, nn
 
-from .data import check_data, check_loaders
-from .distiller.model import Distiller
-from .errors import ConfigError
-from .hooks.divergence_hook import DivergenceHook
-from .hooks.missing_validation_hook import MissingValidationHook
-from .hooks.run_record_hook import RunRecordHook
-from .hooks.safe_checkpoint_hook import use_safe_checkpoint_hook
-from .io.checkpoint import (
+from .checkpoints.checkpoint import (
     extract_state_dict,
     load_state_dict_strict,
     read_checkpoint,
     read_meta,
 )
+from .checkpoints.mmengine_loader import use_our_reader
+from .data import check_data, check_loaders
+from .distiller.model import Distiller
+from .errors import ConfigError
+from .hooks.recovery.divergence_hook import DivergenceHook
+from .hooks.recovery.missing_validation_hook import MissingValidationHook
+from .hooks.recovery.run_record_hook import RunRecordHook
+from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
-from .io.mmengine_loader import use_our_reader
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.quiet import ignore_library_warnings
+from .preflight.checks import check_before_start
+from .preflight.disk_use import describe_disk_use
+from .preflight.runner_parts import check_runner_parts
+from .preflight.runner_settings import check_runner_settings, has_stock_runner
 from .training.class_order import check_test_labels
-from .training.disk_use import describe_disk_use
 from .training.plan_summary import summarize_plan
-from .training.preflight import check_before_start
-from .training.runner_parts import check_runner_parts
-from .training.runner_settings import check_runner_settings, has_stock_runner
 from .training.runtime import prepare_config
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
@@ -29,13 +30,11 @@ ORDER = (
     'packaged',
     'utils',
     'io',
+    'checkpoints',
     'structures',
     'registry',
     'contrib',
-    'config_bases',
-    'config_overrides',
-    'config_paths',
-    'configs',
+    'config_files',
     'config',
     'taps',
     'functional',
@@ -52,6 +51,7 @@ ORDER = (
     'data',
     'classification',
     'training',
+    'preflight',
     'hooks',
     'run',
     'experiments.benchmark',
@@ -192,6 +192,16 @@ def test_a_function_fits_one_screen() -> None:
             if lines > 60:
                 too_long.append(f'{named(file)}:{node.name} ({lines} lines)')
     assert not too_long
+
+
+def test_a_room_fits_in_a_head() -> None:
+    """At most 2,000 lines: in a folder without its inner folders, which are rooms
+    too, or in a module at the root."""
+    sizes: Counter[str] = Counter()
+    for file in sources():
+        room = file if file.parent.name == PACKAGE else file.parent
+        sizes[named(room)] += len(file.read_text(encoding='utf-8').splitlines())
+    assert {room: size for room, size in sizes.items() if size > 2000} == {}
 
 
 def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 
 import tiny
 import tiny_images
-from mkd_det.configs import load_config, read_config
+from mkd_det.config_files.reading import load_config, read_config
 from mkd_det.experiments.chain.chain import ChainMember, read_chain
 from mkd_det.experiments.chain.member_configs import member_config
 from mkd_det.plan.recipes import packaged_recipes

@@ -193,7 +193,7 @@ def test_packaged_names_are_configs_of_the_checkout() -> None:
 
 
 def test_a_packaged_name_that_is_missing_is_told() -> None:
-    from mkd_det.configs import read_config
+    from mkd_det.config_files.reading import read_config
     from mkd_det.errors import ConfigError
 
     with pytest.raises(ConfigError):

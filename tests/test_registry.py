@@ -48,7 +48,7 @@ def test_every_class_of_a_room_is_registered_by_its_file(room: str) -> None:
 
 
 def test_hooks_are_found_by_their_files() -> None:
-    files = {file.stem for file in (ROOT / 'hooks').glob('*_hook.py')}
+    files = {file.stem for file in (ROOT / 'hooks').rglob('*_hook.py')}
     ours = {
         cls.__module__.rpartition('.')[2]
         for cls in HOOKS.module_dict.values()

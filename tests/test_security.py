@@ -19,10 +19,10 @@ from mmengine.runner import CheckpointLoader
 
 import faults
 import tiny
+from mkd_det.checkpoints import download as downloading
+from mkd_det.checkpoints.checkpoint import read_checkpoint, read_class_names
+from mkd_det.checkpoints.mmengine_loader import load_from_mkd_det, use_our_reader
 from mkd_det.errors import CheckpointFileError, UntrustedCheckpointError
-from mkd_det.io import download as downloading
-from mkd_det.io.checkpoint import read_checkpoint, read_class_names
-from mkd_det.io.mmengine_loader import load_from_mkd_det, use_our_reader
 from tooling import (
     distiller_cfg,
     fails,
@@ -216,7 +216,7 @@ def test_mmengine_and_mmdet_read_through_our_reader(
 
 # What reads a file in ways of its own; where that may be called.
 READERS = {
-    'torch.load': {'io/checkpoint.py'},
+    'torch.load': {'checkpoints/checkpoint.py'},
     'pickle.load': set(),
     'pickle.loads': set(),
     'pickle.Unpickler': set(),
@@ -324,7 +324,7 @@ def test_a_pipe_and_a_file_without_permission_are_told(
         raise PermissionError(13, 'Permission denied', path)
 
     # The tests may run as a user who may read everything.
-    monkeypatch.setattr('mkd_det.io.checkpoint.os.open', refuse)
+    monkeypatch.setattr('mkd_det.checkpoints.checkpoint.os.open', refuse)
     with pytest.raises(CheckpointFileError, match='cannot be opened') as error:
         read_checkpoint(tmp_path / 'x.pth')
     assert error.value.actual == 'Permission denied'

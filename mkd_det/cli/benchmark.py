@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, write."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..experiments.benchmark import (
         Settings,
         results_table,

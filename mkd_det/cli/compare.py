@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int | None:
     """Check all rows, run what is missing, and report."""
     from ..errors import ConfigError
     from ..experiments.comparison.options import ComparisonOptions
-    from ..experiments.comparison.report import PAGE
-    from ..experiments.comparison.report_text import command_with_more_seeds
+    from ..experiments.comparison.report.page import PAGE
+    from ..experiments.comparison.report.text import command_with_more_seeds
     from ..experiments.comparison.rows import split_name
     from ..experiments.comparison.run import compare
     from ..experiments.comparison.suggestions import plain_configs
@@ -165,7 +165,7 @@ def print_table(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..experiments.comparison.report_text import overview_table
+    from ..experiments.comparison.report.tables import overview_table
 
     header, *rows = overview_table(comparison)
     table = Table(*header)

@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Export, check, print."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..training.export import export
 
     quiet_libraries()
@@ -61,7 +61,7 @@ def table(checkpoint: str, weights: Path, config: Path) -> Table:
     """Return the table of the written files and their sizes."""
     from rich.table import Table
 
-    from ..io.checkpoint import read_checkpoint
+    from ..checkpoints.checkpoint import read_checkpoint
 
     state = read_checkpoint(str(weights))['state_dict']
     out = Table(title='Plain student', title_justify='left')

@@ -41,10 +41,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Survey the model, or two of them, and print the table."""
-    from ..configs import load_config
+    from ..checkpoints.checkpoint import load_checkpoint_strict
+    from ..config_files.reading import load_config
     from ..inspection import pair_modules, select, survey
     from ..inspection.tables import outputs_table, pairs_table
-    from ..io.checkpoint import load_checkpoint_strict
     from ..training.runtime import build_model
     from ..training.student_config import student_config
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 def build_teacher(cfg: Any, name: str) -> nn.Module:
     """Build a teacher that the distill config names, or the model of another config."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..teachers.bank import TeacherBank
     from ..training.runtime import build_model
     from ..training.student_config import student_config

@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Build the distiller, print its plan and models."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..training.runtime import build_model, check_is_distill
 
     quiet_libraries()

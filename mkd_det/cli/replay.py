@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the step; print what it was made of."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..training.divergence import replay
 
     quiet_libraries()

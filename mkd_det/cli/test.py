@@ -58,7 +58,7 @@ def _pickle(path: str) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Build the student, load it strictly, test it."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..run import evaluate
     from ..training.student_config import student_config
 

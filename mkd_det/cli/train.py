@@ -62,7 +62,7 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: An argument needs something that the config or machine lacks.
     """
     from ..errors import ConfigError
-    from ..training.preflight import check_amp, check_optim_wrapper
+    from ..preflight.checks import check_amp, check_optim_wrapper
 
     check_optim_wrapper(cfg)
     cfg.launcher = args.launcher
@@ -115,7 +115,7 @@ def apply_resume(cfg: Config, resume: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check, then train."""
-    from ..configs import load_config
+    from ..config_files.reading import load_config
     from ..run import train
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

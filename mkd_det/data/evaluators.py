@@ -11,9 +11,9 @@ from mmdet.registry import EVALUATOR, METRICS
 from mmengine.evaluator import Evaluator
 
 from ..errors import AnnotationError, ConfigError, nearest_names
-from .annotations import AnnotationSummary
 from .checks import AnnotatedDataset
-from .coco import read_coco
+from .formats.annotations import AnnotationSummary
+from .formats.coco import read_coco
 
 
 def check_evaluators(

@@ -17,8 +17,6 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
 from ..errors import ClassOrderError, MkdError
-from .annotations import list_names
-from .coco import read_coco
 from .datasets import (
     checks_itself,
     class_names,
@@ -27,6 +25,8 @@ from .datasets import (
     open_dataset,
     reads_standard_format,
 )
+from .formats.annotations import list_names
+from .formats.coco import read_coco
 
 # Wrappers that hand labels on as they are.
 _WRAPPERS = (

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checkpoints.checkpoint import check_weight_values
 from ..errors import ResumeError
-from ..io.checkpoint import check_weight_values
 from ..registry import arguments_with_defaults
 
 if TYPE_CHECKING:

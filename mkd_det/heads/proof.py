@@ -20,7 +20,7 @@ from ..structures import HeadOutput, Level
 from .predictions import Predictions
 
 if TYPE_CHECKING:
-    from .dense import DenseReader
+    from .readers.dense import DenseReader
 
 # Allowed differences: of boxes in pixels and as a share of the box, of probabilities
 # likewise. Rounding of float32 is far below, a wrong decoding far above.

@@ -14,14 +14,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
+from ..checkpoints.checkpoint import read_checkpoint, read_meta
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
-from ..io.checkpoint import read_checkpoint, read_meta
 from ..training.export import save_student
 from ..training.runtime import get_distiller, is_distill
 from ..training.student_config import student_config
-from .divergence_hook import DivergenceHook
-from .run_record_hook import RunRecordHook
+from .recovery.divergence_hook import DivergenceHook
+from .recovery.run_record_hook import RunRecordHook
 
 
 @HOOKS.register_module()

@@ -17,10 +17,10 @@ from torch import nn
 
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
 from ..io.random_state import preserved_random_state
+from ..preflight.metric_names import is_logged, metric_names
 from ..teachers.loading import Teacher
 from ..teachers.renormalize import image_preprocessor
 from ..training.class_order import check_teacher_labels, is_described
-from ..training.metric_names import is_logged, metric_names
 from ..training.runtime import class_count, get_distiller
 from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configs import read_config
+from ..config_files.reading import read_config
 from ..errors import ConfigError, check_keys, check_string_keys, is_number
 from ..packaged import configs_folder
 from ..parsing import parse

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..adapters.base import AdapterOutput
 from ..adapters.linear_align import aligners
 from ..errors import HeadKindError, ShapeMismatchError, TapNotFoundError
-from ..heads.dense import is_dense_head
+from ..heads.readers.dense import is_dense_head
 from ..registry import ADAPTERS
 from ..structures import LevelSpec, full_precision
 from .base import Probe

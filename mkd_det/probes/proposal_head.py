@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput, FrozenModule
 from ..errors import ShapeMismatchError, TapNotFoundError
-from ..heads.regions import check_box_heads, logits_of_regions
+from ..heads.readers.regions import check_box_heads, logits_of_regions
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .base import Probe

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput
-from ..heads.masks import check_mask_heads, masks_of_regions
+from ..heads.readers.masks import check_mask_heads, masks_of_regions
 from ..registry import ADAPTERS
 from .region_head import RegionHead
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput
 from ..errors import ConfigError
-from ..heads.regions import box_head_of, run_box_heads
+from ..heads.readers.regions import box_head_of, run_box_heads
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .proposal_head import ProposalHead

@@ -16,8 +16,8 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
+from ..checkpoints.archive import load_plain
 from ..errors import DataError
-from ..io.archive import load_plain
 from ..structures import Level, Levels
 from ..taps import Tap
 

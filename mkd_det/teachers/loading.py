@@ -14,16 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..config import TeacherConfig
-from ..configs import configs_beside, plain_model_cfg, read_config
-from ..errors import (
-    CheckpointFileError,
-    ConfigError,
-    TeacherClassesError,
-    TeacherFileError,
-    TeacherKeysError,
-)
-from ..io.checkpoint import (
+from ..checkpoints.checkpoint import (
     check_weight_values,
     compare_state_dicts,
     drop_batch_counters,
@@ -32,7 +23,16 @@ from ..io.checkpoint import (
     read_class_names,
     read_meta,
 )
-from ..io.shape_mismatch import describe_difference
+from ..checkpoints.shape_mismatch import describe_difference
+from ..config import TeacherConfig
+from ..config_files.reading import configs_beside, plain_model_cfg, read_config
+from ..errors import (
+    CheckpointFileError,
+    ConfigError,
+    TeacherClassesError,
+    TeacherFileError,
+    TeacherKeysError,
+)
 from ..parsing import parse
 from ..registry import build_mmengine_model
 from .cache import hash_weights

@@ -1,1 +1,1 @@
-"""A run from its config: preparation, preflight checks, resume, export."""
+"""A run from its config: preparation, resume, divergence, export."""

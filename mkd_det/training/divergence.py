@@ -18,12 +18,12 @@ from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
+from ..checkpoints.checkpoint import read_checkpoint
 from ..distiller.model import Distiller
 from ..distiller.state import STATE
 from ..distiller.step import STATISTIC
 from ..errors import CheckpointFileError, CheckpointKeysError, ConfigError
 from ..io.atomic import write_atomically
-from ..io.checkpoint import read_checkpoint
 from ..io.random_state import random_state, set_random_state
 from ..structures import tensors_in
 from .carried_state import Attributes, read_attributes, write_attributes

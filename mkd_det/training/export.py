@@ -11,11 +11,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from ..checkpoints.checkpoint import load_checkpoint_strict, read_checkpoint, read_meta
 from ..contrib.row_conv import to_square
 from ..distiller.state import without_distill_state
 from ..errors import ConfigError
 from ..io.atomic import write_atomically
-from ..io.checkpoint import load_checkpoint_strict, read_checkpoint, read_meta
 from ..io.paths import check_output_file
 from ..registry import type_name
 from .class_order import RUN_RECORD

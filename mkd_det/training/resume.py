@@ -12,10 +12,10 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
+from ..checkpoints.checkpoint import check_weight_values, read_checkpoint
 from ..distiller.model import Distiller
 from ..distiller.state import check_resumable, check_saved_values
 from ..errors import CheckpointFileError, ResumeError
-from ..io.checkpoint import check_weight_values, read_checkpoint
 from ..io.paths import own_file
 from ..io.quiet import suppress_info_logs
 

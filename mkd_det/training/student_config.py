@@ -12,7 +12,7 @@ import mmengine.registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, Registry
 
-from ..configs import RECIPE_VARIABLES, custom_imports_of, plain_model_cfg
+from ..config_files.reading import RECIPE_VARIABLES, custom_imports_of, plain_model_cfg
 from ..registry import name_of_object, type_name
 from .runtime import DEFAULT_HOOKS, hook_type, is_distill
 

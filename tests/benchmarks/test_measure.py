@@ -15,7 +15,7 @@ import measuring
 import pytest
 from mmengine.config import Config
 
-from mkd_det.configs import read_config
+from mkd_det.config_files.reading import read_config
 from mkd_det.experiments.chain.chain import read_chain
 from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.rows import read_rows

@@ -18,7 +18,7 @@ from torch import nn
 import tiny
 import tiny_images
 from mkd_det.errors import AnnotationError, ConfigError
-from mkd_det.training.preflight import check_pretrained
+from mkd_det.preflight.checks import check_pretrained
 from tooling import fails, plain_dumps, run_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -83,7 +83,7 @@ def test_weights_that_are_not_finite_are_refused(
 
 
 def test_new_keys_below_known_ones_stay_allowed(write: Write) -> None:
-    from mkd_det.configs import load_config
+    from mkd_det.config_files.reading import load_config
 
     config = write(distiller_cfg(None))
     options = {'train_dataloader.timeout': 3, 'randomness.seed': 1, 'tta_model': {}}

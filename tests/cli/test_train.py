@@ -17,7 +17,7 @@ import tiny
 from mkd_det.cli import train
 from mkd_det.data.datasets import dataset_classes
 from mkd_det.io.lock import locked_folder
-from mkd_det.training.preflight import check_start
+from mkd_det.preflight.checks import check_start
 from tooling import distiller_cfg, fails, run_command, student_cfg
 
 Write = Callable[..., str]

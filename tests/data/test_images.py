@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mkd_det.data import images
+from mkd_det.data.formats import images
 from mkd_det.errors import ImageError
 
 

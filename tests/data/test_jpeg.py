@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mkd_det.data.images import check_images
-from mkd_det.data.jpeg import is_cut
+from mkd_det.data.formats.images import check_images
+from mkd_det.data.formats.jpeg import is_cut
 from mkd_det.errors import ImageError
 
 END = b'\xff\xd9'

@@ -20,8 +20,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 import tiny
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.distiller.model import Distiller
-from mkd_det.io.checkpoint import read_checkpoint
 
 SMALL, BIG = tiny.gfl(4, 8), tiny.gfl(8, 16)
 CONV = 'neck.fpn_convs.0.conv.weight'

@@ -15,7 +15,7 @@ import tiny
 from mkd_det import HEADS, LOSSES, HeadReader, PairLoss
 from mkd_det.errors import HeadKindError
 from mkd_det.heads.base import find_reader, traits_of
-from mkd_det.heads.dense import DenseReader
+from mkd_det.heads.readers.dense import DenseReader
 from mkd_det.heads.running import image_samples, run_features
 from mkd_det.structures import HeadOutput
 from plans import refused

@@ -10,7 +10,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 import tiny
-from mkd_det.heads.dense import DenseReader, is_dense_head
+from mkd_det.heads.readers.dense import DenseReader, is_dense_head
 from mkd_det.structures import HeadOutput
 
 SIZE = (64, 96)

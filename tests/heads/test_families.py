@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mkd_det.errors import HeadKindError
 from mkd_det.heads.base import find_reader
-from mkd_det.heads.dense import DenseReader
+from mkd_det.heads.readers.dense import DenseReader
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 # A config of each family, and the reader of its head.

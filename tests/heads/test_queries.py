@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 
 import tiny
 from mkd_det.errors import HeadKindError, PlanError, TeacherClassesError
-from mkd_det.heads.queries import QueryReader
+from mkd_det.heads.readers.queries import QueryReader
 from mkd_det.heads.running import run_features
 from mkd_det.taps import Tap, capture
 
@@ -86,7 +86,7 @@ def test_a_head_is_read_as_it_predicts(name: str) -> None:
 
 def test_a_head_that_is_read_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     head: Any = tiny.build(tiny.deformable_detr()).bbox_head
-    monkeypatch.setattr('mkd_det.heads.queries._corners', lambda boxes: boxes)
+    monkeypatch.setattr('mkd_det.heads.readers.queries._corners', lambda boxes: boxes)
     with pytest.raises(HeadKindError):
         QueryReader(head).prove(head, [], 'head')
 

@@ -10,7 +10,7 @@ import torch
 import tiny
 from mkd_det.errors import HeadKindError, PlanError, TeacherClassesError
 from mkd_det.heads.base import TappedHead
-from mkd_det.heads.regions import RegionReader, logits_of_regions
+from mkd_det.heads.readers.regions import RegionReader, logits_of_regions
 from mkd_det.heads.running import run_features
 from mkd_det.taps import Tap, capture
 

@@ -12,7 +12,7 @@ import torch
 import hook_runs
 import plans
 import tiny
-from mkd_det.configs import read_config
+from mkd_det.config_files.reading import read_config
 from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError
 from mkd_det.hooks.attention_map_hook import CAPTION, _find_taps, _overlays, _read

@@ -18,8 +18,8 @@ import hook_runs
 import tiny_images
 from mkd_det import LOSSES, PairLoss
 from mkd_det.errors import CheckpointFileError, ConfigError, DivergenceError
-from mkd_det.hooks import divergence_hook
-from mkd_det.hooks.divergence_hook import DivergenceHook
+from mkd_det.hooks.recovery import divergence_hook
+from mkd_det.hooks.recovery.divergence_hook import DivergenceHook
 from mkd_det.training.divergence import replay
 
 

@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 
 import hook_runs
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.hooks.export_student_hook import ExportStudentHook
-from mkd_det.io.checkpoint import read_checkpoint
 from tiny import CLASSES
 
 # As `import mkd_det` fails where it is not installed.

@@ -9,10 +9,15 @@ from mmengine.registry import HOOKS
 
 from mkd_det import hooks
 
-FILES = [m.name for m in pkgutil.iter_modules(hooks.__path__) if m.name[-5:] == '_hook']
+FILES = [
+    module.name
+    for module in pkgutil.walk_packages(hooks.__path__, 'mkd_det.hooks.')
+    if module.name.endswith('_hook')
+]
 
 
 @pytest.mark.parametrize('file', FILES)
 def test_the_hook_of_every_file_is_registered(file: str) -> None:
-    name = ''.join(part.title() for part in file.split('_'))
-    assert HOOKS.get(name).__module__ == f'mkd_det.hooks.{file}'
+    stem = file.rpartition('.')[2]
+    name = ''.join(part.title() for part in stem.split('_'))
+    assert HOOKS.get(name).__module__ == file

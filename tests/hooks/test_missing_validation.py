@@ -12,8 +12,8 @@ from mmengine.runner.loops import ValLoop
 
 import hook_runs
 import tiny_images
-from mkd_det.hooks.missing_validation_hook import NOTE, MissingValidationHook
-from mkd_det.io.checkpoint import read_checkpoint
+from mkd_det.checkpoints.checkpoint import read_checkpoint
+from mkd_det.hooks.recovery.missing_validation_hook import NOTE, MissingValidationHook
 
 
 class Killed(BaseException):

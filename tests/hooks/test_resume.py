@@ -12,9 +12,9 @@ import torch
 
 import hook_runs
 import tiny
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.distiller.state import check_resumable
 from mkd_det.errors import ResumeError
-from mkd_det.io.checkpoint import read_checkpoint
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
 

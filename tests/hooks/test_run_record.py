@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 import hook_runs
 import tiny
 import tiny_images
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.errors import ResumeError
-from mkd_det.hooks.run_record_hook import RunRecordHook
-from mkd_det.io.checkpoint import read_checkpoint
+from mkd_det.hooks.recovery.run_record_hook import RunRecordHook
 
 
 def train(cfg: Config, name: str, resume: bool = False) -> tuple[Runner, list[str]]:
@@ -88,7 +88,9 @@ def test_each_setting_that_is_not_used_is_said_in_a_line(cfg: Config) -> None:
 
 
 def test_other_processes_are_said(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mkd_det.hooks.run_record_hook.get_world_size', lambda: 2)
+    monkeypatch.setattr(
+        'mkd_det.hooks.recovery.run_record_hook.get_world_size', lambda: 2
+    )
     train(cfg, 'first')
     monkeypatch.undo()
     (line,) = train(cfg, 'second', resume=True)[1]

@@ -19,12 +19,12 @@ from mmengine.runner import find_latest_checkpoint
 
 import faults
 import hook_runs
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.errors import CheckpointSaveError, ConfigError, ResumeError
-from mkd_det.hooks.safe_checkpoint_hook import (
+from mkd_det.hooks.recovery.safe_checkpoint_hook import (
     SafeCheckpointHook,
     use_safe_checkpoint_hook,
 )
-from mkd_det.io.checkpoint import read_checkpoint
 from mkd_det.training.resume import settle_resume
 
 

@@ -19,7 +19,7 @@ from mkd_det.classification import ImageClassifier
 from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
 from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
-from mkd_det.training.hook_checks import check_hooks
+from mkd_det.preflight.hook_checks import check_hooks
 
 
 @MODELS.register_module()

@@ -15,7 +15,7 @@ from torch import Tensor
 import tiny
 import tiny_images
 from mkd_det.errors import ConfigError, HeadKindError, ShapeMismatchError
-from mkd_det.losses.aggregation import LossAggregation
+from mkd_det.losses.outputs.aggregation import LossAggregation
 from mkd_det.structures import HeadOutput
 
 ln = math.log

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mkd_det import functional as MF
 from mkd_det.losses import PairLoss
-from mkd_det.losses.attention import AttentionKD
-from mkd_det.losses.feature import FeatureKD
-from mkd_det.losses.relation import RelationKD
-from mkd_det.losses.soft_output import SoftOutputKD
+from mkd_det.losses.features.attention import AttentionKD
+from mkd_det.losses.features.feature import FeatureKD
+from mkd_det.losses.features.relation import RelationKD
+from mkd_det.losses.outputs.soft_output import SoftOutputKD
 from mkd_det.structures import HeadOutput
 
 quick = settings(

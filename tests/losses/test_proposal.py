@@ -15,8 +15,8 @@ from mkd_det.errors import (
     TeacherClassesError,
 )
 from mkd_det.functional import boxes_of_class, relative_l1
-from mkd_det.losses.proposal import ProposalKD
-from mkd_det.losses.proposal_masks import ProposalMaskKD
+from mkd_det.losses.outputs.proposal import ProposalKD
+from mkd_det.losses.outputs.proposal_masks import ProposalMaskKD
 from mkd_det.structures import HeadOutput
 
 # The teacher's probabilities: an object of class 0, and background.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mkd_det.errors import ConfigError, HeadKindError
-from mkd_det.losses.query import QueryKD
+from mkd_det.losses.outputs.query import QueryKD
 from mkd_det.structures import HeadOutput
 
 

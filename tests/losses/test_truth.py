@@ -15,9 +15,9 @@ import tiny_images
 from mkd_det import functional as MF
 from mkd_det.errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
 from mkd_det.heads.ground_truth import read_truth
-from mkd_det.losses.dkd import DKD
-from mkd_det.losses.fgd import FGD
-from mkd_det.losses.ld import LD
+from mkd_det.losses.features.fgd import FGD
+from mkd_det.losses.outputs.dkd import DKD
+from mkd_det.losses.outputs.ld import LD
 from mkd_det.structures import GroundTruth, HeadOutput
 
 ln = math.log

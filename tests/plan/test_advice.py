@@ -99,7 +99,7 @@ def test_errors_name_the_model_and_its_file(tmp_path: Path) -> None:
 def test_misread_heads_are_refused_with_recipes_that_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mkd_det.heads.dense import DenseReader
+    from mkd_det.heads.readers.dense import DenseReader
 
     def shifted(self: Any, head: Any, level: Any) -> torch.Tensor:
         return plain(self, head, level) + 1.0

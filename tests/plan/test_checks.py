@@ -49,7 +49,7 @@ def test_an_unequal_number_of_levels_is_told() -> None:
 
 
 def test_maps_of_unequal_size_are_told_where_a_loss_demands_equal_ones() -> None:
-    from mkd_det.losses.attention import AttentionKD
+    from mkd_det.losses.features.attention import AttentionKD
     from mkd_det.registry import LOSSES
 
     class Exact(AttentionKD):

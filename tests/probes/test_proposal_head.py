@@ -22,9 +22,9 @@ from mkd_det.errors import (
     ShapeMismatchError,
     TapNotFoundError,
 )
-from mkd_det.heads.regions import check_box_heads
+from mkd_det.heads.readers.regions import check_box_heads
 from mkd_det.heads.running import run_features
-from mkd_det.losses.dkd import ProposalDKD
+from mkd_det.losses.outputs.dkd import ProposalDKD
 from mkd_det.registry import LOSSES
 from mkd_det.taps import Tap, capture
 from mkd_det.training.runtime import prepare_config

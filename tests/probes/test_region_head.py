@@ -22,7 +22,7 @@ from mkd_det.errors import (
     TapNotFoundError,
     TeacherClassesError,
 )
-from mkd_det.heads.regions import decode_regions, run_box_heads
+from mkd_det.heads.readers.regions import decode_regions, run_box_heads
 from mkd_det.plan.recipes import packaged_recipes
 
 RECIPES = {recipe.name: recipe.arguments for recipe in packaged_recipes()}

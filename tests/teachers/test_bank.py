@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import faults
 import tiny
-from mkd_det.configs import read_config
+from mkd_det.checkpoints.checkpoint import read_checkpoint
+from mkd_det.config_files.reading import read_config
 from mkd_det.errors import (
     CheckpointFileError,
     ConfigError,
@@ -25,7 +26,6 @@ from mkd_det.errors import (
     UntrustedCheckpointError,
 )
 from mkd_det.heads.running import run_features
-from mkd_det.io.checkpoint import read_checkpoint
 from mkd_det.taps import Tap, TeacherReads
 from mkd_det.teachers.bank import TeacherBank
 from mkd_det.teachers.loading import Teacher, load_teacher_cfg

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 import tiny
 from mkd_det.errors import ClassOrderError, TeacherClassesError
+from mkd_det.preflight.checks import check_before_start
 from mkd_det.teachers.loading import Teacher
 from mkd_det.training import class_order
 from mkd_det.training.class_order import (
@@ -20,7 +21,6 @@ from mkd_det.training.class_order import (
     check_teacher_labels,
     check_test_labels,
 )
-from mkd_det.training.preflight import check_before_start
 
 OTHER = ('blue', 'red', 'green')
 

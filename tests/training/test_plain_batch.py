@@ -12,7 +12,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
 import tiny
-from mkd_det.io.archive import load_plain
+from mkd_det.checkpoints.archive import load_plain
 from mkd_det.training.plain_batch import pack, unpack
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import plans
-from mkd_det.configs import read_config
+from mkd_det.config_files.reading import read_config
 from mkd_det.training.plan_summary import summarize_plan
 
 

@@ -14,7 +14,7 @@ from mmengine.hooks import CheckpointHook
 import hook_runs
 import tiny
 from mkd_det.errors import ConfigError
-from mkd_det.hooks.safe_checkpoint_hook import (
+from mkd_det.hooks.recovery.safe_checkpoint_hook import (
     SafeCheckpointHook,
     use_safe_checkpoint_hook,
 )

@@ -58,7 +58,7 @@ def command(
         args = make_parser().parse_args(given)
         args.given = given
         import_library()
-        from ...io.mmengine_loader import use_our_reader
+        from ...checkpoints.mmengine_loader import use_our_reader
 
         use_our_reader()
         return run(args) or 0

@@ -7,12 +7,12 @@ from functools import cached_property
 
 from mmdet.datasets import CocoDataset, XMLDataset
 
-from ..annotations import AnnotationSummary
-from ..coco import read_coco
 from ..datasets import class_names, min_box_size
-from ..images import check_images
+from ..formats.annotations import AnnotationSummary
+from ..formats.coco import read_coco
+from ..formats.images import check_images
+from ..formats.voc import read_voc
 from ..labels import remember_categories
-from ..voc import read_voc
 
 
 @dataclass

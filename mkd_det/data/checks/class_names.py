@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import AnnotationError, nearest_names
-from ..annotations import list_names
+from ..formats.annotations import list_names
 from .annotated_dataset import AnnotatedDataset
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..annotations import list_names
+from ..formats.annotations import list_names
 from .annotated_dataset import AnnotatedDataset
 
 

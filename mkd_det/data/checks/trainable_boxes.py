@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...errors import AnnotationError
-from ..annotations import list_names
+from ..formats.annotations import list_names
 from .annotated_dataset import AnnotatedDataset
 
 

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ...errors import ConfigError, nearest_names
+from ...preflight.checks import check_amp
 from ...teachers.engine import SPEEDS
-from ...training.preflight import check_amp
 from ...training.runtime import check_is_distill
 from .batches import data_batches, random_batches
 from .measure import measure_seconds, peak_bytes

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from ...config import SamplingConfig
-from ...configs import custom_imports_of
+from ...config_files.reading import custom_imports_of
 from ...errors import ConfigError, nearest_names, prefix_errors
 from ...parsing import parse
 from ...plan.recipes import repeat_recipe

@@ -8,13 +8,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...configs import plain_model_cfg
+from ...config_files.reading import plain_model_cfg
 from ...data.datasets import dataset_classes
 from ...data.labels import agreed_names, read_labels
 from ...errors import CheckpointFileError, ConfigError, prefix_errors
+from ...preflight.checks import check_amp, check_before_start, check_count
 from ...teachers.loading import Teacher
 from ...training.class_order import check_teacher_labels
-from ...training.preflight import check_amp, check_before_start, check_count
 from ...training.runtime import prepare_config
 from ..runs.metrics import main_metric
 from ..runs.training_configs import training_budget

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...configs import add_custom_imports, load_config
+from ...config_files.reading import add_custom_imports, load_config
 from ...errors import prefix_errors
 from ...plan.recipes import apply_recipe, repeat_recipe
 from ...training.runtime import DEFAULT_HOOKS

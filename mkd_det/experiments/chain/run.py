@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
-from ...config_paths import find_named_files
-from ...configs import read_config
+from ...config_files.paths import find_named_files
+from ...config_files.reading import read_config
 from ...errors import ExperimentError, as_config_error
 from ...io.json_files import read_json, write_json
 from ...io.lock import locked_folder

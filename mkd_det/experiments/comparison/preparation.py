@@ -13,8 +13,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ...errors import ConfigError, is_integer, prefix_errors
+from ...preflight.checks import check_amp, check_before_start
 from ...teachers.loading import load_teacher_cfg
-from ...training.preflight import check_amp, check_before_start
 from ...training.runtime import prepare_config
 from ..runs import TrainingRun
 from ..runs.metrics import main_metric

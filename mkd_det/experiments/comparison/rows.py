@@ -9,7 +9,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...configs import add_custom_imports, custom_imports_of, load_config, read_config
+from ...config_files.reading import (
+    add_custom_imports,
+    custom_imports_of,
+    load_config,
+    read_config,
+)
 from ...errors import ConfigError, nearest_names, prefix_errors
 from ...plan.recipes import apply_recipe
 from ...registry import type_name

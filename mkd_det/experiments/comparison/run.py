@@ -20,15 +20,15 @@ from ..runs import (
 from .caveats import find_caveats
 from .more_seeds import earlier_looks
 from .options import ComparisonOptions
-from .pictures import draw_comparison
 from .preparation import (
     PreparedComparison,
     RowSeed,
     notes_on_schedules,
     prepare_comparison,
 )
-from .report import write_report
-from .report_text import DETECTIONS, JSON
+from .report.page import write_report
+from .report.pictures import draw_comparison
+from .report.text import DETECTIONS, JSON
 from .results import Comparison
 from .rows import read_rows
 from .summary import SeedResult, read_seed_result, summarize_row

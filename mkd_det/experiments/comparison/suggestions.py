@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ...configs import configs_beside
+from ...config_files.reading import configs_beside
 from ...io.paths import relative_to_cwd
 from ..runs.recovery import POINTER
 

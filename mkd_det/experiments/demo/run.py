@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.device import get_device
 
-from ...configs import read_config
+from ...config_files.reading import read_config
 from ...data.digits import make_digits
 from ...io.json_files import write_json
 from ...io.lock import locked_folder

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...configs import read_config
+from ...config_files.reading import read_config
 from ...data.digits import DigitSettings
 from ..runs import TrainingRun
 from ..runs.settings import settings_in

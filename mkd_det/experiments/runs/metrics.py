@@ -7,13 +7,13 @@ from typing import Any
 from mmengine.config import Config
 
 from ...errors import ConfigError, nearest_names
-from ...registry import type_name
-from ...training.metric_names import (
+from ...preflight.metric_names import (
     KNOWN_METRICS,
     is_logged,
     metric_cfgs,
     metric_names,
 )
+from ...registry import type_name
 
 
 def evaluators_of(cfg: Config) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 
 from comparisons import changed, configs_of
-from mkd_det.configs import read_config
+from mkd_det.config_files.reading import read_config
 from mkd_det.experiments.comparison.caveats import (
     InitialStudent,
     find_caveats,

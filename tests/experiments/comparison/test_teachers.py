@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from mkd_det.config import TeacherConfig
-from mkd_det.configs import load_config
+from mkd_det.config_files.reading import load_config
 from mkd_det.experiments.comparison import teachers as module
 from mkd_det.experiments.comparison.teachers import (
     TeacherResult,

@@ -1,0 +1,1 @@
+"""Checkpoint files: one reader for every file that becomes a model."""

@@ -1,0 +1,1 @@
+"""Config files: reading, bases, overrides by dotted keys, paths."""

@@ -1,0 +1,1 @@
+"""Files of datasets: COCO and VOC annotations, images."""

@@ -1,0 +1,203 @@
+"""Reads heads of set predictions (DETR, DINO): class logits and boxes of queries."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmdet.models.dense_heads import (
+    ConditionalDETRHead,
+    DABDETRHead,
+    DDQDETRHead,
+    DeformableDETRHead,
+    DETRHead,
+    DINOHead,
+)
+from mmdet.models.detectors.base_detr import DetectionTransformer
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch import Tensor, nn
+
+from ...errors import HeadKindError, PlanError, TeacherClassesError
+from ...registry import HEADS
+from ...structures import HeadOutput, Level, full_precision
+from ...taps import Tap
+from ..base import HeadReader, TappedHead
+
+# Subclasses such as Grounding DINO's need more than images.
+_KNOWN = (
+    DETRHead,
+    ConditionalDETRHead,
+    DABDETRHead,
+    DeformableDETRHead,
+    DINOHead,
+    DDQDETRHead,
+)
+
+
+@HEADS.register_module()
+class QueryReader(HeadReader):
+    """Reads the queries of DETR, Conditional, DAB, Deformable DETR, DINO and DDQ.
+
+    Every decoder layer is a level. The last one is the output, those before it are
+    `HeadOutput.earlier`. Boxes are x1, y1, x2, y2 in units of the image's sides, from
+    0 to 1, as the head learns them. Queries have no common order in two models: only
+    losses that match them can compare them (`QueryKD`).
+
+    Denoising queries and the dense queries of DDQ, which are there in training only,
+    are left out.
+
+    Traits: 'queries' and the activation.
+
+    Attributes:
+        queries: Number of queries in eval mode, found in the plan's run; 0 before it.
+
+    Args:
+        head: The head whose output is read.
+    """
+
+    name: ClassVar[str] = 'queries'
+    aligned: ClassVar[bool] = False
+
+    def __init__(self, head: Any) -> None:
+        super().__init__(head)
+        self.activation = 'sigmoid' if head.loss_cls.use_sigmoid else 'softmax'
+        self.queries = 0
+
+    @classmethod
+    def matches(cls, module: nn.Module) -> bool:
+        """Return whether `module` is a head of one of the known kinds."""
+        return type(module) in _KNOWN
+
+    @classmethod
+    def layout(cls, value: Any) -> list[Level] | None:
+        """Make a level of each decoder layer: class logits and boxes."""
+        return [tuple(layer) for layer in zip(*value, strict=True)]
+
+    @classmethod
+    def check_tap(
+        cls, model: nn.Module, tap: Tap, of_student: bool, where: str
+    ) -> None:
+        """Raise where a tap in the decoder has no rows that can be compared."""
+        inside = [path for path in tap.paths if path.split('.')[0] == 'decoder']
+        if not inside or not isinstance(model, DetectionTransformer):
+            return
+        if 'decoder' in inside:
+            raise PlanError(
+                f'{where} ({tap}): the decoder yields its layers stacked',
+                expected='one layer of it, or all',
+                actual='decoder',
+                fix="'decoder.layers.*'",
+            )
+        if of_student and hasattr(model, 'dn_query_generator'):
+            raise PlanError(
+                f'{where} ({tap}): the decoder of {type(model).__name__} has denoising'
+                ' queries too in training, which the teacher has not',
+                expected='the head, or what is before the decoder',
+                actual=', '.join(inside),
+                fix="taps=dict(queries='bbox_head') with QueryKD, or"
+                " taps=dict(memory='encoder')",
+            )
+
+    @classmethod
+    def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
+        """Run encoder, decoder and head on the features."""
+        given = model.forward_transformer(features, samples)
+        known = inspect.signature(head.forward).parameters
+        head(**{key: value for key, value in given.items() if key in known})
+
+    def level_strides(self, head: Any) -> tuple[int | None, ...]:
+        """Return one None: layers are no levels of other strides."""
+        return (None,)
+
+    def read(self, head: Any, levels: Sequence[Level], **beside: Any) -> HeadOutput:
+        """Read one forward.
+
+        Args:
+            head: The head as it is now.
+            levels: Class logits (N, Q, K) and boxes (N, Q, 4) of each decoder layer.
+            **beside: Not used.
+
+        Returns:
+            HeadOutput: Scores, boxes and earlier layers, in float32.
+        """
+        count = levels[0][0].shape[1]
+        self.queries = self.queries or count  # the plan's run has no others
+        first = self._first(head, count)
+        kept = slice(first, first + self.queries)
+        layers = [
+            HeadOutput(
+                full_precision(scores[:, kept]),
+                _corners(boxes[:, kept]) if self.decodes else None,
+            )
+            for scores, boxes in levels
+        ]
+        return layers[-1]._replace(earlier=tuple(layers[:-1]))
+
+    def _first(self, head: Any, count: int) -> int:
+        """Return the index of the first query that is no denoising query."""
+        if isinstance(head, DDQDETRHead) and head.training:
+            return head.cache_dict['dis_query_info'][0]
+        return count - self.queries
+
+    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
+        """Raise unless scores and boxes are those of the head's own prediction.
+
+        Args:
+            head: The head.
+            features: Not used: the head runs on queries, and random outputs do.
+            where: Name of the head, for messages.
+
+        Raises:
+            HeadKindError: They are not.
+        """
+        if isinstance(head, DDQDETRHead):
+            return  # its predictions are those that its NMS leaves
+        like = next(head.parameters())
+        count, classes = 20, head.cls_out_channels
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            scores = torch.randn(1, 1, count, classes).to(like)
+            boxes = (torch.rand(1, 1, count, 4) * 0.3 + 0.35).to(like)
+            metas = [dict(img_shape=(1, 1), scale_factor=(1.0, 1.0))]
+            limit = head.test_cfg.get('max_per_img', count)
+            try:
+                head.test_cfg['max_per_img'] = min(limit, count)
+                (found,) = head.predict_by_feat(scores, boxes, metas, rescale=False)
+            finally:
+                head.test_cfg['max_per_img'] = limit
+        mine = type(self)(head).read(head, [(scores[0], boxes[0])])
+        own = mine.scores[0]
+        chances = own.sigmoid() if self.activation == 'sigmoid' else own.softmax(-1)
+        assert mine.boxes is not None
+        apart = (found.bboxes[:, None] - mine.boxes[0]).abs().amax(-1)
+        wrong = (chances[:, found.labels].T - found.scores[:, None]).abs()
+        if bool((torch.maximum(apart, wrong).amin(1) > 1e-4).any()):
+            raise HeadKindError(
+                f'{where}: {type(head).__name__}: queries are not read as the head'
+                ' predicts them',
+                fix="a loss on features: taps=dict(fpn='neck')",
+            )
+
+    def check_comparable(
+        self, student: TappedHead, teacher: TappedHead, where: str
+    ) -> None:
+        """Raise unless both heads have the same classes. Queries may differ in number.
+
+        Raises:
+            TeacherClassesError: They have another number of classes.
+        """
+        ours, theirs = (side.levels[-1][0].shape[-1] for side in (student, teacher))
+        if ours != theirs:
+            raise TeacherClassesError(
+                f'{where}: student and teacher have different numbers of classes',
+                expected=f'{theirs} class outputs, as the teacher',
+                actual=f'{ours} in the student',
+                fix='bbox_head=dict(num_classes=...) of both, as the data has them',
+            )
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """Return boxes (..., 4) of centre and size as x1, y1, x2, y2, in float32."""
+    return bbox_cxcywh_to_xyxy(full_precision(boxes))

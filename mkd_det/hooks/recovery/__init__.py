@@ -1,0 +1,1 @@
+"""Hooks that every run gets, so that nothing is lost when it stops."""

@@ -1,0 +1,66 @@
+"""Note facts of a training in its checkpoints, and compare them on resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...data.labels import agreed_names, read_labels
+from ...training.class_order import RUN_RECORD, is_described
+from ...training.resume_report import report_differences
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Notes in each checkpoint what it takes to compare trainings.
+
+    These are the classes of the labels as the data yields them, the number of
+    processes and the images a batch. A teacher's class order is known from there, also
+    where its data is not. On resume, each difference is logged in one line, and each
+    setting of the optimizer and the schedules that the config changes and mmengine
+    restores from the checkpoint.
+
+    Raises:
+        ResumeError: Gradients are accumulated, and an epoch has another number of
+            iterations than before.
+    """
+
+    # After ResumeStateHook has refused checkpoints of another training.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Any] | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Log what differs from the training that is resumed."""
+        if runner._resume and runner._train_loop is not None:
+            for line in report_differences(runner, checkpoint, self.facts(runner)):
+                runner.logger.warning(f'resume: {line}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the facts beside the weights."""
+        checkpoint['meta'][RUN_RECORD] = self.facts(runner)
+
+    def facts(self, runner: Runner) -> dict[str, Any]:
+        """Return the facts of this training: plain types only.
+
+        Args:
+            runner: The runner of the training.
+        """
+        if self._facts is None:
+            loader = runner.train_dataloader
+            cfg: Mapping[str, Any] = runner.cfg
+            known = is_described(cfg, 'train')
+            names = agreed_names(read_labels(cfg, 'train')) if known else ()
+            self._facts = dict(
+                label_names=list(names),
+                world_size=get_world_size(),
+                batch_size=loader.batch_size
+                or getattr(loader.batch_sampler, 'batch_size', None),
+            )
+        return dict(self._facts)

@@ -1,0 +1,1 @@
+"""Losses on what heads say: classes, boxes, masks, queries."""

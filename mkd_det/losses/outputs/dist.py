@@ -1,0 +1,73 @@
+"""Distillation from a stronger teacher by correlations (DIST)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...errors import ConfigError, ShapeMismatchError
+from ...functional import logit_rows, pearson_distance
+from ...registry import LOSSES
+from ..base import PairLoss
+
+
+@LOSSES.register_module()
+class DIST(PairLoss):
+    r"""Matches correlations between classes and between samples (DIST).
+
+    .. math:: \tau^2 \left( \beta \, \frac{1}{N} \sum_n d(p^s_{n:}, p^t_{n:})
+        + \gamma \, \frac{1}{K} \sum_k d(p^s_{:k}, p^t_{:k}) \right), \qquad
+        d(u, v) = 1 - \rho(u, v)
+
+    where :math:`\rho` is Pearson's correlation and p the softmax at temperature tau.
+    Huang, You, Wang, Qian, Xu: "Knowledge Distillation from A Stronger Teacher",
+    NeurIPS 2022, arXiv 2205.10536. Exact probabilities of a much stronger teacher are
+    hard to match; correlations are invariant to scale and shift. The published code
+    has the factor :math:`\tau^2`, the paper's formula has not; both are equal at tau 1,
+    the default of the paper.
+
+    Constant rows have no correlation, so the second part is 0 for a single sample.
+
+    Args:
+        beta: Weight of the relation between classes.
+        gamma: Weight of the relation between samples.
+        tau: Temperature.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Shape:
+        - student, teacher: logits (N, K), (N, K, H, W) or (N, L, K); each position
+          is a sample
+        - output: ()
+    """
+
+    demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
+
+    def __init__(
+        self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, **base: Any
+    ) -> None:
+        super().__init__(**base)
+        if not (beta >= 0 and gamma >= 0 and beta + gamma > 0 and tau > 0):
+            raise ConfigError(
+                'DIST: beta and gamma must be >= 0 and not both 0, tau > 0',
+                actual=(beta, gamma, tau),
+                fix='beta=1.0, gamma=1.0, tau=1.0',
+            )
+        self.beta, self.gamma, self.tau = beta, gamma, tau
+
+    def pair(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of one level of logits."""
+        if mask is not None:
+            raise ShapeMismatchError(
+                'DIST: cannot weight samples, because it compares them with each other',
+                fix='leave this teacher out of `teacher_weights`',
+            )
+        p, q = ((logit_rows(z) / self.tau).softmax(-1) for z in (student, teacher))
+        if not len(p):
+            return p.sum()
+        between_classes = pearson_distance(p, q).mean()
+        between_samples = pearson_distance(p.t(), q.t()).mean()
+        loss = self.beta * between_classes + self.gamma * between_samples
+        return self.tau**2 * loss

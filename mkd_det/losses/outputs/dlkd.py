@@ -1,0 +1,165 @@
+"""Soft outputs with a temperature per sample (DLKD)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...functional import (
+    binary_kl,
+    difficulty,
+    normalized_ranks,
+    softmax_kl,
+    weighted_average,
+)
+from ...registry import LOSSES
+from ...structures import HeadOutput, Level
+from ..base import Activation, PairLoss
+
+Map = Literal['rank', 'linear']
+
+
+@LOSSES.register_module()
+class DLKD(PairLoss):
+    r"""Compares logits with a higher temperature for difficult samples (DLKD).
+
+    "DLKD: Difficulty-Level based Knowledge Distillation", Neurocomputing 2024,
+    doi 10.1016/j.neucom.2024.128375; only the abstract is available. It defines the
+    difficulty of a sample as "the Euclidean distance between the teacher model's
+    predictions and the pruned teacher model's predictions":
+
+    .. math:: d = \| \mathrm{softmax}(z_t) - \mathrm{softmax}(z_p) \|_2
+        \in [0, \sqrt 2]
+
+    A fixed temperature hides the teacher's knowledge of difficult samples and smooths
+    easy ones too much. The mapping from d to a temperature is our reading:
+    :math:`\tau = \tau_{min} + (\tau_{max} - \tau_{min}) \, r`, where r is the rank of d
+    in the batch, scaled to [0, 1] ('rank'), or :math:`d / \sqrt 2` ('linear'). The loss
+    is :math:`\tau^2 \mathrm{KL}(p_t \| p_s)` at that temperature, mean over samples.
+
+    The pruned teacher is a separate teacher, made from the file of the first one:
+    `teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))`.
+
+    For heads the samples are the rows where the teacher is confident, weighted by its
+    confidence as in `SoftOutputKD`. For sigmoid heads, d is that of the teacher's best
+    class against the rest, and the loss is the sum over classes of two-way divergences.
+    For the boxes add the term `SoftOutputKD(class_weight=0)`.
+
+    Args:
+        tau_min: Temperature of the easiest sample.
+        tau_max: Temperature of the most difficult sample.
+        map: Mapping from difficulty to temperature: 'rank' or 'linear', see above.
+        confident: Minimum confidence of the teacher in a row of a head.
+        activation: What the class logits of the heads are for. The plan fills it in.
+        **base: `weight` and `schedule`, see `PairLoss`.
+
+    Attributes:
+        difficulties: Difficulties of the last call, (M,), for `DifficultyHook`.
+
+    Shape:
+        - student, teacher, pruned: logits (N, K), or one `HeadOutput` of (N, P, C)
+          scores
+        - mask: one weight per sample or row
+        - output: ()
+    """
+
+    reads: ClassVar[str] = 'outputs'
+    also: ClassVar[Mapping[str, str]] = {'pruned': 'teacher'}
+    weighs_samples: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        tau_min: float = 2.0,
+        tau_max: float = 6.0,
+        map: Map = 'rank',
+        confident: float = 0.05,
+        activation: Activation | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if not 0 < tau_min <= tau_max:
+            raise ConfigError(
+                'DLKD: needs 0 < tau_min <= tau_max',
+                actual=(tau_min, tau_max),
+                fix='tau_min=2.0, tau_max=6.0',
+            )
+        if map not in get_args(Map):
+            raise ConfigError('DLKD: unknown map', actual=map, available=get_args(Map))
+        if not 0 <= confident < 1:
+            raise ConfigError(
+                'DLKD: confident must be at least 0 and below 1',
+                actual=confident,
+                fix='confident=0.05',
+            )
+        self.tau_min, self.tau_max, self.map = tau_min, tau_max, map
+        self.confident, self.activation = confident, activation
+        self.difficulties = torch.zeros(0)
+
+    def needs_boxes(self, student: Any, teacher: Any) -> bool:
+        """Return False: it compares class scores only."""
+        return False
+
+    def over_levels(
+        self,
+        student: list[Level],
+        teacher: list[Level],
+        mask: Sequence[Tensor] | None,
+        pruned: Sequence[Level] = (),
+    ) -> Tensor:
+        """Return the loss of logits, or of two heads."""
+        if not pruned:
+            raise ConfigError(
+                'DLKD: needs the outputs of a pruned teacher',
+                expected='pruned',
+                fix="pruned='pruned.logits' beside `teacher`, and"
+                " teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))",
+            )
+        s, t, p = student[0], teacher[0], pruned[0]
+        weights = None if mask is None else mask[0].flatten()
+        if isinstance(s, HeadOutput):
+            return self._of_head(s.scores, t.scores, p.scores, weights)
+        return self._of_logits(s, t, p, weights)  # type: ignore[arg-type]
+
+    def _of_logits(
+        self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        d = difficulty(teacher.softmax(-1), pruned.softmax(-1))
+        return weighted_average(softmax_kl(student, teacher, self._taus(d)), weights)
+
+    def _of_head(
+        self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        # The last class of a softmax head is the background.
+        softmax = self.activation == 'softmax'
+        probabilities = teacher.softmax(-1)[..., :-1] if softmax else teacher.sigmoid()
+        confidence = probabilities.amax(-1).flatten()
+        chosen = confidence > self.confident
+        s, t, p = (x.flatten(0, 1)[chosen] for x in (student, teacher, pruned))
+        confidence = confidence[chosen]
+        if weights is not None:
+            confidence = confidence * weights[chosen]
+        if softmax:
+            tau = self._taus(difficulty(t.softmax(-1), p.softmax(-1)))
+            loss = softmax_kl(s, t, tau)
+        else:
+            best = t.argmax(-1, keepdim=True)
+            two_way = []
+            for logits in (t, p):
+                own = logits.gather(-1, best).sigmoid()
+                two_way.append(torch.cat([own, 1 - own], -1))
+            tau = self._taus(difficulty(*two_way))
+            loss = binary_kl(s, t, tau)
+        return (confidence * loss).sum() / confidence.sum().clamp_min(len(student))
+
+    def _taus(self, difficulties: Tensor) -> Tensor:
+        self.difficulties = difficulties
+        if self.map == 'linear':
+            share = difficulties / math.sqrt(2)
+        else:
+            share = normalized_ranks(difficulties)
+        return self.tau_min + (self.tau_max - self.tau_min) * share

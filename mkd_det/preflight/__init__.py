@@ -1,0 +1,1 @@
+"""Checks of a whole run before its first step: runner, data, hooks, launchers."""
