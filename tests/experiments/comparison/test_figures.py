@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mkd_det.experiments.comparison.report.page import figures
+from mkd_det.experiments.comparison.report import figures
 
 
 def test_labels_that_matplotlib_would_hide_or_typeset_are_shown() -> None:
