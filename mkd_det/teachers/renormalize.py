@@ -109,8 +109,9 @@ def _stats(preprocessor: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
 def _channel_axis(preprocessor: nn.Module) -> int:
     """Return the axis that the mean of a preprocessor is given for, from the end."""
     mean = getattr(preprocessor, 'mean', None)
-    axes = [] if mean is None else [i for i, n in enumerate(mean.shape) if n > 1]
-    return axes[0] - mean.dim() if axes and mean.dim() > 1 else -3
+    if mean is None or mean.dim() < 2 or mean.numel() == 1:
+        return -3
+    return next(i for i, n in enumerate(mean.shape) if n > 1) - mean.dim()
 
 
 def _channels(preprocessor: nn.Module) -> int:
