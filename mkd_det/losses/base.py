@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, is_number
 from ..structures import GroundTruth, HeadOutput, Level, first_tensor, full_precision
 from ..weighting.schedules import Progress, WeightSchedule
 
@@ -151,3 +151,16 @@ def _float(level: Any, detach: bool = False) -> Any:
         parts: Any = [None if p is None else _float(p, detach) for p in level]
         return type(level)(*parts) if hasattr(level, '_fields') else tuple(parts)
     return full_precision(level.detach() if detach else level)
+
+
+def check_focus(loss: str, focus: float) -> None:
+    """Raise ConfigError unless `focus` is an exponent of confidences.
+
+    Args:
+        loss: Name of the loss, for the message.
+        focus: The exponent.
+    """
+    if not (is_number(focus) and focus >= 0):
+        raise ConfigError(
+            f'{loss}: focus must be a number >= 0', actual=repr(focus), fix='focus=2.0'
+        )
