@@ -55,6 +55,7 @@ ORDER = (
     'hooks',
     'run',
     'experiments.benchmark',
+    'experiments.calibration',
     'experiments.detections',
     'experiments.runs',
     'experiments.chain',

@@ -32,6 +32,10 @@ class PairLoss(nn.Module):
     Args:
         weight: Factor on the loss, not negative.
         schedule: Arguments of `WeightSchedule`: warm-up, decay, stop.
+        share: How hard the loss should pull on the student, as a fraction of the task's
+            gradient. A share carries over to other data, a weight does not. It changes
+            nothing by itself: `mkd-det calibrate` finds the weight that gives it, and
+            `balance` keeps to it.
 
     Class attributes:
         demands: Equalities between the two sides, of 'same_channels' and
@@ -55,13 +59,25 @@ class PairLoss(nn.Module):
     truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
 
-    def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
+    def __init__(
+        self,
+        weight: float = 1.0,
+        schedule: dict | None = None,
+        share: float | None = None,
+    ) -> None:
         super().__init__()
         if not weight >= 0:
             raise ConfigError(
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
+        if share is not None and not (is_number(share) and 0 < share < float('inf')):
+            raise ConfigError(
+                f'{type(self).__name__}: share must be a number above 0',
+                actual=repr(share),
+                fix='share=0.5',
+            )
         self.weight = float(weight)
+        self.share = share
         where = f'{type(self).__name__}: schedule'
         self.schedule = WeightSchedule.parse(schedule, where)
 
