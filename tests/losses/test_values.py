@@ -214,8 +214,8 @@ def test_box_distributions() -> None:
     loss = SoftOutputKD(box_weight=1)([student], [teacher])
     assert loss['cls'].item() == pytest.approx(0, abs=1e-6)
     assert loss['box'].item() == pytest.approx(100 * kl / 4 * 0.64 / 1.45, rel=1e-4)
-    quarter = SoftOutputKD()([student], [teacher])['box']
-    assert quarter.item() == pytest.approx(loss['box'].item() / 4)
+    default = SoftOutputKD()([student], [teacher])['box']
+    assert default.item() == pytest.approx(loss['box'].item() * 0.35)
 
 
 def test_boxes_without_distributions() -> None:

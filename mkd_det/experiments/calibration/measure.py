@@ -79,19 +79,21 @@ class _StopHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, iters: int) -> None:
+        self.iters, self.done = iters, 0
         self.bar = tqdm(total=iters, desc='calibrate', unit='iter', disable=None)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Raise once they are done."""
+        self.done += 1
         self.bar.update()
-        if self.bar.total <= runner.iter + 1:
+        if self.done >= self.iters:
             raise _Done
 
 
 def measure_factors(
     cfg: Config, shares: Mapping[str, float], on: str, iters: int, interval: int
-) -> Wanted:
-    """Return the factors at which terms have their shares, by iteration.
+) -> tuple[Wanted, int]:
+    """Return the factors at which terms have their shares, and the iterations done.
 
     The student is trained as the config says, but with its terms at these shares, so
     that it is measured on the way that it would take. Nothing is validated or saved.
@@ -125,7 +127,7 @@ def measure_factors(
             finally:
                 stop.bar.close()
     balance: Any = get_distiller(runner, 'calibrate').balance
-    return balance.record
+    return balance.record, stop.done
 
 
 def _short_training(cfg: Config, folder: str) -> Config:

@@ -140,8 +140,9 @@ def calibrate(
     seed = (cfg.get('randomness') or {}).get('seed')
     seed = (0 if seed is None else seed) if settings.seed is None else settings.seed
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    wanted = measure_factors(cfg, asked, settings.on, settings.iters, settings.interval)
-    done = 1 + max(wanted, default=-1)
+    wanted, done = measure_factors(
+        cfg, asked, settings.on, settings.iters, settings.interval
+    )
     counted = {i: found for i, found in wanted.items() if 4 * i >= done}
     return Calibration(
         terms={

@@ -99,7 +99,7 @@ class SoftOutputKD(PairLoss):
         boxes: Boxes = 'auto',
         box_tau: float = 10.0,
         class_weight: float = 1.0,
-        box_weight: float = 0.25,
+        box_weight: float = 0.35,
         focus: float = 2.0,
         balance: float = 0.0,
         **base: Any,
