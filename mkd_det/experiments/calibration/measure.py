@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from tqdm import tqdm
 
+from ...errors import DivergenceError
 from ...hooks.recovery.divergence_hook import DivergenceHook
 from ...preflight.checks import check_before_start
 from ...run import build_runner
@@ -121,11 +121,19 @@ def measure_factors(
         stop = _StopHook(iters)
         runner.register_hook(DivergenceHook())
         runner.register_hook(stop)
-        with suppress(_Done):
-            try:
-                runner.train()
-            finally:
-                stop.bar.close()
+        try:
+            runner.train()
+        except _Done:
+            pass
+        except DivergenceError as error:
+            # What its fix names lies in the folder, which is deleted.
+            fix = (
+                'a smaller learning rate, or smaller shares; mkd-det train CONFIG keeps'
+            )
+            error.fix = f'{fix} the step in which it diverges'
+            raise
+        finally:
+            stop.bar.close()
     balance: Any = get_distiller(runner, 'calibrate').balance
     return balance.record, stop.done
 
