@@ -71,7 +71,7 @@ def with_truth() -> dict[str, Any]:
 
 
 def shared_queries() -> dict[str, Any]:
-    """The student's decoder runs twice, and learns between which widths queries pass."""
+    """The student's decoder runs twice; queries pass trained layers between widths."""
     shared = dict(type='SharedQueries', student='decoder', teacher='t.decoder')
     return tiny.distiller(
         tiny.dino(base_channels=4, width=8, queries=4),

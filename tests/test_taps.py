@@ -127,7 +127,9 @@ def test_call_reads_all_tensors_that_a_module_is_called_with() -> None:
     (level,) = seen['x']
     assert [float(tensor[0, 0]) for tensor in level] == [1, 2, 3]
     assert str(tap) == 'adds:call'
-    named = Tap(('adds',), inputs=True, whole=True, layout=lambda given: [given['other']])
+    named = Tap(
+        ('adds',), inputs=True, whole=True, layout=lambda given: [given['other']]
+    )
     with capture(model, {'x': named}) as seen:
         model(x)
     assert torch.equal(seen['x'][0], 3 * x)

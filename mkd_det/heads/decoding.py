@@ -103,7 +103,7 @@ def _call_level(
     names: Mapping[str, tuple[str, ...]], given: Mapping[str, Any]
 ) -> list[Level]:
     """Return the arguments of a call, named as in `names`, as one level."""
-    found = {
+    found: dict[str, Any] = {
         name: next((given[key] for key in keys if key in given), None)
         for name, keys in names.items()
     }

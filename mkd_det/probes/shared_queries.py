@@ -148,10 +148,10 @@ class SharedQueries(Probe):
         for queries in self._draw(queries_of(theirs, teacher[0])):
             with torch.no_grad():
                 answers = run_decoder(theirs, teacher[0], queries)
-            mine = self._for_student(queries, query_parts(ours))
-            found.append((run_decoder(ours, student[0], mine), answers))
-        sides = zip(*found)
-        return AdapterOutput(*(_side_by_side(sets) for sets in sides), {})
+            asked = self._for_student(queries, query_parts(ours))
+            found.append((run_decoder(ours, student[0], asked), answers))
+        of_student, of_teacher = (_side_by_side(sets) for sets in zip(*found))
+        return AdapterOutput(of_student, of_teacher, {})
 
     def _draw(self, own: Queries) -> list[Queries]:
         """Return the sets of queries of one step; those of a set see each other.

@@ -28,7 +28,7 @@ TERM = dict(
 
 
 def two_stage(**sizes: Any) -> dict[str, Any]:
-    """A Deformable DETR that starts from boxes; mmdet encodes them in a width of 256."""
+    """A Deformable DETR that starts from boxes; mmdet needs a width of 256 for it."""
     return {
         **tiny.deformable_detr(**{'width': 256, **sizes}),
         'as_two_stage': True,

@@ -117,10 +117,9 @@ class QueryReader(HeadReader):
             return None
         if tap.whole and tap.paths == ('decoder',):
             return call_layout(model)
-        if of_student and hasattr(model, 'dn_query_generator'):
-            if all(map(_LAYER.fullmatch, tap.paths)) and not tap.inputs:
-                return partial(_own_queries, model)
-        return None
+        denoises = of_student and hasattr(model, 'dn_query_generator')
+        layers = not tap.inputs and all(map(_LAYER.fullmatch, tap.paths))
+        return partial(_own_queries, model) if denoises and layers else None
 
     @classmethod
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
