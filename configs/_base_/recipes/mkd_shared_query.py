@@ -10,8 +10,8 @@ other pairs take `mkd_query.py`, which matches predictions. A config takes it as
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 needs = dict(
-    student=['neck', 'decoder', 'bbox_head'],
-    teacher=['neck', 'decoder', 'bbox_head'],
+    student=['neck', 'decoder'],
+    teacher=['neck', 'decoder'],
     heads=dict(bbox_head=['queries']),
 )
 
