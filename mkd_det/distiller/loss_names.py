@@ -43,8 +43,10 @@ def check_loss_names(plan: Plan, student: nn.Module) -> None:
 
 def _losses_of(student: nn.Module) -> set[str]:
     """Return the names of losses that stand in the methods of a model's modules."""
-    classes = {type(module) for module in student.modules()}
-    return {name for cls in classes for name in _losses_in_class(cls)}
+    names: set[str] = set()
+    for cls in {type(module) for module in student.modules()}:
+        names |= _losses_in_class(cls)  # type: ignore[arg-type]
+    return names
 
 
 @functools.cache
