@@ -44,7 +44,8 @@ def find_idle_parts(
         Values by the name of the part; '' for a loss without parts. Empty where the
         loss cannot be computed of random numbers.
     """
-    if loss.truth == 'boxes' or _rows(sides) == 0:
+    both = sides['student'], sides['teacher']
+    if loss.truth == 'boxes' or not all(map(len, _floating(both))):
         return {}
     if truth:
         image = truth['truth']
@@ -69,14 +70,7 @@ def find_idle_parts(
 
 
 def describe_idle_part(name: str, loss: PairLoss, part: str, value: float) -> str:
-    """Return the note on a part of a term that cannot teach.
-
-    Args:
-        name: Name of the term.
-        loss: The loss.
-        part: Name of the part; '' for the whole loss.
-        value: Its value on random numbers.
-    """
+    """Return the note on a part of a term, with its value on random numbers."""
     what = f'{name}_{part}' if part else name
     instead = loss.instead.get(part) or 'leave it out: weight=0'
     return (
@@ -86,25 +80,19 @@ def describe_idle_part(name: str, loss: PairLoss, part: str, value: float) -> st
 
 
 def _is_idle(part: Tensor, student: list[Tensor]) -> bool:
-    value = max(abs(float(part.detach())), _ROUNDING)
-    return _effect(part, student) <= _LEAST_EFFECT * value
+    """Return whether a part hardly changes where the student's numbers change.
 
-
-def _effect(part: Tensor, student: list[Tensor]) -> float:
-    """Return how much a part changes where the student's numbers change by themselves.
-
-    This is the norm of the gradient times the norm of what it is of: it does not depend
-    on the number of entries that a loss averages over.
+    The norm of the gradient times that of what it is of does not depend on the number
+    of entries that a loss averages over.
     """
     if not part.requires_grad:
-        return 0.0
+        return True
     grads = torch.autograd.grad(part, student, retain_graph=True, allow_unused=True)
-    effects = [
-        float(grad.norm() * tensor.detach().norm())
+    least = _LEAST_EFFECT * max(abs(float(part.detach())), _ROUNDING)
+    return all(
+        grad is None or float(grad.norm() * tensor.detach().norm()) <= least
         for grad, tensor in zip(grads, student)
-        if grad is not None
-    ]
-    return max(effects, default=0.0)
+    )
 
 
 def _random(value: Any, generator: torch.Generator) -> Any:
@@ -149,9 +137,3 @@ def _floating(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _floating(item)
-
-
-def _rows(sides: Mapping[str, Any]) -> int:
-    """Return the fewest rows that a tensor of both sides has."""
-    rows = [len(t) for side in ('student', 'teacher') for t in _floating(sides[side])]
-    return min(rows, default=0)
