@@ -92,7 +92,19 @@ DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
 DOCS = [
     f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
 ]
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'pytest-xdist>=3', 'ruff>=0.6']
+# What `mkd-det export --onnx`, `benchmark --inference` and `--executor` need.
+DEPLOY = ['onnx', 'onnxruntime']
+CLUSTER = ['submitit']
+# The last two run the notebook of the documentation.
+DEV = [
+    'hypothesis',
+    'mypy',
+    'pytest>=7',
+    'pytest-xdist>=3',
+    'ruff>=0.6',
+    'ipykernel',
+    'nbclient',
+]
 # Classifiers, segmentors and backbones beside those of mmdet; a backbone's weights.
 OPENMMLAB = [
     *openmm_requirements('mmpretrain', 'mmsegmentation'),
@@ -130,10 +142,12 @@ setup(
     ],
     extras_require={
         'demo': DEMO,
+        'deploy': DEPLOY,
+        'cluster': CLUSTER,
         'docs': DOCS,
         'dev': DEV,
         'openmmlab': OPENMMLAB,
-        'all': DEMO + DOCS + DEV + OPENMMLAB,
+        'all': DEMO + DEPLOY + CLUSTER + DOCS + DEV + OPENMMLAB,
     },
     zip_safe=False,
     classifiers=[
