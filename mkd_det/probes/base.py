@@ -20,9 +20,12 @@ class Probe(Adapter):
     Class attributes:
         yields: The side that `forward` yields, 'student' or 'teacher'; the levels of
             the other one are empty.
+        reads_sizes: Whether `forward` takes `image_sizes`, the (H, W) of each image
+            without padding; None in the plan's run.
     """
 
     yields: ClassVar[tuple[str, ...]] = ('student',)
+    reads_sizes: ClassVar[bool] = False
 
     @property
     def head(self) -> nn.Module | None:
