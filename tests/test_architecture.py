@@ -51,6 +51,7 @@ ORDER = (
     'data',
     'classification',
     'training',
+    'deploy',
     'preflight',
     'hooks',
     'run',

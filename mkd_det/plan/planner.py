@@ -213,7 +213,7 @@ class Planner:
             self.teachers,
             plan.taps,
             self.probed.size,
-            self.config.probe.shape,
+            self.config.probe,
             self.refs.name_model,
         )
         if self.probed.size != self.probed.wanted:
