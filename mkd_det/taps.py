@@ -39,12 +39,17 @@ class Tap:
             how to compute; they need no gradient.
         layout: Turns the output of one call into levels, for heads whose output has a
             form that `to_levels` does not know; see `heads.base.HeadReader.layout`.
+        when_silent: Makes what is read in a forward in which a module is not called;
+            None where that is an error. See `heads.base.HeadReader.when_silent`.
     """
 
     paths: tuple[str, ...]
     inputs: bool = False
     position: int = 0
     layout: Callable[[Any], list[Level] | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+    when_silent: Callable[[nn.Module], Level] | None = field(
         default=None, compare=False, repr=False
     )
 
@@ -209,8 +214,10 @@ class _Recorder:
         """Return the levels of all calls: modules in order, calls in order."""
         levels: list[Level] = []
         for path, records in self.records.items():
-            if not records:
+            if not records and self.tap.when_silent is None:
                 raise _silent(self.name, path, model.get_submodule(path))
+            if not records and self.tap.when_silent is not None:
+                levels.append(self.tap.when_silent(model))
             for record in records:
                 found = self.tap.layout(record) if self.tap.layout else None
                 levels += to_levels(self.name, path, record) if found is None else found

@@ -48,6 +48,8 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         - student, teacher: (\*, 4)
         - output: (\*)
     """
+    if not student.numel():
+        return (student - teacher).sum(-1)  # mmdet's function has no gradient then
     # Heads with signed distances can yield x2 < x1 or y2 < y1.
     boxes = [
         torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)

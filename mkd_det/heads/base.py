@@ -7,7 +7,7 @@ losses and the recipes know head readers by this contract only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -118,6 +118,21 @@ class HeadReader:
             of_student: Whether the model is the student.
             where: Name of the tap, for messages.
         """
+
+    @classmethod
+    def when_silent(cls, tap: Tap) -> Callable[[nn.Module], Level] | None:
+        """Return what makes a level where a module is not called in a training step.
+
+        The plan calls it for every tap of the student that has fired in its own run.
+        Modules may sit out a step for want of objects; what is read then is empty.
+
+        Args:
+            tap: The tap.
+
+        Returns:
+            Makes the level, of the student; None where silence is an error.
+        """
+        return None
 
     @classmethod
     def check_term(cls, taps: Iterable[Tap], where: str) -> None:

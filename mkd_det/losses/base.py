@@ -67,7 +67,7 @@ class PairLoss(nn.Module):
 
     @property
     def least_at_agreement(self) -> bool:
-        """Whether nothing is to be learned where the student says what the teacher does.
+        """Whether nothing is to be learned where the student agrees with the teacher.
 
         The loss is then 0, or has no gradient. The plan checks it for each head that a
         term reads: a head against itself shows what is read otherwise in training.

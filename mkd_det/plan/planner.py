@@ -223,6 +223,10 @@ class Planner:
                 ' the size of probe_size'
             )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
+        for name, tap in plan.taps.get('student', {}).items():
+            found = (kind.when_silent(tap) for kind in reader_classes())
+            empty = next(filter(None, found), None)
+            plan.taps['student'][name] = replace(tap, when_silent=empty)
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed
             count = len(reads.norm_pairs)

@@ -142,6 +142,30 @@ def test_boxes_without_ground_truth_and_without_positives() -> None:
     torch.stack(list(losses.values())).sum().backward()
 
 
+@pytest.mark.parametrize(
+    'detector, name',
+    [
+        (tiny.faster_rcnn, 'dkd_two_stage'),
+        (tiny.faster_rcnn, 'soft_two_stage'),
+        (tiny.mask_rcnn, 'mkd_mask_two_stage'),
+    ],
+)
+def test_a_batch_without_any_proposal_counts_nothing(
+    detector: Callable, name: str
+) -> None:
+    """mmdet then skips the class loss, whose labels are tapped."""
+    student = detector(4, 8)
+    student['train_cfg']['rpn_proposal']['min_bbox_size'] = 10_000
+    model = tiny.build(tiny.distiller(student, detector(8, 16), **recipe(name)))
+    losses = losses_of(model, boxes=0)
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    read = ('loss_dkd', 'loss_soft_regions', 'loss_soft_masks')
+    found = [losses[key] for key in losses if key.startswith(read)]
+    assert found and all(part == 0 and part.requires_grad for part in found)
+    total.backward()
+
+
 def own_boxes(model: Any, deltas: Tensor, logits: Tensor) -> Tensor:
     """The boxes (R, K, 4) of the head's own prediction."""
     head = model.roi_head.bbox_head

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +34,8 @@ BOX_HEAD = 'roi_head.bbox_head'
 EXTRACTOR = 'roi_head.bbox_roi_extractor'
 # Coders of deltas of x, y, w, h, whose boxes can be decoded for any regions.
 _CODERS = (DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder)
+# The class loss of a box head, whose second argument is the labels.
+_CLASS_LOSS = re.compile(r'roi_head\.bbox_head(\.(\d+|\*))?\.loss_cls')
 # Samplers that run the box head themselves, on more regions than are learned from.
 _RUN_BOX_HEAD = ('OHEMSampler', 'ScoreHLRSampler')
 
@@ -120,6 +123,14 @@ class RegionReader(HeadReader):
             )
 
     @classmethod
+    def when_silent(cls, tap: Tap) -> Callable[[nn.Module], Level] | None:
+        """Make no labels: without regions in a batch mmdet computes no class loss."""
+        labels = tap.inputs and tap.position == 1
+        if not labels or not all(map(_CLASS_LOSS.fullmatch, tap.paths)):
+            return None
+        return _no_labels
+
+    @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
         """Run box heads, class losses and mask heads; an image is its only region."""
         if not knows_box_heads(model):
@@ -181,6 +192,11 @@ class RegionReader(HeadReader):
                 expected=f'{shapes[1][0]} regions, as the teacher',
                 actual=f'{shapes[0][0]} in the student',
             )
+
+
+def _no_labels(model: nn.Module) -> Tensor:
+    device = next(model.parameters()).device
+    return torch.zeros(0, dtype=torch.long, device=device)
 
 
 def knows_box_heads(model: nn.Module) -> bool:
