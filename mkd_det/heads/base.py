@@ -135,6 +135,24 @@ class HeadReader:
         return None
 
     @classmethod
+    def layout_at(
+        cls, model: nn.Module, tap: Tap, of_student: bool
+    ) -> Callable[[Any], list[Level] | None] | None:
+        """Return what turns one call at a tap into levels, for reasons of this kind.
+
+        The plan calls it for every tap of every model that is not the output of a head.
+
+        Args:
+            model: The model.
+            tap: The tap.
+            of_student: Whether the model is the student.
+
+        Returns:
+            As `Tap.layout`; None for the usual form.
+        """
+        return None
+
+    @classmethod
     def check_term(cls, taps: Iterable[Tap], where: str) -> None:
         """Raise where the taps of the student that one term reads do not go together.
 
