@@ -20,6 +20,7 @@ from ..teachers.renormalize import Renormalizer
 from ..weighting.gradient_share import shared_parameters
 from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
+from .loss_names import check_loss_names
 from .state import attach_state_hooks
 from .step import STATISTIC, StepLosses, training_step
 from .students import check_student
@@ -100,6 +101,7 @@ class Distiller(BaseModel):
             )
             self.plan = Planner(model, self.teachers, config).build()
         _check_terms(config)
+        check_loss_names(self.plan, model)
         self.branches = self.plan.branches
         self.adapters = nn.ModuleDict(
             {name: node.adapter for name, node in self.plan.adapters.items()}

@@ -46,6 +46,8 @@ class PairLoss(nn.Module):
             images), or '' for nothing.
         weighs_samples: Whether a mask with one number for each sample makes samples
             count more or less (the loss is a mean over samples).
+        instead: What to write where a part has no gradient at the shapes of a pair, by
+            the name of the part ('' for a loss without parts).
     """
 
     demands: ClassVar[frozenset[str]] = frozenset()
@@ -54,6 +56,7 @@ class PairLoss(nn.Module):
     also: ClassVar[Mapping[str, str]] = {}
     truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
+    instead: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
         super().__init__()

@@ -76,6 +76,8 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        parts: Names of the parts of the loss, as far as a probe shows them; '' for a
+            loss without parts.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""

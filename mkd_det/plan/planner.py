@@ -33,6 +33,7 @@ from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .teaching import describe_idle_part, find_idle_parts
 
 
 class Planner:
@@ -303,7 +304,9 @@ class Planner:
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
         # What only the loss can check, it checks now and not in the first step.
         with frozen_state(loss):
-            check_result(where, term(sides, **truth))
+            term.parts = check_result(where, term(sides, **truth))
+        for part, value in find_idle_parts(loss, sides, **truth).items():
+            self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
 
     def _aligned(self, refs: Mapping[str, Ref]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,6 +63,9 @@ class LossAggregation(PairLoss):
 
     reads: ClassVar[str] = 'outputs'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "losses=[dict(type='BinaryCE')], as one class has no other to exclude"
+    }
 
     def __init__(
         self,

@@ -71,6 +71,10 @@ class DLKD(PairLoss):
     reads: ClassVar[str] = 'outputs'
     also: ClassVar[Mapping[str, str]] = {'pruned': 'teacher'}
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "activation='sigmoid', or type='SoftOutputKD', classes='sigmoid': one class"
+        ' has no other to exclude'
+    }
 
     def __init__(
         self,

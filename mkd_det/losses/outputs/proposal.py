@@ -55,7 +55,7 @@ class ProposalKD(PairLoss):
         - student, teacher: one `HeadOutput` of (N, P, K + 1) scores, the background
           last, and boxes (N, P, 4), (N, P, 1, 4) or (N, P, K, 4)
         - mask: (N, P), how much each proposal counts
-        - output: dict(cls=(), box=())
+        - output: dict(cls=(), box=()), those whose weight is not 0
     """
 
     reads: ClassVar[str] = 'outputs'
@@ -125,7 +125,9 @@ class ProposalKD(PairLoss):
             mask = mask.reshape(confidence.shape)
             confidence, weights = confidence * mask, weights * mask
         loss = softmax_kl(student.scores, teacher.scores, self.tau)
-        parts = {'cls': self.class_weight * weighted_average(loss, weights)}
+        parts = {}
+        if self.class_weight:
+            parts['cls'] = self.class_weight * weighted_average(loss, weights)
         if self.boxes != 'off':
             distance = self._distance(student, teacher, likely)
             divisor = confidence.sum().clamp_min(len(confidence))

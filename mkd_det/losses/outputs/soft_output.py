@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -80,11 +81,16 @@ class SoftOutputKD(PairLoss):
           logits (N, K), (N, L, K) or (N, K, H, W)
         - mask: (N, P) or anything of as many entries for `HeadOutput`; for logits,
           as many entries as rows
-        - output: dict(cls=(), box=()) for `HeadOutput`, () for logits
+        - output: dict(cls=(), box=()) for `HeadOutput`, those whose weight is not 0; ()
+          for logits
     """
 
     reads: ClassVar[str] = 'outputs'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "classes='sigmoid', as one class has no other to exclude",
+        'box': "boxes='giou' for heads whose distribution has one bin; or box_weight=0",
+    }
 
     def __init__(
         self,
@@ -202,7 +208,9 @@ class SoftOutputKD(PairLoss):
         if mask is not None:
             confidence, loss = confidence * mask, loss * mask
         divisor = confidence.sum().clamp_min(len(confidence))
-        parts = {'cls': self.class_weight * loss.sum() / divisor}
+        parts = {}
+        if self.class_weight:
+            parts['cls'] = self.class_weight * loss.sum() / divisor
         distance = self._box_distance(student, teacher)
         if distance is not None:
             parts['box'] = self.box_weight * (confidence * distance).sum() / divisor
