@@ -26,8 +26,8 @@ from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_compone
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
-from .agreement import check_agreement
-from .checks import check_demands, check_features, check_heads, check_result
+from .checks.agreement import check_agreement
+from .checks.demands import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, Term

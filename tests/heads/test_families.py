@@ -23,7 +23,7 @@ from mkd_det.errors import HeadKindError
 from mkd_det.heads.base import find_reader
 from mkd_det.heads.readers.dense import DenseReader
 from mkd_det.losses.outputs.soft_output import SoftOutputKD
-from mkd_det.plan.agreement import check_agreement
+from mkd_det.plan.checks.agreement import check_agreement
 from mkd_det.plan.plan import Term
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'

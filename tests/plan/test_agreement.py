@@ -15,7 +15,7 @@ from mkd_det.errors import HeadKindError
 from mkd_det.heads.proof import ReadTwice
 from mkd_det.losses.outputs.aggregation import LossAggregation
 from mkd_det.losses.outputs.soft_output import SoftOutputKD
-from mkd_det.plan.agreement import check_agreement
+from mkd_det.plan.checks.agreement import check_agreement
 from mkd_det.plan.plan import Term
 from mkd_det.structures import HeadOutput
 from plans import build, refused, term

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import HeadKindError
-from ..heads.proof import OTHERWISE, ReadTwice
-from ..structures import GroundTruth, HeadOutput, tensors_in
-from .plan import Term
+from ...errors import HeadKindError
+from ...heads.proof import OTHERWISE, ReadTwice
+from ...structures import GroundTruth, HeadOutput, tensors_in
+from ..plan import Term
 
 # A term of a head against itself may be as large as this, by rounding.
 _VALUE = 1e-3
