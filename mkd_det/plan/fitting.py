@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..heads.base import traits_of
 from ..taps import Tap
-from .plan import HasModel
+from .plan import HasModel, Plan
 from .recipes import TEACHER, Needs, Recipe, packaged_recipes
 from .refs import adapter_class
 
@@ -168,31 +168,61 @@ def can_be_planned(
         size: (H, W) of the image that the models are run on, in pixels.
         probe: What the config says of input that is no usual image.
     """
+    try:
+        plan_recipe(recipe, student, teacher, size, probe)
+    except Exception:  # of a model that a recipe cannot run, it may be any
+        return False
+    return True
+
+
+def plan_recipe(
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
+) -> Plan:
+    """Return the plan of a recipe for a pair, with no branch attached any more.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+
+    Raises:
+        MkdError: The recipe does not fit the pair.
+    """
     given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
-    try:
-        config = DistillConfig.parse(given)
-    except ConfigError:
-        return False
+    config = DistillConfig.parse(given)
     models = {name: _Teacher(teacher) for name in config.teachers}
-    return _can_be_planned(student, models, config)
+    return _plan(student, models, config)
 
 
 def _can_be_planned(
     student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
 ) -> bool:
+    try:
+        _plan(student, teachers, config)
+    except Exception:  # of a model that cannot be run, it may be any
+        return False
+    return True
+
+
+def _plan(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Plan:
     from .planner import Planner  # which imports this file
 
     planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
-            planner.build(suggest=False)
-        except Exception:  # of a model that a recipe cannot run, it may be any
-            return False
+            return planner.build(suggest=False)
         finally:
             planner.detach_branches()
-    return True
 
 
 class _Teacher:

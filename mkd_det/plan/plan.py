@@ -78,6 +78,7 @@ class Term:
             of the teacher's side.
         parts: Names of the parts of the loss, as far as a probe shows them; '' for a
             loss without parts.
+        tried: Their values there, on the image of the probe.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Term:
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
     parts: tuple[str, ...] = ('',)
+    tried: dict[str, float] = field(default_factory=dict)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""

@@ -304,7 +304,8 @@ class Planner:
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
         # What only the loss can check, it checks now and not in the first step.
         with frozen_state(loss):
-            term.parts = check_result(where, term(sides, **truth))
+            term.tried = check_result(where, term(sides, **truth))
+        term.parts = tuple(term.tried)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term

@@ -149,7 +149,7 @@ def check_demands(
             )
 
 
-def check_result(where: str, result: Any) -> tuple[str, ...]:
+def check_result(where: str, result: Any) -> dict[str, float]:
     """Raise unless a loss on zeros is a finite number, or a dict of them.
 
     Args:
@@ -157,7 +157,7 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
         result: What the loss returned.
 
     Returns:
-        Names of its parts; '' for a loss without parts.
+        Its parts by name; '' for a loss without parts.
 
     Raises:
         ConfigError: It is anything else.
@@ -175,4 +175,4 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
             raise ConfigError(
                 f'{where} {name}: the loss is not finite on zeros', actual=float(part)
             )
-    return tuple(parts)
+    return {name: float(part) for name, part in parts.items()}
