@@ -10,6 +10,8 @@ from torch import nn
 
 from ..adapters.base import Adapter, AdapterOutput
 from ..branches.base import Branch
+from ..class_maps.class_map import ClassMap
+from ..class_maps.restriction import Restriction
 from ..heads.base import HeadReader
 from ..losses.base import PairLoss
 from ..probes.base import Probe
@@ -64,6 +66,8 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        classes: What restricts both sides to the classes that they share; None where
+            they have the same, or none are compared.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    classes: Restriction | None = None
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""
@@ -84,6 +89,10 @@ class Term:
             sides: Levels or head outputs, as `Plan.read` returns them.
             **more: `mask` and `truth`, see `PairLoss.forward`.
         """
+        if self.classes is not None:
+            sides = self.classes(sides)
+            if self.loss.truth == 'labels':
+                more['truth'] = self.classes.truth(more['truth'])
         also = {side: levels for side, levels in sides.items() if side not in SIDES}
         return self.loss(sides['student'], sides['teacher'], **also, **more)
 
@@ -106,6 +115,7 @@ class Plan:
         off: Names of the parts of the config that are switched off.
         speeds: How each teacher is to run, in words.
         notes: What a person should know of the plan, a sentence each.
+        class_maps: The class maps of those teachers that have one.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -117,6 +127,7 @@ class Plan:
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    class_maps: dict[str, ClassMap] = field(default_factory=dict)
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
         """Return the names of the teachers that a term or adapter reads."""

@@ -42,6 +42,7 @@ class DIST(PairLoss):
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
+    of_classes: ClassVar[bool] = True
 
     def __init__(
         self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, **base: Any
