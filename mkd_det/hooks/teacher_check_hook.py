@@ -139,7 +139,7 @@ class TeacherCheckHook(Hook):
                 logger=runner.logger,
             )
             return False
-        if teacher.classes is None:
+        if teacher.classes is None and mapped is None:
             print_log(
                 f'Teacher {teacher.name}: its checkpoint has no class names, so their'
                 ' order cannot be compared with the data',
