@@ -52,6 +52,7 @@ ORDER = (
     'data',
     'classification',
     'training',
+    'deploy',
     'preflight',
     'hooks',
     'run',

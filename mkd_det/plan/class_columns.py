@@ -156,8 +156,12 @@ def _owner(plan: Plan, term: Term, side: str, classes: ClassMap) -> str:
     if node is None:
         is_ours = ref.owner == 'student' or ref.owner in plan.branches
         return 'student' if is_ours else 'teacher'
-    if ref.key == 'teacher' or isinstance(node.adapter, Probe):
-        return 'teacher'  # of CrossHead: the student's features in the teacher's head
+    if ref.key == 'teacher':
+        return 'teacher'
+    if isinstance(node.adapter, Probe):
+        heads = [node.adapter.head_of(side) for side in SIDES]
+        # Of CrossHead both are the teacher's head, on features of each side.
+        return 'teacher' if heads[0] is heads[1] else 'student'
     # An adapter for class logits leads from the student's classes to the teacher's.
     channels = plan.specs[ref.owner, ref.key][0].channels
     theirs = (classes.theirs.count, classes.theirs.count + 1)

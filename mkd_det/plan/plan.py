@@ -208,7 +208,8 @@ class Plan:
         """
         node = self.adapters.get(ref.owner)
         if node is not None:
-            return node.adapter.head if isinstance(node.adapter, Probe) else None
+            probe = node.adapter if isinstance(node.adapter, Probe) else None
+            return probe.head_of(ref.key) if probe else None
         if ref.owner in self.branches:
             return None
         model = student if ref.owner == 'student' else teachers[ref.owner].model

@@ -193,6 +193,10 @@ class Planner:
                 key = f'{ref.key}.{name}'
                 taps[key] = Tap.parse(text)
                 self._beside.setdefault(ref, {})[name] = Ref(ref.owner, key)
+        else:
+            of_student = ref.owner == 'student'
+            known = (k.layout_at(model, tap, of_student) for k in reader_classes())
+            tap = replace(tap, layout=next(filter(None, known), None))
         taps[ref.key] = tap
 
     def _tap_text(self, ref: Ref) -> Any:
@@ -220,7 +224,7 @@ class Planner:
             self.teachers,
             plan.taps,
             self.probed.size,
-            self.config.probe.shape,
+            self.config.probe,
             self.refs.name_model,
         )
         if self.probed.size != self.probed.wanted:
@@ -246,11 +250,13 @@ class Planner:
         where = f'adapter {name!r}'
         refs = self.refs.of_adapter(name)
         levels = self._levels(refs)
-        for side, ref in refs.items():
-            check_features(where, ref, levels[side])
         given = self.config.adapters[name]
+        cls = adapter_class(name, given)
+        for side, ref in refs.items():
+            if side not in getattr(cls, 'reads_calls', ()):
+                check_features(where, ref, levels[side])
         match = LevelMatch()
-        if not issubclass(adapter_class(name, given), Probe):
+        if not issubclass(cls, Probe):
             match = self._match(refs, where, given.match)
         specs = {
             s: pick(self.plan.specs[ref.owner, ref.key], match.of(s))
@@ -261,6 +267,9 @@ class Planner:
         teacher = refs['teacher']
         tap = self.plan.taps[teacher.owner][teacher.key]
         adapter.bind(self.teachers[teacher.owner].model, tap, where)
+        if isinstance(adapter, Probe) and refs['student'].owner == 'student':
+            tap = self.plan.taps['student'][refs['student'].key]
+            adapter.bind_student(self.student, tap, where)
         node = AdapterNode(name, refs, adapter, match)
         with frozen_state(adapter):
             adapter.to(first_tensor(levels['student'][0]).device)
@@ -283,6 +292,8 @@ class Planner:
             activation = check_heads(where, refs, found, cls.matches_rows)
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
+            if 'aligned' in argument_names(cls):
+                rest['aligned'] = self._aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -298,6 +309,13 @@ class Planner:
             with frozen_state(loss):
                 check_result(where, term(sides, **truth))
         return term
+
+    def _aligned(self, refs: Mapping[str, Ref]) -> bool:
+        """Return whether one probe yields all sides, row by row."""
+        owners = {ref.owner for ref in refs.values()}
+        nodes = [self.plan.adapters.get(owner) for owner in owners]
+        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
+        return len(owners) == 1 and any(probe.aligned for probe in probes)
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""

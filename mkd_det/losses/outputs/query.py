@@ -42,6 +42,11 @@ class QueryKD(PairLoss):
     L1 of normalised centres and sizes and 1 - GIoU, have the weight f. All are divided
     by the sum of f, but by no less than one per image.
 
+    Queries that both decoders have run on (the probe `SharedQueries`) need no matching:
+    row i meets row i, and all rows count. With `negatives=0` it is then the loss of
+    Wang et al.: "KD-DETR: Knowledge Distillation for Detection Transformer with
+    Consistent Distillation Points Sampling", CVPR 2024, arXiv 2211.08071.
+
     Args:
         activation: What the class logits of the heads are for. The plan fills it in.
         layers: 'last' decoder layer, or 'all' with the mean over the student's. Layers
@@ -53,6 +58,8 @@ class QueryKD(PairLoss):
         l1_weight: Factor on the L1 part.
         giou_weight: Factor on the GIoU part.
         costs: Factors :math:`a_c, a_1, a_g` of the matching.
+        aligned: Whether row i of both sides is one query; then nothing is matched, and
+            `targets` and `costs` are not used. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -77,6 +84,7 @@ class QueryKD(PairLoss):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         costs: tuple[float, float, float] = (2.0, 5.0, 2.0),
+        aligned: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -100,6 +108,7 @@ class QueryKD(PairLoss):
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.costs = tuple(costs)
+        self.aligned = aligned
 
     @staticmethod
     def _check_numbers(
@@ -173,12 +182,15 @@ class QueryKD(PairLoss):
                 for side in (student, teacher)
             )
             confidence = self._probabilities(t_scores).amax(-1)
-            count = min(self.targets, len(s_scores), len(t_scores))
-            known = confidence.topk(count).indices
-            mine, theirs = self._match(
-                s_scores.detach(), s_boxes.detach(), t_scores[known], t_boxes[known]
-            )
-            known = known[theirs]
+            if self.aligned:
+                mine = known = torch.arange(len(t_scores), device=t_scores.device)
+            else:
+                count = min(self.targets, len(s_scores), len(t_scores))
+                known = confidence.topk(count).indices
+                mine, theirs = self._match(
+                    s_scores.detach(), s_boxes.detach(), t_scores[known], t_boxes[known]
+                )
+                known = known[theirs]
             parts = self._parts(
                 s_scores[mine], s_boxes[mine], t_scores[known], t_boxes[known]
             )
