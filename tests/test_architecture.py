@@ -57,6 +57,7 @@ ORDER = (
     'hooks',
     'run',
     'experiments.benchmark',
+    'experiments.calibration',
     'experiments.detections',
     'experiments.runs',
     'experiments.chain',

@@ -37,24 +37,29 @@ class Restriction:
     background: bool = False
     exclusive: bool = False
 
-    def __call__(self, sides: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, sides: Mapping[str, Any], labels: bool = True) -> dict[str, Any]:
         """Return the sides, restricted.
 
         Args:
             sides: Levels or head outputs by side; labels are those of the student.
+            labels: Whether labels become those of the shared classes.
         """
         return {
-            side: tuple(self._level(side, level) for level in levels)
+            side: tuple(self._level(side, level, labels) for level in levels)
             for side, levels in sides.items()
         }
+
+    def of_side(self, side: str, output: HeadOutput) -> HeadOutput:
+        """Return the output of the head of one side, restricted."""
+        return self._level(side, output, True)
 
     def truth(self, truth: GroundTruth) -> GroundTruth:
         """Return the ground truth of images, its labels among the shared classes."""
         return truth._replace(labels=tuple(map(self._labels, truth.labels)))
 
-    def _level(self, side: str, level: Any) -> Any:
+    def _level(self, side: str, level: Any, labels: bool) -> Any:
         if isinstance(level, Tensor) and not level.is_floating_point():
-            return self._labels(level)
+            return self._labels(level) if labels else level
         if side not in self.whose:
             return level
         groups = self.classes.groups(self.whose[side], self.background)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,9 +45,21 @@ class AdapterNode:
     adapter: Adapter
     match: LevelMatch = LevelMatch()
 
-    def __call__(self, sides: Mapping[str, Levels]) -> AdapterOutput:
-        """Run the adapter on the levels that were read, by side."""
-        return self.adapter(*(pick(sides[s], self.match.of(s)) for s in SIDES))
+    def __call__(
+        self,
+        sides: Mapping[str, Levels],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> AdapterOutput:
+        """Run the adapter on the levels that were read, by side.
+
+        Args:
+            sides: The levels.
+            image_sizes: (H, W) of each image without padding, for probes that read it.
+        """
+        levels = (pick(sides[s], self.match.of(s)) for s in SIDES)
+        if isinstance(self.adapter, Probe) and self.adapter.reads_sizes:
+            return self.adapter(*levels, image_sizes=image_sizes)
+        return self.adapter(*levels)
 
     def __str__(self) -> str:
         return _in_words(self.adapter, self.refs, self.match)
@@ -68,6 +80,8 @@ class Term:
             of the teacher's side.
         classes: What restricts both sides to the classes that they share; None where
             they have the same, or none are compared.
+        parts: Names of the parts of the loss, as far as a probe shows them; '' for a
+            loss without parts.
     """
 
     name: str
@@ -77,6 +91,7 @@ class Term:
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
     classes: Restriction | None = None
+    parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""

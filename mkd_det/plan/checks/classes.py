@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..class_maps.class_map import ClassMap
-from ..class_maps.restriction import Restriction
-from ..errors import PlanError, TeacherClassesError
-from ..probes.base import Probe
-from ..structures import HeadOutput
-from .plan import Plan, Term
-from .refs import SIDES
+from ...class_maps.class_map import ClassMap
+from ...class_maps.restriction import Restriction
+from ...errors import PlanError, TeacherClassesError
+from ...probes.base import Probe
+from ...structures import HeadOutput
+from ..plan import Plan, Term
+from ..refs import SIDES
 
 
 def compares_classes(term: Term) -> bool:
