@@ -20,8 +20,9 @@ from ..teachers.renormalize import Renormalizer
 from ..weighting.gradient_share import shared_parameters
 from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
+from .losses import STATISTIC, StepLosses
 from .state import attach_state_hooks
-from .step import STATISTIC, StepLosses, training_step
+from .step import training_step
 from .students import check_student
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
-from ..config import DistillConfig, Match
+from ..config import DistillConfig, Match, UnlabeledConfig
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
@@ -28,7 +28,7 @@ from ..weighting.teacher_weights import check_logits
 from .checks import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
-from .plan import AdapterNode, HasModel, Plan, Term
+from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
 
@@ -83,12 +83,16 @@ class Planner:
         for name in terms:
             self._register_term(name)
         self._register_weighed_taps()
+        truth = self._register_truth(terms)
         self._probe()
         for name in adapters:
             self.plan.adapters[name] = self._build_adapter(name)
         for name in terms:
             self.plan.terms[name] = self._build_term(name)
         self._check_weighed_terms()
+        if truth is not None:
+            self.plan.truth = self._build_truth(truth)
+        self._note_missing_labels()
         return self.plan
 
     def detach_branches(self) -> None:
@@ -162,6 +166,16 @@ class Planner:
             if teacher in self.plan.taps:
                 text, where = f'{teacher}.{tap}', 'teacher_weights'
                 self._register(self.refs.parse(text, 'tap', 'teacher', where))
+
+    def _register_truth(self, terms: list[str]) -> Ref | None:
+        """Register the head whose boxes serve images without labels, if any does."""
+        text = self.config.unlabeled.truth
+        kinds = [loss_class(name, self.config.terms[name]).truth for name in terms]
+        if text is None or 'boxes' not in kinds:
+            return None
+        ref = self.refs.parse(text, 'truth', 'teacher', 'unlabeled')
+        self._register(ref)
+        return ref
 
     def _register(self, ref: Ref) -> None:
         """Register the tap that a reference needs, and what its head needs beside."""
@@ -288,6 +302,48 @@ class Planner:
         with frozen_state(loss):
             check_result(where, term(sides, **truth))
         return term
+
+    def _build_truth(self, ref: Ref) -> TeacherTruth:
+        where = 'unlabeled.truth'
+        reader = self._reader(ref, where)
+        if reader is None or reader.name != 'dense':
+            raise PlanError(
+                f'{where}: {ref} has no boxes at all positions of the image',
+                expected='a dense head of a teacher',
+                actual='no head' if reader is None else f'a {reader.name} head',
+                fix="taps=dict(head='bbox_head'), unlabeled=dict(truth='t.head')",
+            )
+        specs = self.plan.specs[ref.owner, ref.key]
+        reader.strides = tuple(spec.stride for spec in specs)
+        truth = TeacherTruth(ref, reader, self._beside.get(ref, {}))
+        head = self.plan.head_at(ref, self.student, self.teachers)
+        features = self.probed.features.get(ref.owner)
+        if features is not None:
+            reader.prove(head, features, where)
+        return truth
+
+    def _note_missing_labels(self) -> None:
+        """Note who learns without labels, and who cannot."""
+        notes = self.plan.notes
+        if self.config.task_weight == 0:
+            notes.append(
+                'task_weight is 0: the student learns from its teachers alone, and no'
+                ' label is used by its own loss'
+            )
+        if self.config.unlabeled == UnlabeledConfig():
+            return
+        terms = self.plan.terms
+        wanted = self.config.unlabeled.terms
+        left_out = [
+            name
+            for name, term in terms.items()
+            if (wanted is not None and name not in wanted)
+            or term.loss.truth == 'labels'
+            or (term.loss.truth and self.plan.truth is None)
+        ]
+        if left_out:
+            names = ', '.join(left_out)
+            notes.append(f'images without labels are not read by {names}')
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""
