@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
@@ -28,8 +29,8 @@ class UnlabeledImages(BaseDetDataset):
     them out of the student's own loss. Any other model takes them for images without
     objects.
 
-    Put it beside labelled data in a `ConcatDataset`, and give it the `metainfo` of
-    that.
+    Put it behind labelled data in a `ConcatDataset`, with
+    `ignore_keys=['classes', 'palette']`: it needs no `metainfo`.
 
     Args:
         images: A folder, which is searched with its folders; a json in COCO's format,
@@ -40,12 +41,17 @@ class UnlabeledImages(BaseDetDataset):
         strict: Whether an image that is also a validation or test image is an error.
             If not, it is told.
         **kwargs: Arguments of `BaseDetDataset`: `data_root`, which relative paths begin
-            from, `data_prefix`, `metainfo`, `pipeline`, `indices`.
+            from, `data_prefix`, `pipeline`, `indices`.
+
+    Class attributes:
+        unlabeled: Tells checks that there are no labels.
 
     Raises:
         AnnotationError: There are no images, or the list cannot be read.
         ImageError: An image is missing, or is no image.
     """
+
+    unlabeled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -82,6 +88,9 @@ class UnlabeledImages(BaseDetDataset):
         sample = result.get('data_samples')
         if sample is not None:
             sample.set_metainfo({UNLABELED: True})
+            if 'bboxes' not in sample.gt_instances:  # no LoadAnnotations
+                sample.gt_instances.bboxes = torch.zeros(0, 4)
+                sample.gt_instances.labels = torch.zeros(0, dtype=torch.long)
         return result
 
     def check(self, images: int) -> str:
@@ -96,11 +105,16 @@ class UnlabeledImages(BaseDetDataset):
         Raises:
             ImageError: An image cannot be decoded.
         """
-        self.full_init()
-        paths = [self.get_data_info(i)['img_path'] for i in range(len(self))]
+        paths = self.paths
         decoded = len(check_images(paths, images))
         counted = 'all' if decoded == len(paths) else decoded
         return f'{len(paths)} images without labels, {counted} images decoded'
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all images."""
+        self.full_init()
+        return [self.get_data_info(i)['img_path'] for i in range(len(self))]
 
     def _list(self, images: str | Sequence[str]) -> list[Path]:
         """Return the paths that a setting names, in a fixed order."""

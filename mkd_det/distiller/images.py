@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmengine.dist import get_world_size
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -134,21 +135,25 @@ def run_student(
         grad: Whether the taps must yield gradients.
 
     Returns:
-        The student's own losses, none without a label; and what its taps have yielded,
-        for each group.
+        The student's own losses, which are to be left out where no image has labels;
+        and what its taps have yielded, for each group.
     """
     student, taps = model.student, model.plan.taps.get('student', {})
-    if not images.labelled:
-        return {}, [_run_unlabelled(model, images, taps, grad)]
-    if images.unlabelled and not counts_first(student):
+    once, several = counts_first(student), get_world_size() > 1
+    if not images.labelled and not (once and several):
+        # Heads average over ranks inside of their loss: all ranks must call it.
+        one = images.inputs[:1], images.samples and images.samples[:1]
+        task = student(*one, mode='loss') if several else {}
+        return task, [_run_unlabelled(model, images, taps, grad)]
+    if images.labelled and images.unlabelled and not once:
         first, second = images.split()
         task, seen = run_student(model, first, [], grad)
         return task, [*seen, _run_unlabelled(model, second, taps, grad)]
     with ExitStack() as stack:
         captured = stack.enter_context(capture(student, taps, grad))
         if images.unlabelled:
-            cut = first_images(student, images.labelled, len(images))
-            stack.enter_context(cut)
+            count = max(images.labelled, 1)
+            stack.enter_context(first_images(student, count, len(images)))
         task = student(images.inputs, images.samples, mode='loss')
     if len(groups) < 2:
         return task, [dict(captured)]

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..heads.ground_truth import read_truth
 from ..plan.plan import Term
 from ..plan.refs import SIDES, Ref
-from ..structures import GroundTruth, Knowledge, Levels
+from ..structures import GroundTruth, Knowledge, Levels, tensors_in
 from ..weighting.gradient_share import TASK, shared_parameters
 from ..weighting.schedules import Progress
 from ..weighting.teacher_weights import as_mask
@@ -56,7 +56,8 @@ def training_step(
     # Teachers first, without gradient; then the student, once if its heads allow it.
     known = [_run_teachers(model, group) for group in groups]
     task, seen = run_student(model, images, groups, grad)
-    losses = StepLosses(_weigh_task(task, model.config.task_weight))
+    own = task if images.labelled else {}
+    losses = StepLosses(_weigh_task(own, model.config.task_weight))
     for teachers, student in zip(known, seen, strict=True):
         teachers['student'] = _as_knowledge(model, 'student', student)
     parts = [
@@ -68,7 +69,7 @@ def training_step(
         losses.update(_count_images(images))
 
     _balance_terms(model, losses, progress)
-    _add_idle_loss(model, losses, groups, bool(task))
+    _add_idle_loss(model, losses, groups, None if images.labelled else task)
     for observer in model.observers:
         observer.on_terms(losses)
     return losses
@@ -234,13 +235,14 @@ def _balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> 
     if model.balance is None:
         return
     totals = losses.totals()
-    measurable = torch.is_grad_enabled() and TASK in totals
-    if measurable and model.balance.is_due(progress.iter, totals):
+    if torch.is_grad_enabled() and model.balance.is_due(progress.iter, totals):
         # What a schedule takes away is not to be given back.
         for name in totals.keys() & model.plan.terms.keys():
             factor = model.plan.terms[name].loss.schedule.factor(progress)
             totals[name] = totals[name] / factor
         on = shared_parameters(model.student, model.balance.on)
+        # A rank without labels takes part in the mean over the ranks.
+        totals.setdefault(TASK, on[0].sum() * 0.0)
         model.balance.measure(totals, on)
     factors = model.balance.factors()
     for name in list(losses):
@@ -251,12 +253,16 @@ def _balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> 
 
 
 def _add_idle_loss(
-    model: Distiller, losses: StepLosses, groups: Sequence[Group], has_task: bool
+    model: Distiller,
+    losses: StepLosses,
+    groups: Sequence[Group],
+    unused: Mapping[str, Any] | None,
 ) -> None:
     """Add a zero with a zero gradient for every module that sat out.
 
-    An adapter of which one side is read counts as well, and the student without its
-    own loss. DDP then needs no `find_unused_parameters`.
+    An adapter of which one side is read counts as well, and the student in a step
+    without labels, whose own losses are `unused`. DDP then needs no
+    `find_unused_parameters`.
     """
     terms = {name: term for group in groups for name, term in group.terms.items()}
     read = {(r.owner, r.key) for term in terms.values() for r in term.refs.values()}
@@ -269,11 +275,12 @@ def _add_idle_loss(
         if name not in used
         for parameter in module.parameters()
     ]
-    if not has_task:
-        parameters += [p for p in model.student.parameters() if p.requires_grad]
-    if parameters:
-        zero = torch.stack([p.sum() for p in parameters]).sum() * 0.0
-        losses.add('loss_idle', zero, IDLE)
+    values = [parameter.sum() for parameter in parameters]
+    if unused is not None:
+        values += [p.sum() for p in model.student.parameters() if p.requires_grad]
+        values += [v.sum() for name in unused for v in tensors_in([unused[name]])]
+    if values:
+        losses.add('loss_idle', torch.stack(values).sum() * 0.0, IDLE)
 
 
 def _count_images(images: Images) -> dict[str, Tensor]:
