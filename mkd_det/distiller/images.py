@@ -43,12 +43,14 @@ class Images:
     @classmethod
     def of(cls, inputs: Tensor, samples: list | None) -> Images:
         """Return the images of a batch, in another order if need be."""
-        order = sorted(range(len(inputs)), key=lambda i: is_unlabeled(samples, i))
-        labelled = sum(not is_unlabeled(samples, i) for i in order)
-        if order != list(range(len(inputs))):
+        marks = [is_unlabeled(sample) for sample in _each(samples)]
+        if not any(marks):
+            return cls(inputs, samples, len(inputs))
+        order = sorted(range(len(marks)), key=marks.__getitem__)
+        if order != list(range(len(marks))):
             assert samples is not None
             inputs, samples = inputs[order], [samples[i] for i in order]
-        return cls(inputs, samples, labelled)
+        return cls(inputs, samples, marks.count(False))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -68,10 +70,15 @@ class Images:
         ]
 
 
-def is_unlabeled(samples: Sequence[Any] | None, index: int) -> bool:
+def is_unlabeled(sample: Any) -> bool:
     """Return whether a data sample says that nobody has labelled its image."""
-    metainfo = getattr(samples[index], 'metainfo', None) if samples else None
-    return bool(metainfo and metainfo.get(UNLABELED))
+    metainfo = getattr(sample, 'metainfo', None)
+    return isinstance(metainfo, Mapping) and bool(metainfo.get(UNLABELED))
+
+
+def _each(samples: Any) -> Sequence[Any]:
+    """Return the data samples; none where a model has targets of another kind."""
+    return samples if isinstance(samples, (list, tuple)) else ()
 
 
 @dataclass(frozen=True)
