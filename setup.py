@@ -85,7 +85,19 @@ DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
 DOCS = [
     f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
 ]
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'pytest-xdist>=3', 'ruff>=0.6']
+# What `mkd-det export --onnx`, `benchmark --inference` and `--executor` need.
+DEPLOY = ['onnx', 'onnxruntime']
+CLUSTER = ['submitit']
+# The last two run the notebook of the documentation.
+DEV = [
+    'hypothesis',
+    'mypy',
+    'pytest>=7',
+    'pytest-xdist>=3',
+    'ruff>=0.6',
+    'ipykernel',
+    'nbclient',
+]
 
 setup(
     name='mkd_det',
@@ -116,7 +128,14 @@ setup(
         'scipy',
         'tqdm',
     ],
-    extras_require={'demo': DEMO, 'docs': DOCS, 'dev': DEV, 'all': DEMO + DOCS + DEV},
+    extras_require={
+        'demo': DEMO,
+        'deploy': DEPLOY,
+        'cluster': CLUSTER,
+        'docs': DOCS,
+        'dev': DEV,
+        'all': DEMO + DEPLOY + CLUSTER + DOCS + DEV,
+    },
     zip_safe=False,
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -264,18 +264,32 @@ class ProbeConfig:
         shape: Its shape without the batch, such as (C, H, W) or, for videos,
             (C, T, H, W). None: the channels of the model's preprocessor, and
             `probe_size`.
+        function: A function that gets a model and returns inputs and data samples for
+            one forward, as the model's preprocessor would make them. For models that
+            need data samples. `probe='my_module.example'` is the short form.
     """
 
     shape: tuple[int, ...] | None = key(
         None, words='a shape without the batch', example='probe=dict(shape=(1, 64, 64))'
     )
+    function: Any = key(None, words='a function, or its module and name')
+
+    @classmethod
+    def parse(cls, given: Any) -> ProbeConfig:
+        """Parse the value of `probe`: a dict, or a function alone."""
+        if isinstance(given, str) or callable(given):
+            given = dict(function=given)
+        return parse(cls, given, 'probe')
 
     def __post_init__(self) -> None:
-        if self.shape is not None and (len(self.shape) < 2 or min(self.shape) < 1):
+        shape, function = self.shape, self.function
+        named = (isinstance(function, str) and '.' in function) or callable(function)
+        good = function is None or (named and shape is None)
+        if not good or (shape is not None and (len(shape) < 2 or min(shape) < 1)):
             raise ConfigError(
-                'probe.shape must be two or more whole numbers above 0',
-                actual=repr(self.shape),
-                fix='probe=dict(shape=(1, 64, 64))',
+                'probe must be a shape (two or more numbers above 0) or a function',
+                actual=repr(shape if function is None else function),
+                fix="probe=dict(shape=(1, 64, 64))\nprobe='my_module.example'",
             )
 
 
@@ -360,6 +374,7 @@ class DistillConfig:
         """
         _check_merged(given, [f.name for f in fields(cls)], student)
         given = {**given, 'teachers': _expand_copies(given.get('teachers'))}
+        given['probe'] = ProbeConfig.parse(given.get('probe'))
         return parse(cls, given, label='Distiller', beside=BESIDE)
 
     def __post_init__(self) -> None:

@@ -287,6 +287,18 @@ class DivergenceError(MkdError):
     """
 
 
+class ExportError(MkdError):
+    """A student cannot be written as ONNX.
+
+    Its heads need post-processing of each other (two-stage detectors), an operation has
+    no counterpart in ONNX, onnxruntime yields other outputs than torch, or a package is
+    missing.
+
+    Fix: `mkd-det export --onnx --features` exports backbone and neck; without `--onnx`
+    the student is written for torch.
+    """
+
+
 class ExperimentError(MkdError):
     """A training of an experiment failed, or its folder is in use.
 

@@ -206,6 +206,8 @@ def _value(
     if value is None and NoneType in _parts(annotation):
         return None
     nested = _nested(annotation)
+    if is_dataclass(nested) and isinstance(value, nested):  # type: ignore[arg-type]
+        return value
     if nested is not None and (isinstance(value, Mapping) or nested is annotation):
         check_string_keys(value, path)
         return _convert(nested, value, path)

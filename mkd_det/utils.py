@@ -5,9 +5,13 @@ mmengine requires the name of this module and of `register_all_modules`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
+from mmengine.utils import manager
 
 from .packaged import find_configs_in_checkout
 
@@ -46,3 +50,26 @@ def register_all_modules(init_default_scope: bool = True) -> None:
     from mmdet.utils import register_all_modules as register_mmdet
 
     register_mmdet(init_default_scope)
+
+
+def release_instance_lock() -> None:
+    """Release mmengine's lock of named instances, if this thread still holds it.
+
+    An exception inside of `get_instance` (a logger whose file cannot be written, a
+    scope that is no name) leaves it held, and another thread would wait for ever.
+    """
+    while True:
+        try:
+            manager._lock.release()
+        except RuntimeError:  # this thread does not hold it
+            return
+
+
+@contextmanager
+def releasing_instance_lock() -> Iterator[None]:
+    """Release mmengine's lock of named instances after an error, for other threads."""
+    try:
+        yield
+    except BaseException:
+        release_instance_lock()
+        raise

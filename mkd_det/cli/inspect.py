@@ -42,10 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Survey the model, or two of them, and print the table."""
     from ..checkpoints.checkpoint import load_checkpoint_strict
+    from ..config import ProbeConfig
     from ..config_files.reading import load_config
     from ..inspection import pair_modules, select, survey
     from ..inspection.tables import outputs_table, pairs_table
-    from ..training.runtime import build_model
+    from ..training.runtime import build_model, is_distill
     from ..training.student_config import student_config
 
     quiet_libraries()
@@ -54,14 +55,15 @@ def run(args: argparse.Namespace) -> None:
     model = build_model(student_config(cfg))
     if args.checkpoint:
         load_checkpoint_strict(model, args.checkpoint, f'the model of {args.config}')
-    outputs = select(survey(model, size), args.depth, args.filter)
+    probe = ProbeConfig.parse(cfg.model.get('probe') if is_distill(cfg) else None)
+    outputs = select(survey(model, size, probe), args.depth, args.filter)
     shown = f'for an image of {size[0]}x{size[1]}'
     name = type(model).__name__
     if args.teacher is None:
         console().print(outputs_table(outputs, f'{name} {shown}'))
         return
     teacher = build_teacher(cfg, args.teacher)
-    pairs = pair_modules(outputs, survey(teacher, size))
+    pairs = pair_modules(outputs, survey(teacher, size, probe))
     title = f'{name} beside {type(teacher).__name__} {shown}'
     console().print(pairs_table(pairs, title))
 

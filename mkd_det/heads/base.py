@@ -7,7 +7,7 @@ losses and the recipes know head readers by this contract only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -115,6 +115,24 @@ class HeadReader:
             of_student: Whether the model is the student.
             where: Name of the tap, for messages.
         """
+
+    @classmethod
+    def layout_at(
+        cls, model: nn.Module, tap: Tap, of_student: bool
+    ) -> Callable[[Any], list[Level] | None] | None:
+        """Return what turns one call at a tap into levels, for reasons of this kind.
+
+        The plan calls it for every tap of every model that is not the output of a head.
+
+        Args:
+            model: The model.
+            tap: The tap.
+            of_student: Whether the model is the student.
+
+        Returns:
+            As `Tap.layout`; None for the usual form.
+        """
+        return None
 
     @classmethod
     def check_term(cls, taps: Iterable[Tap], where: str) -> None:

@@ -18,7 +18,7 @@ _NOT_ON_FEATURES = (DETRHead, EmbeddingRPNHead)
 
 def run_features(
     model: Any,
-    inputs: Tensor,
+    inputs: Any,
     samples: Sequence[Any] | None = None,
     rehearse: bool = False,
 ) -> tuple[Tensor, ...] | None:
@@ -31,9 +31,9 @@ def run_features(
 
     Args:
         model: The model.
-        inputs: Preprocessed images (N, C, H, W).
+        inputs: Preprocessed images (N, C, H, W), or what else the model takes.
         samples: A data sample for each image, with its metas. None: images without
-            padding.
+            padding, for detectors; others get None.
         rehearse: Whether to run also what only a training runs, such as box heads on
             regions, so that taps there fire.
 
@@ -41,7 +41,7 @@ def run_features(
         The maps that heads of a detector get; None for other models.
     """
     if not isinstance(model, BaseDetector):
-        model(inputs, None, mode='tensor')
+        model(inputs, samples, mode='tensor')
         return None
     features = model.extract_feat(inputs)
     samples = image_samples(inputs) if samples is None else samples

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import ProbeConfig
 from ..errors import TapNotFoundError, TapOutputError, nearest_names
+from ..heads.model_input import model_input
 from ..heads.running import run_features
 from ..structures import channels_of, first_tensor, tensors_in
 from ..taps import frozen_state, strides_of, to_levels
@@ -47,16 +49,20 @@ class ModuleOutput:
         return self.path.count('.') + 1
 
 
-def survey(model: nn.Module, size: tuple[int, int]) -> list[ModuleOutput]:
+def survey(
+    model: nn.Module, size: tuple[int, int], given: ProbeConfig | None = None
+) -> list[ModuleOutput]:
     """Run `model` on random numbers; return one entry for each module.
 
     Args:
         model: The model; it is left as it was.
         size: (H, W) of the images, in pixels.
+        given: What a config says of the input, see `ProbeConfig`.
 
     Returns:
         The entries, in registration order.
     """
+    inputs, samples, size = model_input(model, size, given, torch.randn)
     outputs: dict[nn.Module, list[Any]] = {m: [] for m in model.modules()}
     versions: list[tuple[nn.Module, Tensor, int]] = []
 
@@ -68,7 +74,7 @@ def survey(model: nn.Module, size: tuple[int, int]) -> list[ModuleOutput]:
     try:
         # With gradients, to see where none would flow.
         with frozen_state(model), torch.enable_grad():
-            run_features(model, torch.randn(1, 3, *size), rehearse=True)
+            run_features(model, inputs, samples, rehearse=True)
     finally:
         for handle in handles:
             handle.remove()

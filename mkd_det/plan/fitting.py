@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from ..config import DistillConfig
+from ..config import DistillConfig, ProbeConfig
 from ..errors import (
     ConfigError,
     MkdError,
@@ -59,7 +59,7 @@ def suggest_recipes(
         return
     teacher = next(iter(teachers.values()))
     lines = [taps_that_work(student, teachers, config)]
-    names = recipes_for(student, teacher.model, config.probe_shape)
+    names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
     if names:
         lines.append(f'recipes that fit the pair: {", ".join(names)}')
     error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
@@ -110,7 +110,10 @@ def taps_that_work(
 
 
 def recipes_for(
-    student: BaseModel, teacher: nn.Module, size: tuple[int, int] = (256, 256)
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int] = (256, 256),
+    probe: ProbeConfig | None = None,
 ) -> list[str]:
     """Return the names of the packaged recipes that can be planned as they are.
 
@@ -118,12 +121,13 @@ def recipes_for(
         student: The student. It is left as it is.
         teacher: The teacher.
         size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
     """
     return [
         recipe.name
         for recipe in packaged_recipes()
         if has_needs(recipe.needs, student, teacher)
-        and can_be_planned(recipe, student, teacher, size)
+        and can_be_planned(recipe, student, teacher, size, probe)
     ]
 
 
@@ -149,7 +153,11 @@ def has_needs(needs: Needs, student: nn.Module, teacher: nn.Module) -> bool:
 
 
 def can_be_planned(
-    recipe: Recipe, student: BaseModel, teacher: nn.Module, size: tuple[int, int]
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
 ) -> bool:
     """Return whether a recipe can be planned for a pair, by planning it.
 
@@ -158,8 +166,9 @@ def can_be_planned(
         student: The student. It is left as it is.
         teacher: The teacher.
         size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
     """
-    given: dict[str, Any] = {**recipe.arguments, 'probe_size': size}
+    given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
     try:

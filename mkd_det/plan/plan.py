@@ -65,6 +65,8 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        parts: Names of the parts of the loss, as far as a probe shows them; '' for a
+            loss without parts.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""
@@ -237,7 +240,8 @@ class Plan:
         """
         node = self.adapters.get(ref.owner)
         if node is not None:
-            return node.adapter.head if isinstance(node.adapter, Probe) else None
+            probe = node.adapter if isinstance(node.adapter, Probe) else None
+            return probe.head_of(ref.key) if probe else None
         if ref.owner in self.branches:
             return None
         model = student if ref.owner == 'student' else teachers[ref.owner].model

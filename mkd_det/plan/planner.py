@@ -16,7 +16,7 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
-from ..config import DistillConfig, Match, UnlabeledConfig
+from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
@@ -31,6 +31,8 @@ from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .teaching import describe_idle_part, find_idle_parts
+from .unlabeled import check_truth_reader, describe_unlabeled
 
 
 class Planner:
@@ -92,7 +94,7 @@ class Planner:
         self._check_weighed_terms()
         if truth is not None:
             self.plan.truth = self._build_truth(truth)
-        self._note_missing_labels()
+        self.plan.notes += describe_unlabeled(self.config, self.plan)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -198,6 +200,10 @@ class Planner:
                 key = f'{ref.key}.{name}'
                 taps[key] = Tap.parse(text)
                 self._beside.setdefault(ref, {})[name] = Ref(ref.owner, key)
+        else:
+            of_student = ref.owner == 'student'
+            known = (k.layout_at(model, tap, of_student) for k in reader_classes())
+            tap = replace(tap, layout=next(filter(None, known), None))
         taps[ref.key] = tap
 
     def _tap_text(self, ref: Ref) -> Any:
@@ -225,7 +231,7 @@ class Planner:
             self.teachers,
             plan.taps,
             self.probed.size,
-            self.config.probe.shape,
+            self.config.probe,
             self.refs.name_model,
         )
         if self.probed.size != self.probed.wanted:
@@ -251,11 +257,13 @@ class Planner:
         where = f'adapter {name!r}'
         refs = self.refs.of_adapter(name)
         levels = self._levels(refs)
-        for side, ref in refs.items():
-            check_features(where, ref, levels[side])
         given = self.config.adapters[name]
+        cls = adapter_class(name, given)
+        for side, ref in refs.items():
+            if side not in getattr(cls, 'reads_calls', ()):
+                check_features(where, ref, levels[side])
         match = LevelMatch()
-        if not issubclass(adapter_class(name, given), Probe):
+        if not issubclass(cls, Probe):
             match = self._match(refs, where, given.match)
         specs = {
             s: pick(self.plan.specs[ref.owner, ref.key], match.of(s))
@@ -266,6 +274,9 @@ class Planner:
         teacher = refs['teacher']
         tap = self.plan.taps[teacher.owner][teacher.key]
         adapter.bind(self.teachers[teacher.owner].model, tap, where)
+        if isinstance(adapter, Probe) and refs['student'].owner == 'student':
+            tap = self.plan.taps['student'][refs['student'].key]
+            adapter.bind_student(self.student, tap, where)
         node = AdapterNode(name, refs, adapter, match)
         with frozen_state(adapter):
             adapter.to(first_tensor(levels['student'][0]).device)
@@ -288,6 +299,8 @@ class Planner:
             activation = check_heads(where, refs, found, cls.matches_rows)
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
+            if 'aligned' in argument_names(cls):
+                rest['aligned'] = self._aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -300,50 +313,28 @@ class Planner:
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
         # What only the loss can check, it checks now and not in the first step.
         with frozen_state(loss):
-            check_result(where, term(sides, **truth))
+            term.parts = check_result(where, term(sides, **truth))
+        for part, value in find_idle_parts(loss, sides, **truth).items():
+            self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
 
     def _build_truth(self, ref: Ref) -> TeacherTruth:
-        where = 'unlabeled.truth'
-        reader = self._reader(ref, where)
-        if reader is None or reader.name != 'dense':
-            raise PlanError(
-                f'{where}: {ref} has no boxes at all positions of the image',
-                expected='a dense head of a teacher',
-                actual='no head' if reader is None else f'a {reader.name} head',
-                fix="taps=dict(head='bbox_head'), unlabeled=dict(truth='t.head')",
-            )
+        reader: Any = self._reader(ref, 'unlabeled.truth')
+        check_truth_reader(ref, reader)
         specs = self.plan.specs[ref.owner, ref.key]
         reader.strides = tuple(spec.stride for spec in specs)
-        truth = TeacherTruth(ref, reader, self._beside.get(ref, {}))
-        head = self.plan.head_at(ref, self.student, self.teachers)
         features = self.probed.features.get(ref.owner)
         if features is not None:
-            reader.prove(head, features, where)
-        return truth
+            head = self.plan.head_at(ref, self.student, self.teachers)
+            reader.prove(head, features, 'unlabeled.truth')
+        return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
-    def _note_missing_labels(self) -> None:
-        """Note who learns without labels, and who cannot."""
-        notes = self.plan.notes
-        if self.config.task_weight == 0:
-            notes.append(
-                'task_weight is 0: the student learns from its teachers alone, and no'
-                ' label is used by its own loss'
-            )
-        if self.config.unlabeled == UnlabeledConfig():
-            return
-        terms = self.plan.terms
-        wanted = self.config.unlabeled.terms
-        left_out = [
-            name
-            for name, term in terms.items()
-            if (wanted is not None and name not in wanted)
-            or term.loss.truth == 'labels'
-            or (term.loss.truth and self.plan.truth is None)
-        ]
-        if left_out:
-            names = ', '.join(left_out)
-            notes.append(f'images without labels are not read by {names}')
+    def _aligned(self, refs: Mapping[str, Ref]) -> bool:
+        """Return whether one probe yields all sides, row by row."""
+        owners = {ref.owner for ref in refs.values()}
+        nodes = [self.plan.adapters.get(owner) for owner in owners]
+        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
+        return len(owners) == 1 and any(probe.aligned for probe in probes)
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import ProbeConfig
 from ..errors import MkdError, ProbeError
+from ..heads.model_input import model_input
 from ..heads.running import run_features
 from ..structures import Levels, LevelSpec, channels_of, first_tensor
 from ..taps import Captured, Tap, TeacherReads, capture, frozen_state, strides_of
 from ..teachers.norm_pairs import NormPairFinder
-from ..teachers.renormalize import image_channels
 from .plan import HasModel
 
 # Sizes that are tried where a model cannot run on images of the wanted size. The
@@ -58,7 +59,7 @@ def probe(
     teachers: Mapping[str, HasModel],
     taps: Mapping[str, Mapping[str, Tap]],
     size: tuple[int, int],
-    shape: tuple[int, ...] | None = None,
+    given: ProbeConfig | None = None,
     name_model: NameModel = lambda owner, model: nullcontext(),
 ) -> Probed:
     """Run every model that has taps once, in eval mode, on zeros.
@@ -72,8 +73,8 @@ def probe(
         teachers: The teachers by name.
         taps: Taps by owner and name.
         size: (H, W) of the image.
-        shape: Shape of the input without the batch, where it is no usual image; `size`
-            is not used then.
+        given: What the config says of input that is no usual image; `size` is not
+            used then.
         name_model: Makes a context in which errors name a model, see `References`.
 
     Raises:
@@ -85,14 +86,14 @@ def probe(
         for owner in taps
     }
     failures: list[tuple[str, str]] = []
-    others = ((side, side) for side in OTHER_SIZES)
-    given = (shape[-2], shape[-1]) if shape else size
-    for tried in (given,) if shape else (size, *others):
-        probed = Probed(tried, wanted=given)
+    usual = given in (None, ProbeConfig())
+    others = [(side, side) for side in OTHER_SIZES] if usual else []
+    for tried in (size, *others):
+        probed = Probed(tried, wanted=size)
         try:
             for owner, model in models.items():
                 with name_model(owner, model):
-                    _probe_one(probed, owner, model, taps[owner], shape)
+                    _probe_one(probed, owner, model, taps[owner], given)
         except MkdError:
             raise
         except Exception as error:  # of a model, it may be any
@@ -112,11 +113,12 @@ def _probe_one(
     owner: str,
     model: nn.Module,
     named: Mapping[str, Tap],
-    shape: tuple[int, ...] | None,
+    given: ProbeConfig | None,
 ) -> None:
     of_student = owner == 'student'
-    shape = shape or (image_channels(model), *probed.size)
-    image = next(model.parameters()).new_zeros(1, *shape)
+    inputs, samples, size = model_input(model, probed.size, given)
+    if given not in (None, ProbeConfig()):
+        _check_size(probed, size)
     finder = NormPairFinder()
     seen: Captured
     with (
@@ -126,7 +128,7 @@ def _probe_one(
         nullcontext() if of_student else finder.watch(model),
         capture(model, named, need_grad=of_student) as seen,
     ):
-        features = run_features(model, image, rehearse=of_student)
+        features = run_features(model, inputs, samples, rehearse=of_student)
     if features is not None:
         probed.features[owner] = features
     for name, levels in seen.items():
@@ -137,6 +139,18 @@ def _probe_one(
     if not of_student:
         pairs = finder.pairs(model, named.values())
         probed.reads[owner] = TeacherReads(dict(named), dict(seen.calls), pairs)
+
+
+def _check_size(probed: Probed, size: tuple[int, int]) -> None:
+    """Note the size of the input that the config gives; it is equal for all models."""
+    if probed.levels and size != probed.size:
+        raise ProbeError(
+            'probe: student and teachers get images of other sizes',
+            expected=f'{probed.size} (H, W), as the models before',
+            actual=f'{size}',
+            fix='images of one size from the function, whatever the model',
+        )
+    probed.size = probed.wanted = size
 
 
 @contextmanager
@@ -173,7 +187,9 @@ def _cannot_run(owner: str, why: str) -> ProbeError:
         fix='probe_size=(H, W) of images that it runs on\n'
         'probe=dict(shape=(3, 8, 224, 224)) for input of another shape: as one sample'
         ' of its data has it\n'
-        "a subclass whose forward(inputs, None, mode='tensor') needs no data samples",
+        "probe='my_module.example' for a model that needs data samples, with\n"
+        '    def example(model):  # in my_module.py\n'
+        '        return inputs, data_samples',
     )
 
 

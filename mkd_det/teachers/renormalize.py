@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PlanError
+from ..heads.model_input import image_preprocessor
 
 
 class Renormalizer:
@@ -51,8 +52,11 @@ class Renormalizer:
         self.flip = _flips(student) != _flips(teacher)
         if self.flip:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-        self.scale = (std_s / std_t).view(1, -1, 1, 1)
-        self.shift = ((mean_s - mean_t) / std_t).view(1, -1, 1, 1)
+        # Axis of the channels from the end: -3 for images, -4 for videos (C, T, H, W).
+        self.axis = min(_channel_axis(student), _channel_axis(teacher))
+        shape = (-1, *[1] * (-self.axis - 1))
+        self.scale = (std_s / std_t).view(shape)
+        self.shift = ((mean_s - mean_t) / std_t).view(shape)
         self.pad_value = float(getattr(teacher, 'pad_value', 0))
         same_pad = self.pad_value == float(getattr(student, 'pad_value', 0))
         self.needed = bool(
@@ -71,55 +75,25 @@ class Renormalizer:
         """Return the batch as the teacher's own preprocessor would make it.
 
         Args:
-            inputs: Images that the student's preprocessor made, (N, 3, H, W).
+            inputs: Images that the student's preprocessor made, (N, 3, H, W), or
+                videos (N, 3, T, H, W).
             data_samples: A data sample per image, for its size without padding.
         """
         if not self.needed:
             return inputs
         if self.flip:
-            inputs = inputs.flip(1)
+            inputs = inputs.flip(self.axis)
         images = inputs * self.scale.to(inputs) + self.shift.to(inputs)
         for image, sample in zip(images, data_samples or (), strict=False):
             height, width = getattr(sample, 'img_shape', image.shape[-2:])[:2]
-            image[:, height:] = self.pad_value
-            image[:, :, width:] = self.pad_value
+            image[..., height:, :] = self.pad_value
+            image[..., width:] = self.pad_value
         return images
 
     def __str__(self) -> str:
         if not self.needed:
             return 'as the student'
         return 'own mean and std' + (', channels swapped' if self.flip else '')
-
-
-def image_preprocessor(preprocessor: nn.Module) -> nn.Module:
-    """Return the preprocessor that makes images ready.
-
-    The preprocessor of a semi-supervised detector holds that of its branches.
-
-    Args:
-        preprocessor: Data preprocessor of a model.
-    """
-    return getattr(preprocessor, 'data_preprocessor', preprocessor)
-
-
-def image_channels(model: nn.Module) -> int:
-    """Return the number of channels of the images that a model sees.
-
-    Its preprocessor's mean and std say so; without them, or where one number stands
-    for all channels, its first convolution does.
-
-    Args:
-        model: The model.
-    """
-    preprocessor = image_preprocessor(model)
-    mean = getattr(image_preprocessor(preprocessor), 'mean', None)
-    if mean is not None and mean.numel() > 1:
-        return mean.numel()
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    # A stem may get several pixels of three channels at once.
-    if first is not None and first.in_channels in (1, 2, 4):
-        return first.in_channels
-    return 3
 
 
 def _stats(preprocessor: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
@@ -130,6 +104,14 @@ def _stats(preprocessor: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
         ones * 0 if mean is None else mean.detach().cpu().flatten().float() * ones,
         ones if std is None else std.detach().cpu().flatten().float() * ones,
     )
+
+
+def _channel_axis(preprocessor: nn.Module) -> int:
+    """Return the axis that the mean of a preprocessor is given for, from the end."""
+    mean = getattr(preprocessor, 'mean', None)
+    if mean is None or mean.dim() < 2 or mean.numel() == 1:
+        return -3
+    return next(i for i, n in enumerate(mean.shape) if n > 1) - mean.dim()
 
 
 def _channels(preprocessor: nn.Module) -> int:

@@ -64,18 +64,44 @@ def test_memory_and_queries_are_distilled(name: str) -> None:
     assert all(torch.isfinite(found[f'loss_it_{k}']) for k in ('cls', 'l1', 'giou'))
 
 
-@pytest.mark.parametrize('name', ['detr', 'conditional', 'dab', 'deformable'])
+@pytest.mark.parametrize('name', FAMILIES)
 def test_decoder_layers_are_distilled(name: str) -> None:
     family = FAMILIES[name]
     assert losses(distiller(family(), family(), DECODER))['loss_it'] > 0
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])
-def test_denoising_queries_are_no_features(name: str) -> None:
-    family = FAMILIES[name]
+def test_decoder_layers_are_read_without_denoising_queries(name: str) -> None:
+    """Those of training come after random boxes, and are no rows of the teacher's."""
+    model = distiller(FAMILIES[name](), FAMILIES[name](), DECODER).train()
+    student, tap = model.student, model.plan.taps['student']['decoder']
+    data = model.data_preprocessor(tiny.batch(), training=True)
+    raw = {'raw': Tap(tap.paths), 'own': tap}
+    with capture(student, raw) as seen:
+        student(**data, mode='loss')
+    first = seen['raw'][0].shape[1] - student.num_queries
+    if name == 'ddq':
+        first = student.cache_dict['dis_query_info'][0]
+    assert first > 0
+    for whole, own in zip(seen['raw'], seen['own'], strict=True):
+        assert torch.equal(own, whole[:, first : first + student.num_queries])
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_inside_of_layers_denoising_queries_cannot_be_told(name: str) -> None:
+    family, term = FAMILIES[name], dict(DECODER)
     with pytest.raises(PlanError, match='denoising') as caught:
-        distiller(family(), family(), DECODER)
-    assert 'QueryKD' in caught.value.fix
+        tiny.build(
+            tiny.distiller(
+                family(),
+                family(),
+                taps=dict(decoder='decoder.layers.*.ffn'),
+                adapters={},
+                branches={},
+                terms=dict(loss_it=term),
+            )
+        )
+    assert 'decoder.layers.*' in caught.value.fix
 
 
 @pytest.mark.parametrize('name', FAMILIES)

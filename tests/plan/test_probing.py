@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 import tiny
 from mkd_det.errors import ConfigError, ProbeError
+from mkd_det.heads.model_input import image_channels
+from mkd_det.heads.running import image_samples
+from mkd_det.inspection import survey
 from mkd_det.plan.probing import finite_parameters
-from mkd_det.teachers.renormalize import Renormalizer, image_channels
+from mkd_det.teachers.renormalize import Renormalizer
 from plans import SMALL, build, refused, term
 
 ATTENTION = term('AttentionKD', 'fpn', 't.fpn')
@@ -29,6 +32,8 @@ def gray(base: int, neck: int, mean: float = 100.0) -> dict[str, Any]:
 def test_a_gray_pair_is_planned_and_trained() -> None:
     model = build(gray(4, 8), gray(8, 16, mean=90.0), terms=ATTENTION)
     assert image_channels(model.student) == 1
+    shapes = {found.path: found.shapes for found in survey(model.student, (64, 64))}
+    assert shapes['backbone.conv1'] == [(4, 32, 32)]
     data = model.data_preprocessor(tiny.batch(), True)
     data['inputs'] = data['inputs'][:, :1]
     assert model(**data, mode='loss')['loss_x'].isfinite()
@@ -41,6 +46,28 @@ def test_gray_images_are_renormalised() -> None:
     images = (torch.full((1, 1, 4, 4), 120.0) - 100.0) / 50.0
     shown = Renormalizer(student, teacher, 't')(images, None)
     torch.testing.assert_close(shown, torch.full((1, 1, 4, 4), 30.0 / 50.0))
+
+
+def test_videos_are_renormalised_along_their_channels() -> None:
+    class Videos(nn.Module):
+        def __init__(self, mean: float, swapped: bool = False) -> None:
+            super().__init__()
+            values = torch.tensor([mean, mean + 10.0, mean + 20.0])
+            self.mean, self.std = (
+                values.view(-1, 1, 1, 1),
+                torch.full((3, 1, 1, 1), 2.0),
+            )
+            self._channel_conversion = swapped
+
+    shown = Renormalizer(Videos(10.0), Videos(12.0), 't')(
+        torch.zeros(2, 3, 3, 4, 4), None
+    )
+    torch.testing.assert_close(shown, torch.full((2, 3, 3, 4, 4), -1.0))
+    # Frames stay in their order; channels do not.
+    frames = torch.arange(3.0).view(1, 1, 3, 1, 1).expand(1, 3, 3, 4, 4)
+    shown = Renormalizer(Videos(0.0), Videos(0.0, swapped=True), 't')(frames, None)
+    assert shown[0, 0, :, 0, 0].diff().tolist() == [1.0, 1.0]
+    assert shown[0, :, 0, 0, 0].tolist() == [10.0, 0.0, -10.0]
 
 
 def test_channels_are_those_of_the_preprocessor_or_the_first_convolution() -> None:
@@ -101,14 +128,80 @@ def test_a_model_of_other_input_is_refused_with_advice_that_works() -> None:
     )
 
 
-def test_a_model_that_needs_data_samples_is_refused_by_name() -> None:
+def samples_for(model: Any) -> Any:
+    """What the docs call `my_module.example`."""
+    model.asked = True
+    return torch.zeros(2, 3, 48, 32), image_samples(torch.zeros(2, 3, 48, 32))
+
+
+def test_a_model_that_needs_data_samples_gets_them_from_a_function() -> None:
     needs = dict(type='Strange', samples=True)
     terms = term('FeatureKD', 'stem', 't.stem')
-    error = refused(
-        ProbeError, student=dict(type='Strange'), teacher=needs, terms=terms, **STEM
-    )
+    pair = dict(student=dict(type='Strange'), teacher=needs, terms=terms, **STEM)
+    error = refused(ProbeError, **pair)
     assert "teacher 't', a Strange" in error.message
-    assert "mode='tensor'" in error.fix and 'TypeError' in error.actual
+    assert "probe='my_module.example'" in error.fix and 'TypeError' in error.actual
+
+    for way in (f'{__name__}.samples_for', samples_for, dict(function=samples_for)):
+        model = build(**pair, probe=way)
+        assert [s.size for s in model.plan.specs['student', 'stem']] == [(23, 15)]
+        assert not model.plan.notes
+    images = torch.rand(2, 3, 48, 32)
+    losses = model(images, image_samples(images), mode='loss')
+    assert losses['loss_x'].isfinite()
+
+
+def returns_nothing(model: Any) -> None:
+    return None
+
+
+def fails(model: Any) -> None:
+    raise KeyError('frames')
+
+
+def other_sizes(model: Any) -> Tensor:
+    return torch.zeros(1, 3, *((32, 32) if model.samples else (64, 64)))
+
+
+@pytest.mark.parametrize(
+    ('function', 'message', 'actual'),
+    [
+        ('no_such_module.example', 'there is no function', 'no_such_module.example'),
+        (f'{__name__}.STEM', 'there is no function', 'dict'),
+        (returns_nothing, 'returns_nothing() returns no input', 'NoneType'),
+        (fails, 'fails() fails for a Strange', "KeyError: 'frames'"),
+    ],
+)
+def test_a_function_that_yields_no_input_is_named(
+    function: Any, message: str, actual: str
+) -> None:
+    strange = dict(type='Strange')
+    terms = term('FeatureKD', 'stem', 't.stem')
+    pair = dict(student=strange, teacher=strange, terms=terms, **STEM)
+    error = refused(ProbeError, **pair, probe=function)
+    assert message in error.message and error.actual == actual
+    assert 'def example(model)' in error.fix
+
+
+def test_images_of_two_sizes_are_refused() -> None:
+    terms = term('FeatureKD', 'stem', 't.stem')
+    pair = dict(
+        student=dict(type='Strange'),
+        teacher=dict(type='Strange', samples=True),
+        terms=terms,
+        **STEM,
+    )
+    error = refused(ProbeError, **pair, probe=other_sizes)
+    assert 'images of other sizes' in error.message and 'teacher' in error.message
+
+
+@pytest.mark.parametrize('given', ['example', 3, dict(function=3), [3, 4]])
+def test_a_probe_that_is_no_function_is_refused(given: Any) -> None:
+    strange = dict(type='Strange')
+    terms = term('FeatureKD', 'stem', 't.stem')
+    pair = dict(student=strange, teacher=strange, terms=terms, **STEM)
+    error = refused(ConfigError, **pair, probe=given)
+    assert 'probe' in error.message
 
 
 def test_uninitialised_memory_does_not_matter_and_stays_as_it_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -30,6 +31,8 @@ if os.getppid() == int(sys.argv[1]):
 """
 # Seconds between two looks at a training, and between two notes of its time.
 _POLL, _SAVE = 0.5, 2.0
+# The first line of a typed error, as a command prints it.
+_TYPED_ERROR = re.compile(r'[A-Z][A-Za-z]*Error: ')
 
 
 def run_training(
@@ -151,9 +154,11 @@ def shell_command(run: TrainingRun, environment: Mapping[str, str]) -> str:
 
 def _failure(run: TrainingRun, how: str) -> ExperimentError:
     log = run.folder / LOG
-    lines = log.read_text(errors='replace').splitlines()[-15:]
+    lines = log.read_text(errors='replace').splitlines()
+    errors = [line for line in lines if _TYPED_ERROR.match(line)]
+    lines = lines[-15:]
     return ExperimentError(
-        f'{run.title}: the training {how}',
+        f'{run.title}: the training {how}' + (f': {errors[-1]}' if errors else ''),
         actual='\n    '.join(['the end of its log:', *lines]),
         fix=f'see the whole log: {log}',
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
+from ..decoding import call_layout
 
 # Subclasses such as Grounding DINO's need more than images.
 _KNOWN = (
@@ -34,6 +37,8 @@ _KNOWN = (
     DINOHead,
     DDQDETRHead,
 )
+# A whole layer of the decoder.
+_LAYER = re.compile(r'decoder\.layers\.(\*|\d+)')
 
 
 @HEADS.register_module()
@@ -83,6 +88,8 @@ class QueryReader(HeadReader):
         inside = [path for path in tap.paths if path.split('.')[0] == 'decoder']
         if not inside or not isinstance(model, DetectionTransformer):
             return
+        if tap.whole:
+            return
         if 'decoder' in inside:
             raise PlanError(
                 f'{where} ({tap}): the decoder yields its layers stacked',
@@ -90,15 +97,29 @@ class QueryReader(HeadReader):
                 actual='decoder',
                 fix="'decoder.layers.*'",
             )
-        if of_student and hasattr(model, 'dn_query_generator'):
+        layers = not tap.inputs and all(map(_LAYER.fullmatch, inside))
+        if of_student and hasattr(model, 'dn_query_generator') and not layers:
             raise PlanError(
                 f'{where} ({tap}): the decoder of {type(model).__name__} has denoising'
                 ' queries too in training, which the teacher has not',
-                expected='the head, or what is before the decoder',
+                expected='whole layers of the decoder, whose other queries are read, or'
+                ' what is before it',
                 actual=', '.join(inside),
-                fix="taps=dict(queries='bbox_head') with QueryKD, or"
-                " taps=dict(memory='encoder')",
+                fix="'decoder.layers.*'",
             )
+
+    @classmethod
+    def layout_at(
+        cls, model: nn.Module, tap: Tap, of_student: bool
+    ) -> Callable[[Any], list[Level] | None] | None:
+        """Read decoders' calls by name; leave out denoising queries of layers."""
+        if not isinstance(model, DetectionTransformer):
+            return None
+        if tap.whole and tap.paths == ('decoder',):
+            return call_layout(model)
+        denoises = of_student and hasattr(model, 'dn_query_generator')
+        layers = not tap.inputs and all(map(_LAYER.fullmatch, tap.paths))
+        return partial(_own_queries, model) if denoises and layers else None
 
     @classmethod
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
@@ -137,6 +158,8 @@ class QueryReader(HeadReader):
 
     def _first(self, head: Any, count: int) -> int:
         """Return the index of the first query that is no denoising query."""
+        if count == self.queries:  # in eval mode, and of shared queries
+            return 0
         if isinstance(head, DDQDETRHead) and head.training:
             return head.cache_dict['dis_query_info'][0]
         return count - self.queries
@@ -196,6 +219,20 @@ class QueryReader(HeadReader):
                 actual=f'{ours} in the student',
                 fix='bbox_head=dict(num_classes=...) of both, as the data has them',
             )
+
+
+def _own_queries(model: Any, value: Tensor) -> list[Level]:
+    """Return what a decoder layer yields (N, Q, C), without denoising queries.
+
+    Args:
+        model: A DINO or DDQ. In training denoising queries come first; dense queries,
+            which DDQ has, come last.
+        value: What the layer yielded.
+    """
+    first = value.shape[1] - model.num_queries
+    if isinstance(model.bbox_head, DDQDETRHead):
+        first = model.cache_dict['dis_query_info'][0]
+    return [value[:, first : first + model.num_queries]]
 
 
 def _corners(boxes: Tensor) -> Tensor:
