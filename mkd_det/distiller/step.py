@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..heads.ground_truth import read_truth
+from ..heads.ground_truth import image_sizes, read_truth
 from ..plan.plan import Term
 from ..plan.refs import SIDES, Ref
 from ..structures import GroundTruth, Knowledge, Levels, tensors_in
@@ -92,8 +92,10 @@ def _distill(
     losses = StepLosses({})
     shares = model.weigher(known, data_samples) if group.images.labelled else {}
     # Each adapter runs once, whatever number of terms read it.
+    sizes = image_sizes(group.images.inputs, data_samples)
     for name, node in plan.adapters_read_by(terms).items():
-        output = node({s: plan.levels_at(known, ref) for s, ref in node.refs.items()})
+        read = {side: plan.levels_at(known, ref) for side, ref in node.refs.items()}
+        output = node(read, sizes)
         sides = {side: getattr(output, side) for side in node.adapter.yields}
         known[name] = _as_knowledge(model, name, sides)
         for key, value in output.losses.items():

@@ -84,6 +84,15 @@ class PairLoss(nn.Module):
         where = f'{type(self).__name__}: schedule'
         self.schedule = WeightSchedule.parse(schedule, where)
 
+    @property
+    def least_at_agreement(self) -> bool:
+        """Whether nothing is to be learned where the student agrees with the teacher.
+
+        The loss is then 0, or has no gradient. The plan checks it for each head that a
+        term reads: a head against itself shows what is read otherwise in training.
+        """
+        return True
+
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
         """Return whether the loss needs decoded boxes of such outputs.
 

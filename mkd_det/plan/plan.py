@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,9 +44,21 @@ class AdapterNode:
     adapter: Adapter
     match: LevelMatch = LevelMatch()
 
-    def __call__(self, sides: Mapping[str, Levels]) -> AdapterOutput:
-        """Run the adapter on the levels that were read, by side."""
-        return self.adapter(*(pick(sides[s], self.match.of(s)) for s in SIDES))
+    def __call__(
+        self,
+        sides: Mapping[str, Levels],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> AdapterOutput:
+        """Run the adapter on the levels that were read, by side.
+
+        Args:
+            sides: The levels.
+            image_sizes: (H, W) of each image without padding, for probes that read it.
+        """
+        levels = (pick(sides[s], self.match.of(s)) for s in SIDES)
+        if isinstance(self.adapter, Probe) and self.adapter.reads_sizes:
+            return self.adapter(*levels, image_sizes=image_sizes)
+        return self.adapter(*levels)
 
     def __str__(self) -> str:
         return _in_words(self.adapter, self.refs, self.match)

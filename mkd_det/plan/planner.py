@@ -20,12 +20,14 @@ from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
+from ..heads.proof import ReadTwice
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
-from .checks import check_demands, check_features, check_heads, check_result
+from .checks.agreement import check_agreement
+from .checks.demands import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
@@ -59,7 +61,7 @@ class Planner:
         self.probed = Probed(config.probe_shape)
         # Further taps that the reader of a tapped head needs.
         self._beside: dict[Ref, dict[str, Ref]] = {}
-        self._proved: set[tuple[int, type, bool]] = set()
+        self._proved: dict[tuple[int, type, bool], ReadTwice | None] = {}
 
     def build(self, suggest: bool = True) -> Plan:
         """Build the plan.
@@ -241,6 +243,10 @@ class Planner:
                 ' the size of probe_size'
             )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
+        for name, tap in plan.taps.get('student', {}).items():
+            found = (kind.when_silent(tap) for kind in reader_classes())
+            empty = next(filter(None, found), None)
+            plan.taps['student'][name] = replace(tap, when_silent=empty)
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed
             count = len(reads.norm_pairs)
@@ -417,17 +423,24 @@ class Planner:
         return sides
 
     def _prove(self, term: Term, side: str, reader: HeadReader, head: Any) -> None:
-        """Prove that a head is read exactly, once for each head."""
+        """Prove that a head is read exactly, once for each head.
+
+        And that it has nothing to learn by the term from itself.
+        """
         key = id(head), type(reader), reader.decodes
-        if key in self._proved:
-            return
         ref = term.refs[side]
-        node = self.plan.adapters.get(ref.owner)
-        owner = ref.owner if node is None else self.plan.teacher_of(node)
+        owners = ('student', *self.teachers)
+        owner = next(o for o in owners if head in self._model(o).modules())
         features = self.probed.features.get(owner)
-        if features is not None:
-            reader.prove(head, features, f'term {term.name!r}: {ref}')
-            self._proved.add(key)
+        if features is None:
+            return
+        where = f'term {term.name!r}: {ref}'
+        if key not in self._proved:
+            model = self._model(owner)
+            self._proved[key] = reader.prove(model, head, features, where)
+        read = self._proved[key]
+        if read is not None and side in SIDES:
+            check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
         """Check that a term reads features that have the shapes that it demands."""

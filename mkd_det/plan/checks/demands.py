@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..adapters.base import check_level_counts
-from ..errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
-from ..heads.base import Activation, HeadReader
-from ..losses.base import PairLoss
-from ..structures import Level, LevelSpec
-from .refs import Ref
+from ...adapters.base import check_level_counts
+from ...errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
+from ...heads.base import Activation, HeadReader
+from ...losses.base import PairLoss
+from ...structures import Level, LevelSpec
+from ..refs import Ref
 
 # The equalities that `PairLoss.demands` may name.
 DEMANDS = ('same_channels', 'same_spatial')
