@@ -37,6 +37,17 @@ class Restriction:
     background: bool = False
     exclusive: bool = False
 
+    @classmethod
+    def of_teacher(cls, classes: ClassMap, activation: str) -> Restriction:
+        """Return what restricts the output of a teacher's head alone.
+
+        Args:
+            classes: The map.
+            activation: What the class logits of the head are for.
+        """
+        softmax = activation == 'softmax'
+        return cls(classes, {'teacher': 'teacher'}, softmax, softmax)
+
     def __call__(self, sides: Mapping[str, Any], labels: bool = True) -> dict[str, Any]:
         """Return the sides, restricted.
 
@@ -56,6 +67,14 @@ class Restriction:
     def truth(self, truth: GroundTruth) -> GroundTruth:
         """Return the ground truth of images, its labels among the shared classes."""
         return truth._replace(labels=tuple(map(self._labels, truth.labels)))
+
+    def labels_of_student(self, truth: GroundTruth) -> GroundTruth:
+        """Return the ground truth, labels of shared classes as the student's."""
+        shared = self.classes.shared
+        labels = tuple(
+            torch.tensor(shared, device=known.device)[known] for known in truth.labels
+        )
+        return truth._replace(labels=labels)
 
     def _level(self, side: str, level: Any, labels: bool) -> Any:
         if isinstance(level, Tensor) and not level.is_floating_point():

@@ -13,9 +13,10 @@ from ..branches.base import Branch
 from ..class_maps.class_map import ClassMap
 from ..class_maps.restriction import Restriction
 from ..heads.base import HeadReader
+from ..heads.ground_truth import confident_boxes
 from ..losses.base import PairLoss
 from ..probes.base import Probe
-from ..structures import Knowledge, Levels, LevelSpec
+from ..structures import GroundTruth, Knowledge, Levels, LevelSpec
 from ..taps import Tap, TeacherReads
 from .matching import LevelMatch, pick
 from .refs import SIDES, Ref
@@ -116,6 +117,21 @@ class Term:
 
 
 @dataclass
+class TeacherTruth:
+    """Boxes of a teacher, in place of ground truth.
+
+    Args:
+        ref: The teacher's head.
+        reader: Who reads it.
+        beside: Further taps that the reader needs, by name.
+    """
+
+    ref: Ref
+    reader: HeadReader
+    beside: dict[str, Ref]
+
+
+@dataclass
 class Plan:
     """The checked result of a distill config.
 
@@ -131,6 +147,7 @@ class Plan:
         speeds: How each teacher is to run, in words.
         notes: What a person should know of the plan, a sentence each.
         class_maps: The class maps of those teachers that have one.
+        truth: The teacher's head whose boxes serve images without labels.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -143,6 +160,7 @@ class Plan:
     speeds: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     class_maps: dict[str, ClassMap] = field(default_factory=dict)
+    truth: TeacherTruth | None = None
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
         """Return the names of the teachers that a term or adapter reads."""
@@ -206,6 +224,36 @@ class Plan:
             else:
                 sides[side] = pick(sides[side], term.kept(side))
         return sides
+
+    def teacher_truth(
+        self,
+        known: Mapping[str, Mapping[str, Knowledge]],
+        size: tuple[int, int],
+        teachers: Mapping[str, HasModel],
+        score_thr: float,
+    ) -> GroundTruth:
+        """Return the confident boxes of a teacher in place of the ground truth.
+
+        They are of the student's classes: a map leaves out objects of others.
+
+        Args:
+            known: What is known in this step, by owner and key.
+            size: (H, W) of the images.
+            teachers: The teachers by name.
+            score_thr: Least score of a box.
+        """
+        assert self.truth is not None
+        ref, reader = self.truth.ref, self.truth.reader
+        beside = {k: self.levels_at(known, r) for k, r in self.truth.beside.items()}
+        head = self.head_at(ref, nn.Module(), teachers)
+        output = reader.read(head, self.levels_at(known, ref), **beside)
+        classes = self.class_maps.get(ref.owner)
+        if classes is None or classes.changes_nothing:
+            return confident_boxes(output, reader.activation, score_thr, size)
+        shared = Restriction.of_teacher(classes, reader.activation)
+        output = shared.of_side('teacher', output)
+        truth = confident_boxes(output, reader.activation, score_thr, size)
+        return shared.labels_of_student(truth)
 
     def head_at(
         self, ref: Ref, student: nn.Module, teachers: Mapping[str, HasModel]

@@ -11,6 +11,7 @@ from torch import Tensor
 from mkd_det.class_maps.class_map import Classes, ClassMap
 from mkd_det.class_maps.restriction import Restriction
 from mkd_det.functional import merged_logits
+from mkd_det.heads.ground_truth import confident_boxes
 from mkd_det.structures import HeadOutput
 
 # Class 0 of the student is 2 of the teacher, class 2 the union of 0 and 3.
@@ -78,6 +79,17 @@ def test_labels_are_those_of_the_shared_classes() -> None:
     both = Restriction(MAP, BOTH, background=True, exclusive=True)
     found = restricted(both, student=torch.zeros(6, 4), labels=labels)
     assert found['labels'].tolist() == [0, -1, 1, 2, -1, -1]
+
+
+def test_boxes_of_a_teacher_are_of_the_students_classes() -> None:
+    """In place of ground truth: objects of other classes are none."""
+    scores = torch.tensor([[[0.1, 5.0, 0.3, 4.0], [-9.0, 6.0, -9.0, -9.0]]])
+    boxes = torch.tensor([[[0.0, 0.0, 5.0, 5.0], [9.0, 9.0, 15.0, 15.0]]])
+    shared = Restriction.of_teacher(MAP, 'sigmoid')
+    output = shared.of_side('teacher', HeadOutput(scores, boxes))
+    found = confident_boxes(output, 'sigmoid', 0.5, (16, 16))
+    assert [labels.tolist() for labels in found.labels] == [[1]]
+    assert shared.labels_of_student(found).labels[0].tolist() == [2]
 
 
 def test_features_of_the_student_in_the_teachers_head_have_its_classes() -> None:
