@@ -70,12 +70,30 @@ def with_truth() -> dict[str, Any]:
     return cfg
 
 
+def shared_queries() -> dict[str, Any]:
+    """The student's decoder runs twice; queries pass trained layers between widths."""
+    shared = dict(type='SharedQueries', student='decoder', teacher='t.decoder')
+    return tiny.distiller(
+        tiny.dino(base_channels=4, width=8, queries=4),
+        tiny.dino(queries=4),
+        taps=dict(decoder='decoder:call'),
+        adapters=dict(shared=dict(shared, sampling='both')),
+        branches={},
+        terms=dict(
+            loss_query=dict(
+                type='QueryKD', student='shared.student', teacher='shared.teacher'
+            )
+        ),
+    )
+
+
 TRAININGS = {
     'all terms': all_terms,
     'some idle': some_idle,
     'sampled teachers': sampled,
     'one side read': one_side,
     'with the ground truth': with_truth,
+    'shared queries': shared_queries,
 }
 STEPS = 6
 
@@ -109,6 +127,7 @@ def run_training(cfg: dict[str, Any], rank: int) -> dict[str, Any]:
 
     # Other weights in each, which DDP makes equal; but the same teachers.
     model = tiny.build(cfg, seed=rank)
+    tiny.fill_level_embeddings(model)
     for teacher in model.teachers.values():
         for parameter in teacher.model.parameters():
             dist.broadcast(parameter.data, 0)

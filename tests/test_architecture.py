@@ -56,6 +56,7 @@ ORDER = (
     'hooks',
     'run',
     'experiments.benchmark',
+    'experiments.calibration',
     'experiments.detections',
     'experiments.runs',
     'experiments.chain',

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..heads.ground_truth import read_truth
+from ..heads.ground_truth import image_sizes, read_truth
 from ..plan.plan import Term
 from ..plan.refs import SIDES, Ref
 from ..structures import GroundTruth, Knowledge, Levels
@@ -108,8 +108,10 @@ def training_step(
     # Each adapter runs once, whatever number of terms read it.
     losses = StepLosses(_weigh_task(task, model.config.task_weight))
     shares = model.weigher(known, data_samples)
+    sizes = image_sizes(inputs, data_samples)
     for name, node in plan.adapters_read_by(terms).items():
-        output = node({s: plan.levels_at(known, ref) for s, ref in node.refs.items()})
+        read = {side: plan.levels_at(known, ref) for side, ref in node.refs.items()}
+        output = node(read, sizes)
         sides = {side: getattr(output, side) for side in node.adapter.yields}
         known[name] = _as_knowledge(model, name, sides)
         for key, value in output.losses.items():

@@ -1,4 +1,4 @@
-"""The ground truth of a batch, as tensors."""
+"""The ground truth of a batch, as tensors; sizes of its images."""
 
 from __future__ import annotations
 
@@ -52,6 +52,21 @@ def read_truth(
         for k in known
     )
     return GroundTruth(boxes, labels, size)
+
+
+def image_sizes(
+    inputs: Tensor, data_samples: Sequence[Any] | None
+) -> list[tuple[int, int]]:
+    """Return (H, W) of each image, without padding where the data samples say.
+
+    Args:
+        inputs: Preprocessed images (N, C, H, W).
+        data_samples: A data sample for each image.
+    """
+    whole = (inputs.shape[-2], inputs.shape[-1])
+    if not data_samples:
+        return [whole] * len(inputs)
+    return [tuple(getattr(s, 'img_shape', whole)[:2]) for s in data_samples]
 
 
 def no_truth(size: tuple[int, int], like: Tensor) -> GroundTruth:

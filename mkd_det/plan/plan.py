@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,9 +43,21 @@ class AdapterNode:
     adapter: Adapter
     match: LevelMatch = LevelMatch()
 
-    def __call__(self, sides: Mapping[str, Levels]) -> AdapterOutput:
-        """Run the adapter on the levels that were read, by side."""
-        return self.adapter(*(pick(sides[s], self.match.of(s)) for s in SIDES))
+    def __call__(
+        self,
+        sides: Mapping[str, Levels],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> AdapterOutput:
+        """Run the adapter on the levels that were read, by side.
+
+        Args:
+            sides: The levels.
+            image_sizes: (H, W) of each image without padding, for probes that read it.
+        """
+        levels = (pick(sides[s], self.match.of(s)) for s in SIDES)
+        if isinstance(self.adapter, Probe) and self.adapter.reads_sizes:
+            return self.adapter(*levels, image_sizes=image_sizes)
+        return self.adapter(*levels)
 
     def __str__(self) -> str:
         return _in_words(self.adapter, self.refs, self.match)
@@ -64,6 +76,8 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        parts: Names of the parts of the loss, as far as a probe shows them; '' for a
+            loss without parts.
     """
 
     name: str
@@ -72,6 +86,7 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""
@@ -197,7 +212,8 @@ class Plan:
         """
         node = self.adapters.get(ref.owner)
         if node is not None:
-            return node.adapter.head if isinstance(node.adapter, Probe) else None
+            probe = node.adapter if isinstance(node.adapter, Probe) else None
+            return probe.head_of(ref.key) if probe else None
         if ref.owner in self.branches:
             return None
         model = student if ref.owner == 'student' else teachers[ref.owner].model

@@ -20,17 +20,20 @@ from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
+from ..heads.proof import ReadTwice
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
-from .checks import check_demands, check_features, check_heads, check_result
+from .checks.agreement import check_agreement
+from .checks.demands import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .teaching import describe_idle_part, find_idle_parts
 
 
 class Planner:
@@ -57,7 +60,7 @@ class Planner:
         self.probed = Probed(config.probe_shape)
         # Further taps that the reader of a tapped head needs.
         self._beside: dict[Ref, dict[str, Ref]] = {}
-        self._proved: set[tuple[int, type, bool]] = set()
+        self._proved: dict[tuple[int, type, bool], ReadTwice | None] = {}
 
     def build(self, suggest: bool = True) -> Plan:
         """Build the plan.
@@ -184,6 +187,10 @@ class Planner:
                 key = f'{ref.key}.{name}'
                 taps[key] = Tap.parse(text)
                 self._beside.setdefault(ref, {})[name] = Ref(ref.owner, key)
+        else:
+            of_student = ref.owner == 'student'
+            known = (k.layout_at(model, tap, of_student) for k in reader_classes())
+            tap = replace(tap, layout=next(filter(None, known), None))
         taps[ref.key] = tap
 
     def _tap_text(self, ref: Ref) -> Any:
@@ -221,6 +228,10 @@ class Planner:
                 ' the size of probe_size'
             )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
+        for name, tap in plan.taps.get('student', {}).items():
+            found = (kind.when_silent(tap) for kind in reader_classes())
+            empty = next(filter(None, found), None)
+            plan.taps['student'][name] = replace(tap, when_silent=empty)
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed
             count = len(reads.norm_pairs)
@@ -237,11 +248,13 @@ class Planner:
         where = f'adapter {name!r}'
         refs = self.refs.of_adapter(name)
         levels = self._levels(refs)
-        for side, ref in refs.items():
-            check_features(where, ref, levels[side])
         given = self.config.adapters[name]
+        cls = adapter_class(name, given)
+        for side, ref in refs.items():
+            if side not in getattr(cls, 'reads_calls', ()):
+                check_features(where, ref, levels[side])
         match = LevelMatch()
-        if not issubclass(adapter_class(name, given), Probe):
+        if not issubclass(cls, Probe):
             match = self._match(refs, where, given.match)
         specs = {
             s: pick(self.plan.specs[ref.owner, ref.key], match.of(s))
@@ -252,6 +265,9 @@ class Planner:
         teacher = refs['teacher']
         tap = self.plan.taps[teacher.owner][teacher.key]
         adapter.bind(self.teachers[teacher.owner].model, tap, where)
+        if isinstance(adapter, Probe) and refs['student'].owner == 'student':
+            tap = self.plan.taps['student'][refs['student'].key]
+            adapter.bind_student(self.student, tap, where)
         node = AdapterNode(name, refs, adapter, match)
         with frozen_state(adapter):
             adapter.to(first_tensor(levels['student'][0]).device)
@@ -274,6 +290,8 @@ class Planner:
             activation = check_heads(where, refs, found, cls.matches_rows)
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
+            if 'aligned' in argument_names(cls):
+                rest['aligned'] = self._aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -286,8 +304,17 @@ class Planner:
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
         # What only the loss can check, it checks now and not in the first step.
         with frozen_state(loss):
-            check_result(where, term(sides, **truth))
+            term.parts = check_result(where, term(sides, **truth))
+        for part, value in find_idle_parts(loss, sides, **truth).items():
+            self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
+
+    def _aligned(self, refs: Mapping[str, Ref]) -> bool:
+        """Return whether one probe yields all sides, row by row."""
+        owners = {ref.owner for ref in refs.values()}
+        nodes = [self.plan.adapters.get(owner) for owner in owners]
+        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
+        return len(owners) == 1 and any(probe.aligned for probe in probes)
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""
@@ -370,17 +397,24 @@ class Planner:
         return sides
 
     def _prove(self, term: Term, side: str, reader: HeadReader, head: Any) -> None:
-        """Prove that a head is read exactly, once for each head."""
+        """Prove that a head is read exactly, once for each head.
+
+        And that it has nothing to learn by the term from itself.
+        """
         key = id(head), type(reader), reader.decodes
-        if key in self._proved:
-            return
         ref = term.refs[side]
-        node = self.plan.adapters.get(ref.owner)
-        owner = ref.owner if node is None else self.plan.teacher_of(node)
+        owners = ('student', *self.teachers)
+        owner = next(o for o in owners if head in self._model(o).modules())
         features = self.probed.features.get(owner)
-        if features is not None:
-            reader.prove(head, features, f'term {term.name!r}: {ref}')
-            self._proved.add(key)
+        if features is None:
+            return
+        where = f'term {term.name!r}: {ref}'
+        if key not in self._proved:
+            model = self._model(owner)
+            self._proved[key] = reader.prove(model, head, features, where)
+        read = self._proved[key]
+        if read is not None and side in SIDES:
+            check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
         """Check that a term reads features that have the shapes that it demands."""

@@ -151,7 +151,7 @@ def examine_step(
         for name, v in found.items()
         if 'loss' in name and not name.startswith(STATISTIC)
     }
-    values = {name: float(value) for name, value in losses.items()}
+    values = {name: float(value.detach()) for name, value in losses.items()}
     findings = StepFindings(values, ''.join(layers[:1]))
     if findings.bad_losses:
         return findings

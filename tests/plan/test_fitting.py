@@ -123,7 +123,7 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),
-    'DINO': (dino, dino, FEATURES | {'mkd_query'}),
+    'DINO': (dino, dino, FEATURES | {'mkd_query', 'mkd_shared_query'}),
     # Heads of other anchors, of points; pyramids of other levels.
     'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),
     'GFL, of ATSS': (tiny.gfl, tiny.atss, DENSE),

@@ -44,6 +44,7 @@ recipe = dict(
             student='masks',
             teacher='mask_regions.teacher',
             labels='labels',
+            share=1.0,
             weight=1.0,
         )
     ),

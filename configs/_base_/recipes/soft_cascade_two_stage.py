@@ -40,24 +40,31 @@ recipe = dict(
     ),
     terms=dict(
         loss_soft_rpn=dict(
-            type='SoftOutputKD', student='rpn', teacher='t.rpn', weight=1.0
+            type='SoftOutputKD',
+            student='rpn',
+            teacher='t.rpn',
+            share=1.0,
+            weight=0.4,
         ),
         loss_soft_regions_0=dict(
             type='ProposalKD',
             student='box_head_0',
             teacher='regions_0.teacher',
+            share=1.0,
             weight=1.0,
         ),
         loss_soft_regions_1=dict(
             type='ProposalKD',
             student='box_head_1',
             teacher='regions_1.teacher',
+            share=0.5,
             weight=0.5,
         ),
         loss_soft_regions_2=dict(
             type='ProposalKD',
             student='box_head_2',
             teacher='regions_2.teacher',
+            share=0.25,
             weight=0.25,
         ),
     ),

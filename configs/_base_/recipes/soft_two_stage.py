@@ -23,10 +23,18 @@ recipe = dict(
     adapters=dict(regions=dict(type='RegionHead', student='rois', teacher='t.fpn')),
     terms=dict(
         loss_soft_rpn=dict(
-            type='SoftOutputKD', student='rpn', teacher='t.rpn', weight=1.0
+            type='SoftOutputKD',
+            student='rpn',
+            teacher='t.rpn',
+            share=1.0,
+            weight=0.4,
         ),
         loss_soft_regions=dict(
-            type='ProposalKD', student='box_head', teacher='regions.teacher', weight=1.0
+            type='ProposalKD',
+            student='box_head',
+            teacher='regions.teacher',
+            share=2.0,
+            weight=1.0,
         ),
     ),
 )

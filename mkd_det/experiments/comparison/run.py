@@ -211,7 +211,10 @@ def _add_history(
 
 def _notes_on_missing(prepared: PreparedComparison, finished: _Finished) -> list[str]:
     """Describe trainings that are not in the report."""
-    notes = [f'{title}: failed; not included.' for title in finished.failed]
+    notes = []
+    for title, error in finished.failed.items():
+        why = str(error).splitlines()[0].removeprefix(f'{title}: ')
+        notes.append(f'{title} is not included: {why}')
     if finished.stopped:
         total = len(prepared.trainings)
         left = total - len(finished.results) - len(finished.failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from .work_dir import finished_before, make_resumable, prepare_work_dir
 
 # Seconds between two looks at a training, and between two notes of its time.
 _POLL, _SAVE = 0.5, 2.0
+# The first line of a typed error, as a command prints it.
+_TYPED_ERROR = re.compile(r'[A-Z][A-Za-z]*Error: ')
 
 
 def run_training(
@@ -189,10 +192,11 @@ def shell_command(run: TrainingRun, environment: Mapping[str, str]) -> str:
 
 def _failure(run: TrainingRun, how: str, why: str = '') -> ExperimentError:
     log = run.folder / LOG
-    text = log.read_text(errors='replace') if log.is_file() else ''
-    lines = [*([why] if why else []), *text.splitlines()[-15:]]
+    lines = log.read_text(errors='replace').splitlines() if log.is_file() else []
+    errors = [line for line in lines if _TYPED_ERROR.match(line)]
+    lines = [*([why] if why else []), *lines[-15:]]
     return ExperimentError(
-        f'{run.title}: the training {how}',
+        f'{run.title}: the training {how}' + (f': {errors[-1]}' if errors else ''),
         actual='\n    '.join(['the end of its log:', *lines]),
         fix=f'see the whole log: {log}',
     )

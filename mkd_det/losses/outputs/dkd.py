@@ -40,12 +40,15 @@ class DKD(PairLoss):
         - student, teacher: logits (N, K) with K >= 2, (N, K, H, W) or (N, L, K); all
           positions have the label of their image
         - mask: one weight per row of logits
-        - output: dict(target=(), rest=())
+        - output: dict(target=(), rest=()), those whose weight is not 0
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
     truth: ClassVar[str] = 'labels'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        'rest': 'beta=0, as two classes leave only one besides the label'
+    }
 
     def __init__(
         self, alpha: float = 1.0, beta: float = 2.0, tau: float = 4.0, **base: Any
@@ -92,7 +95,10 @@ class DKD(PairLoss):
             for s, t, m in zip(student, teacher, masks, strict=True)
         ]
         target, rest = (torch.stack(part).mean() for part in zip(*parts))
-        return {'target': self.alpha * target, 'rest': self.beta * rest}
+        weighed = {'target': (self.alpha, target), 'rest': (self.beta, rest)}
+        return {
+            name: factor * part for name, (factor, part) in weighed.items() if factor
+        }
 
     def _parts(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None
@@ -125,7 +131,7 @@ class ProposalDKD(DKD):
         - student: logits (R, K + 1)
         - teacher: logits (R, K + 1), of `ProposalHead`
         - labels: (R,)
-        - output: dict(target=(), rest=())
+        - output: dict(target=(), rest=()), those whose weight is not 0
     """
 
     truth: ClassVar[str] = ''
