@@ -168,31 +168,56 @@ def can_be_planned(
         size: (H, W) of the image that the models are run on, in pixels.
         probe: What the config says of input that is no usual image.
     """
+    return planning_error(recipe, student, teacher, size, probe) is None
+
+
+def planning_error(
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
+) -> Exception | None:
+    """Return the error that planning a recipe for a pair ends with, or None.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+    """
     given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
     try:
         config = DistillConfig.parse(given)
-    except ConfigError:
-        return False
+    except ConfigError as error:
+        return error
     models = {name: _Teacher(teacher) for name in config.teachers}
-    return _can_be_planned(student, models, config)
+    return _planning_error(student, models, config)
 
 
 def _can_be_planned(
     student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
 ) -> bool:
+    return _planning_error(student, teachers, config) is None
+
+
+def _planning_error(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Exception | None:
     from .planner import Planner  # which imports this file
 
     planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
             planner.build(suggest=False)
-        except Exception:  # of a model that a recipe cannot run, it may be any
-            return False
+        except Exception as error:  # of a model that a recipe cannot run, any
+            return error
         finally:
             planner.detach_branches()
-    return True
+    return None
 
 
 class _Teacher:

@@ -29,6 +29,8 @@ needs = dict(
     ],
 )
 
+rank = 70
+
 recipe = dict(
     taps=dict(
         mask_rois='roi_head.mask_roi_extractor:in1',

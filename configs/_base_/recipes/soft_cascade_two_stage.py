@@ -22,6 +22,8 @@ needs = dict(
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
 )
 
+rank = 45
+
 recipe = dict(
     taps=dict(
         fpn='neck',
