@@ -54,27 +54,34 @@ class Layout:
         """Class names, in the order of the annotations' categories."""
         return tuple(c['name'] for c in self.train.content['categories'])
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        splits = {'train': self.train, 'val': self.val, 'test': self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    def files(self, folder: Path) -> dict[str, tuple[Path, Path]]:
+        """Return the annotation file and the folder of the images of each split.
+
+        Args:
+            folder: Where `write` writes annotations that are in no json yet.
+        """
+        return {
+            name: (split.file or folder / f'{name}.json', split.images)
+            for name, split in self.splits.items()
+        }
+
     def write(self, folder: Path) -> dict[str, tuple[Path, Path]]:
-        """Write annotations that are in no json yet.
+        """Write annotations that are in no json yet, and return `files`.
 
         Args:
             folder: Where to.
-
-        Returns:
-            By split, the annotation file and the folder of the images.
         """
-        files = {}
-        splits = {'train': self.train, 'val': self.val, 'test': self.test}
-        for name, split in splits.items():
-            if split is None:
-                continue
-            file = split.file
-            if file is None:
+        for name, split in self.splits.items():
+            if split.file is None:
                 folder.mkdir(parents=True, exist_ok=True)
-                file = folder / f'{name}.json'
-                file.write_text(json.dumps(split.content))
-            files[name] = file, split.images
-        return files
+                (folder / f'{name}.json').write_text(json.dumps(split.content))
+        return self.files(folder)
 
 
 def make_layout(name: str, splits: Mapping[str, Split]) -> Layout:

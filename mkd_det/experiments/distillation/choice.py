@@ -69,7 +69,7 @@ def choose_recipe(
         raise PlanError(
             'no recipe fits this pair',
             actual='\n'.join(f'{name}: {why}' for name, why in left_out.items()),
-            fix='write taps and terms yourself; mkd-det inspect CONFIG lists the modules'
+            fix='write taps and terms yourself; mkd-det inspect lists the modules'
             ' of a model with their shapes',
         )
     if wanted != AUTO and wanted not in names:
