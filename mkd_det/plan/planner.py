@@ -16,8 +16,8 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
-from ..config import DistillConfig, Match
-from ..errors import MkdError, PlanError, prefix_errors
+from ..config import DistillConfig, Match, TermConfig
+from ..errors import MkdError, PlanError, TapNotFoundError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
 from ..probes.base import Probe
@@ -100,12 +100,28 @@ class Planner:
     # -- what is in use ------------------------------------------------------------
 
     def _terms_in_use(self) -> list[str]:
-        """Return the terms whose weight is not zero; note the others as off."""
+        """Return the terms of which nothing is missing; note the others as off."""
+        off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
-        off = [name for name, term in self.config.terms.items() if term.weight == 0]
+            lack = '' if term.weight == 0 else self._lack(term)
+            if lack:
+                self.plan.notes.append(f'term {name} is off: {lack}')
+            if lack or term.weight == 0:
+                off.append(name)
         self.plan.off += [f'term {name}' for name in off]
         return [name for name in self.config.terms if name not in off]
+
+    def _lack(self, term: TermConfig) -> str:
+        """Return what a term is only used with and a model has not, in words."""
+        adapter = self.config.adapters.get(term.teacher.partition('.')[0])
+        owner = (adapter.teacher if adapter else term.teacher).partition('.')[0]
+        for name in ('student', *(own for own in (owner,) if own in self.teachers)):
+            try:
+                Tap(term.only_with).resolve(self._model(name))
+            except TapNotFoundError as error:
+                return f'{name} has no {error.actual}'
+        return ''
 
     def _adapters_in_use(self, terms: list[str]) -> list[str]:
         """Return the adapters that some term reads; note the others as off."""
