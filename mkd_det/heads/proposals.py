@@ -9,8 +9,6 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor
 
-from .running import image_samples
-
 
 def proposes(model: Any) -> bool:
     """Return whether a detector has an RPN that needs nothing but features."""
@@ -18,20 +16,23 @@ def proposes(model: Any) -> bool:
 
 
 @torch.no_grad()
-def proposals_of(model: Any, features: Sequence[Tensor], stride: int) -> list[Tensor]:
+def proposals_of(
+    model: Any, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+) -> list[Tensor]:
     """Return the proposals of a detector, as in its prediction.
 
     Args:
         model: A detector that `proposes` accepts.
         features: What its `extract_feat` returned.
-        stride: Input pixels per cell of the first of these.
+        image_sizes: (H, W) of each image, without padding.
 
     Returns:
         Boxes (P, 4) of each image in input pixels, the likeliest first.
     """
-    size = features[0].shape[-2] * stride, features[0].shape[-1] * stride
-    images = features[0].new_empty(len(features[0]), 3, 1, 1).expand(-1, -1, *size)
-    metas = [sample.metainfo for sample in image_samples(images)]
+    metas = [
+        dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+        for size in image_sizes
+    ]
     outputs = model.rpn_head(features)
     found = model.rpn_head.predict_by_feat(
         *outputs, batch_img_metas=metas, rescale=False

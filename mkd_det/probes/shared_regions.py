@@ -106,26 +106,38 @@ class SharedRegions(RegionHead):
         self._student = StudentModule(student)
 
     def forward(
-        self, student: Sequence[Any], teacher: Sequence[Tensor]
+        self,
+        student: Sequence[Any],
+        teacher: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> AdapterOutput:
         """Run both box heads on the proposals."""
         assert self._teacher is not None and self._student is not None
         *features, regions = student[0]
         if self.proposals != 'student':
-            theirs = self._draw(teacher, regions)
+            theirs = self._draw(teacher, regions, image_sizes)
             mine = [] if self.proposals == 'teacher' else [regions.detach()]
             regions = torch.cat([*mine, theirs])
-        ours = run_box_heads(self._student.module, features, regions, self.stage)
+        given = regions, self.stage, image_sizes
+        ours = run_box_heads(self._student.module, features, *given)
         with torch.no_grad():
-            level = run_box_heads(self._teacher.module, teacher, regions, self.stage)
+            level = run_box_heads(self._teacher.module, teacher, *given)
         return AdapterOutput((ours,), (level,), {})
 
-    def _draw(self, features: Sequence[Tensor], regions: Tensor) -> Tensor:
+    def _draw(
+        self,
+        features: Sequence[Tensor],
+        regions: Tensor,
+        image_sizes: Sequence[tuple[int, int]] | None,
+    ) -> Tensor:
         """Return proposals of the teacher (R, 5), as many as the student's or fewer."""
         assert self._teacher is not None
-        stride = self.teacher_specs[0].stride or 1
+        if image_sizes is None:  # of the plan's image, which has no padding
+            spec = self.teacher_specs[0]
+            height, width = (side * (spec.stride or 1) for side in spec.size)
+            image_sizes = [(height, width)] * len(features[0])
         drawn = []
-        found = proposals_of(self._teacher.module, features, stride)
+        found = proposals_of(self._teacher.module, features, image_sizes)
         for image, boxes in enumerate(found):
             count = int((regions[:, 0] == image).sum())
             rows = torch.randperm(len(boxes), device=boxes.device)[:count]

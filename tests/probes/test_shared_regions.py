@@ -42,8 +42,8 @@ def step(model: Any, **batch: Any) -> tuple[dict[str, Any], dict[str, int]]:
     node = model.plan.adapters['shared']
     run = node.adapter.forward
 
-    def watched(*sides: Any) -> Any:
-        output = run(*sides)
+    def watched(*sides: Any, **more: Any) -> Any:
+        output = run(*sides, **more)
         seen.update(own=len(sides[0][0][-1]), run=len(output.teacher[0][0]))
         assert len(output.student[0][0]) == seen['run']
         assert torch.equal(output.student[0][2], output.teacher[0][2])
@@ -96,7 +96,7 @@ def test_proposals_are_those_of_the_detectors_own_prediction() -> None:
     with torch.no_grad():
         features = model.extract_feat(batch['inputs'])
         own = model.rpn_head.predict(features, batch['data_samples'], rescale=False)
-        found = proposals_of(model, features, 8)
+        found = proposals_of(model, features, [(64, 64)] * 2)
     for mine, theirs in zip(found, own, strict=True):
         assert len(mine) and torch.equal(mine, theirs.bboxes)
 

@@ -46,15 +46,21 @@ recipe = dict(
             type='RelationKD',
             student='guide.student',
             teacher='guide.teacher',
+            share=0.03,
             weight=0.5,
         ),
         loss_attention=dict(
-            type='AttentionKD', student='stages', teacher='t.stages', weight=8.0
+            type='AttentionKD',
+            student='stages',
+            teacher='t.stages',
+            share=2.5,
+            weight=8.0,
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
+            share=2.0,
             weight=20.0,
         ),
     ),

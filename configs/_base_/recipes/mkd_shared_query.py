@@ -33,6 +33,7 @@ recipe = dict(
             teacher='shared.teacher',
             layers='all',
             negatives=0.0,
+            share=3.0,
             weight=1.0,
         ),
         loss_feature=dict(
@@ -40,6 +41,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
+            share=2.0,
             weight=10.0,
         ),
     ),

@@ -45,13 +45,18 @@ recipe = dict(
     },
     terms={
         'loss_soft_rpn': dict(
-            type='SoftOutputKD', student='rpn', teacher='t.rpn', weight=1.0
+            type='SoftOutputKD',
+            student='rpn',
+            teacher='t.rpn',
+            share=1.0,
+            weight=0.4,
         ),
         **{
             f'loss_soft_regions_{n}': dict(
                 type='ProposalKD',
                 student=f'box_head_{n}',
                 teacher=f'regions_{n}.teacher',
+                share=0.5**n,
                 weight=0.5**n,
             )
             for n in range(3)
@@ -62,6 +67,7 @@ recipe = dict(
                 student=f'masks_{n}',
                 teacher=f'mask_regions_{n}.teacher',
                 labels=f'labels_{n}',
+                share=0.5**n,
                 weight=0.5**n,
                 only_with=[f'roi_head.mask_head.{n}.conv_logits'],
             )

@@ -29,16 +29,25 @@ recipe = dict(
     ),
     terms=dict(
         loss_soft_rpn=dict(
-            type='SoftOutputKD', student='rpn', teacher='t.rpn', weight=1.0
+            type='SoftOutputKD',
+            student='rpn',
+            teacher='t.rpn',
+            share=1.0,
+            weight=0.4,
         ),
         loss_soft_regions=dict(
-            type='ProposalKD', student='box_head', teacher='regions.teacher', weight=1.0
+            type='ProposalKD',
+            student='box_head',
+            teacher='regions.teacher',
+            share=2.0,
+            weight=1.0,
         ),
         loss_soft_masks=dict(
             type='ProposalMaskKD',
             student='masks',
             teacher='mask_regions.teacher',
             labels='labels',
+            share=1.0,
             weight=1.0,
             only_with=['roi_head.mask_head.conv_logits'],
         ),
