@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> Any:
     for warning in prepared.warnings:
         shown.print(f'Warning: {warning}', style='yellow', markup=False)
     if args.dry_run:
-        files = prepared.write(settings)
+        files = prepared.write(settings.folder)
         for file in files:
             shown.print(f'Written: {file}', markup=False, soft_wrap=True)
         return None

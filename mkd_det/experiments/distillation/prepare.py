@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
@@ -20,6 +21,7 @@ from ...data.layouts import Layout, find_layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError, PathError
 from ...teachers.loading import Teacher
+from ...training.class_names import with_class_names
 from ...training.resume import has_begun
 from ...training.runtime import build_model, is_distill
 from .choice import AUTO, Choice, choose_recipe
@@ -92,22 +94,20 @@ class PreparedDistillation:
     warnings: list[str]
     sizes: dict[str, int]
     layout: Layout | None = None
-    files: dict[str, tuple[Path, Path]] = field(default_factory=dict)
 
-    def write(self, settings: DistillSettings) -> list[Path]:
+    def write(self, folder: Path) -> list[Path]:
         """Write the configs, and annotations that were converted.
 
         Args:
-            settings: What the user asks for.
+            folder: Where to: `DistillSettings.folder`.
         """
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if self.layout is not None:
-            self.layout.write(settings.folder)
-        written = []
-        for name, text in self.texts.items():
-            written.append(settings.folder / name)
-            written[-1].write_text(text, encoding='utf-8')
-        return written
+            self.layout.write(folder)
+        files = {folder / name: text for name, text in self.texts.items()}
+        for file, text in files.items():
+            file.write_text(text, encoding='utf-8')
+        return list(files)
 
 
 def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistillation:
@@ -161,7 +161,26 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     }
     if settings.checkpoint is None:
         texts['teacher.py'] = _teacher_text(settings, teacher, layout)
-    return PreparedDistillation(texts, choice, notes, warnings, sizes, layout)
+    prepared = PreparedDistillation(texts, choice, notes, warnings, sizes, layout)
+    _verify(prepared, settings)
+    return prepared
+
+
+def _verify(prepared: PreparedDistillation, settings: DistillSettings) -> None:
+    """Build what was made, in a folder of its own, so that errors come before files."""
+    with TemporaryDirectory(prefix='mkd_distill') as name:
+        folder = Path(name).resolve()
+        moved = {
+            file: text.replace(str(settings.folder.absolute()), str(folder)).replace(
+                repr(_base(settings)), repr(_absolute(settings.student))
+            )
+            for file, text in prepared.texts.items()
+        }
+        replace(prepared, texts=moved).write(folder)
+        cfg = with_class_names(load_config(str(folder / 'distill.py')))
+        model = build_model(cfg)
+        if settings.checkpoint is not None:
+            model.teachers.load()
 
 
 def _check_settings(settings: DistillSettings, resume: bool) -> None:

@@ -33,7 +33,7 @@ def write_configs(
     Raises:
         MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
     """
-    written = prepared.write(settings)
+    written = prepared.write(settings.folder)
     config = settings.folder / 'distill.py'
     if settings.checkpoint is None:
         train_teacher(settings, written[-1])
