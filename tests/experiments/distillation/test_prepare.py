@@ -22,7 +22,7 @@ from mkd_det.training.runtime import build_model
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configs of a student and a teacher on three classes, and the teacher's weights."""
+    """Configs of student and teacher on three classes, and the teacher's weights."""
     root = tmp_path_factory.mktemp('pair')
     data = tiny.write_coco(root / 'data', images=6)
     for name, model in (('small', tiny.gfl(4, 8)), ('big', tiny.gfl(8, 16))):
