@@ -43,6 +43,8 @@ class Tap:
         layout: Turns what was read of one call into levels, where that has a form that
             `to_levels` does not know; see `heads.base.HeadReader.layout`. Of a whole
             call it gets a dict, by the names of the arguments.
+        when_silent: Makes what is read in a forward in which a module is not called;
+            None where that is an error. See `heads.base.HeadReader.
     """
 
     paths: tuple[str, ...]
@@ -50,6 +52,9 @@ class Tap:
     position: int = 0
     whole: bool = False
     layout: Callable[[Any], list[Level] | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+    when_silent: Callable[[nn.Module], Level] | None = field(
         default=None, compare=False, repr=False
     )
 
@@ -223,8 +228,10 @@ class _Recorder:
         """Return the levels of all calls: modules in order, calls in order."""
         levels: list[Level] = []
         for path, records in self.records.items():
-            if not records:
+            if not records and self.tap.when_silent is None:
                 raise _silent(self.name, path, model.get_submodule(path))
+            if not records and self.tap.when_silent is not None:
+                levels.append(self.tap.when_silent(model))
             for record in records:
                 found = self.tap.layout(record) if self.tap.layout else None
                 if found is None and self.tap.whole:

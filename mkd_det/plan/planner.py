@@ -16,22 +16,32 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
+from ..class_maps.resolving import resolve_class_maps
 from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
+from ..heads.proof import ReadTwice
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
-from .checks import check_demands, check_features, check_heads, check_result
+from .checks.agreement import check_agreement
+from .checks.classes import (
+    advise_class_map,
+    check_same_classes,
+    find_restriction,
+    is_mapped,
+)
+from .checks.demands import check_demands, check_features, check_heads, check_result
+from .checks.teaching import describe_idle_part, find_idle_parts
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
-from .plan import AdapterNode, HasModel, Plan, Term
+from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
-from .teaching import describe_idle_part, find_idle_parts
+from .unlabeled import check_truth_reader, describe_unlabeled
 
 
 class Planner:
@@ -58,7 +68,7 @@ class Planner:
         self.probed = Probed(config.probe_shape)
         # Further taps that the reader of a tapped head needs.
         self._beside: dict[Ref, dict[str, Ref]] = {}
-        self._proved: set[tuple[int, type, bool]] = set()
+        self._proved: dict[tuple[int, type, bool], ReadTwice | None] = {}
 
     def build(self, suggest: bool = True) -> Plan:
         """Build the plan.
@@ -76,6 +86,8 @@ class Planner:
             raise
 
     def _build(self) -> Plan:
+        maps = resolve_class_maps(self.config, self.student, self.teachers)
+        self.plan.class_maps = maps
         terms = self._terms_in_use()
         adapters = self._adapters_in_use(terms)
         self._build_branches(terms)
@@ -84,12 +96,16 @@ class Planner:
         for name in terms:
             self._register_term(name)
         self._register_weighed_taps()
+        truth = self._register_truth(terms)
         self._probe()
         for name in adapters:
             self.plan.adapters[name] = self._build_adapter(name)
         for name in terms:
             self.plan.terms[name] = self._build_term(name)
         self._check_weighed_terms()
+        if truth is not None:
+            self.plan.truth = self._build_truth(truth)
+        self.plan.notes += describe_unlabeled(self.config, self.plan)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -164,6 +180,16 @@ class Planner:
                 text, where = f'{teacher}.{tap}', 'teacher_weights'
                 self._register(self.refs.parse(text, 'tap', 'teacher', where))
 
+    def _register_truth(self, terms: list[str]) -> Ref | None:
+        """Register the head whose boxes serve images without labels, if any does."""
+        text = self.config.unlabeled.truth
+        kinds = [loss_class(name, self.config.terms[name]).truth for name in terms]
+        if text is None or 'boxes' not in kinds:
+            return None
+        ref = self.refs.parse(text, 'truth', 'teacher', 'unlabeled')
+        self._register(ref)
+        return ref
+
     def _register(self, ref: Ref) -> None:
         """Register the tap that a reference needs, and what its head needs beside."""
         if ref.owner in self.config.adapters:
@@ -226,6 +252,10 @@ class Planner:
                 ' the size of probe_size'
             )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
+        for name, tap in plan.taps.get('student', {}).items():
+            found = (kind.when_silent(tap) for kind in reader_classes())
+            empty = next(filter(None, found), None)
+            plan.taps['student'][name] = replace(tap, when_silent=empty)
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed
             count = len(reads.norm_pairs)
@@ -293,15 +323,29 @@ class Planner:
         beside = {side: self._beside.get(refs[side], {}) for side in readers}
         loss = build_component(LOSSES, rest, where)
         term = Term(name, refs, loss, readers, beside, match)
-        sides = self._read_heads(term) if readers else self._check_levels(term)
-        like = next(self.student.parameters()).detach()
-        truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
-        # What only the loss can check, it checks now and not in the first step.
-        with frozen_state(loss):
-            term.parts = check_result(where, term(sides, **truth))
+        with advise_class_map(self.plan, term):
+            sides = self._read_heads(term) if readers else self._check_levels(term)
+            like = next(self.student.parameters()).detach()
+            truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
+            # What only the loss can check, it checks now and not in the first step.
+            with frozen_state(loss):
+                term.parts = check_result(where, term(sides, **truth))
+        if term.classes is not None:
+            sides = term.classes(sides, labels=False)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
+
+    def _build_truth(self, ref: Ref) -> TeacherTruth:
+        reader: Any = self._reader(ref, 'unlabeled.truth')
+        check_truth_reader(ref, reader)
+        specs = self.plan.specs[ref.owner, ref.key]
+        reader.strides = tuple(spec.stride for spec in specs)
+        features = self.probed.features.get(ref.owner)
+        if features is not None:
+            head = self.plan.head_at(ref, self.student, self.teachers)
+            reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
+        return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _aligned(self, refs: Mapping[str, Ref]) -> bool:
         """Return whether one probe yields all sides, row by row."""
@@ -374,6 +418,7 @@ class Planner:
                 self.plan.head_at(ref, self.student, self.teachers),
                 levels[side],
                 term.readers[side],
+                is_mapped(self.plan, term),
             )
             for side, ref in term.refs.items()
         }
@@ -384,6 +429,7 @@ class Planner:
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
             sides[side] = (reader.read(head, given, **beside),)
+        term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
         for side, reader in term.readers.items():
             reader.decodes = decodes
@@ -391,17 +437,26 @@ class Planner:
         return sides
 
     def _prove(self, term: Term, side: str, reader: HeadReader, head: Any) -> None:
-        """Prove that a head is read exactly, once for each head."""
+        """Prove that a head is read exactly, once for each head.
+
+        And that it has nothing to learn by the term from itself.
+        """
         key = id(head), type(reader), reader.decodes
-        if key in self._proved:
-            return
         ref = term.refs[side]
-        node = self.plan.adapters.get(ref.owner)
-        owner = ref.owner if node is None else self.plan.teacher_of(node)
+        owners = ('student', *self.teachers)
+        owner = next(o for o in owners if head in self._model(o).modules())
         features = self.probed.features.get(owner)
-        if features is not None:
-            reader.prove(head, features, f'term {term.name!r}: {ref}')
-            self._proved.add(key)
+        if features is None:
+            return
+        where = f'term {term.name!r}: {ref}'
+        if key not in self._proved:
+            model = self._model(owner)
+            self._proved[key] = reader.prove(model, head, features, where)
+        read = self._proved[key]
+        if read is not None and side in SIDES:
+            if term.classes is not None:
+                read = ReadTwice(*(term.classes.of_side(side, out) for out in read))
+            check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
         """Check that a term reads features that have the shapes that it demands."""
@@ -411,13 +466,17 @@ class Planner:
             side: pick(self.plan.specs[ref.owner, ref.key], term.kept(side))
             for side, ref in term.refs.items()
         }
+        kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
+        for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
-        return {side: pick(levels[side], term.kept(side)) for side in levels}
+        return kept
 
     def _check_weighed_terms(self) -> None:
         """Check that the terms of weighed teachers can be weighed by sample."""

@@ -277,6 +277,11 @@ def _check_environment(given: Mapping[str, Any]) -> None:
         raise ConfigError(
             'env_cfg.mp_cfg: unknown mp_start_method', actual=method, available=methods
         )
+    if not isinstance(given.get('cudnn_benchmark', False), bool):
+        raise ConfigError(
+            'env_cfg.cudnn_benchmark must be True or False',
+            actual=repr(given['cudnn_benchmark']),
+        )
     for name, value in (
         ('mp_cfg.opencv_num_threads', processes.get('opencv_num_threads', 0)),
         ('resource_limit', given.get('resource_limit', 4096)),

@@ -104,17 +104,46 @@ def test_inside_of_layers_denoising_queries_cannot_be_told(name: str) -> None:
     assert 'decoder.layers.*' in caught.value.fix
 
 
+def maps_of(model: Any) -> list[torch.Tensor]:
+    """Maps like those that the encoder gets of an image of 128x128."""
+    with torch.no_grad():
+        return list(model.eval().extract_feat(torch.zeros(1, 3, 128, 128)))
+
+
 @pytest.mark.parametrize('name', FAMILIES)
-def test_a_head_is_read_as_it_predicts(name: str) -> None:
-    head: Any = tiny.build(FAMILIES[name]()).bbox_head
-    QueryReader(head).prove(head, [], 'head')
+def test_a_head_is_read_as_it_predicts_in_both_modes(name: str) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    head = model.bbox_head
+    read = QueryReader(head).prove(model, head, maps_of(model), 'head')
+    assert read.trained.scores.shape == read.evaluated.scores.shape
+    assert read.evaluated.boxes is not None and read.evaluated.earlier
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[key].nan_to_num())
 
 
-def test_a_head_that_is_read_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    head: Any = tiny.build(tiny.deformable_detr()).bbox_head
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_head_that_is_read_wrong_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    head = model.bbox_head
     monkeypatch.setattr('mkd_det.heads.readers.queries._corners', lambda boxes: boxes)
-    with pytest.raises(HeadKindError):
-        QueryReader(head).prove(head, [], 'head')
+    with pytest.raises(HeadKindError, match='boxes are not read as') as caught:
+        QueryReader(head).prove(model, head, maps_of(model), 'head')
+    assert "fpn='neck'" in caught.value.fix
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_denoising_queries_that_are_read_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    monkeypatch.setattr(QueryReader, '_first', lambda self, head, count: 0)
+    with pytest.raises(HeadKindError, match='otherwise in train'):
+        QueryReader(model.bbox_head).prove(
+            model, model.bbox_head, maps_of(model), 'head'
+        )
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])

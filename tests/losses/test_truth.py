@@ -331,6 +331,9 @@ def test_boxes_with_swapped_corners_are_valid() -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     turned = torch.tensor([[10.0, 0.0, 0.0, 10.0]])
     assert MF.giou_distance(box, turned).item() == pytest.approx(0, abs=1e-6)
+    flat = torch.tensor([[3.0, 4.0, 3.0, 9.0], [5.0, 5.0, 5.0, 5.0]])
+    assert MF.giou_distance(flat, flat).tolist() == [0.0, 0.0]
+    assert MF.giou_distance(flat, flat + 1).min() > 0
     draw = torch.randn(2, 1000, 4, generator=torch.Generator().manual_seed(0))
     distance = MF.giou_distance(*draw)
     assert distance.min() >= 0 and distance.max() <= 2

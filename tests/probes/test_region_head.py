@@ -142,6 +142,30 @@ def test_boxes_without_ground_truth_and_without_positives() -> None:
     torch.stack(list(losses.values())).sum().backward()
 
 
+@pytest.mark.parametrize(
+    'detector, name',
+    [
+        (tiny.faster_rcnn, 'dkd_two_stage'),
+        (tiny.faster_rcnn, 'soft_two_stage'),
+        (tiny.mask_rcnn, 'mkd_mask_two_stage'),
+    ],
+)
+def test_a_batch_without_any_proposal_counts_nothing(
+    detector: Callable, name: str
+) -> None:
+    """mmdet then skips the class loss, whose labels are tapped."""
+    student = detector(4, 8)
+    student['train_cfg']['rpn_proposal']['min_bbox_size'] = 10_000
+    model = tiny.build(tiny.distiller(student, detector(8, 16), **recipe(name)))
+    losses = losses_of(model, boxes=0)
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    read = ('loss_dkd', 'loss_soft_regions', 'loss_soft_masks')
+    found = [losses[key] for key in losses if key.startswith(read)]
+    assert found and all(part == 0 and part.requires_grad for part in found)
+    total.backward()
+
+
 def own_boxes(model: Any, deltas: Tensor, logits: Tensor) -> Tensor:
     """The boxes (R, K, 4) of the head's own prediction."""
     head = model.roi_head.bbox_head
@@ -168,14 +192,15 @@ def test_a_cascade_is_run_as_in_its_prediction() -> None:
     model = tiny.build(tiny.cascade_rcnn()).eval()
     with torch.no_grad():
         features = model.extract_feat(torch.randn(1, 3, 64, 64))
-        logits, deltas, regions = run_box_heads(model, features, ROIS)
-        metas = [dict(img_shape=(10_000, 10_000))]
+        sizes = [(48, 64)]  # without padding
+        logits, deltas, regions = run_box_heads(
+            model, features, ROIS, image_sizes=sizes
+        )
+        metas = [dict(img_shape=sizes[0])]
         theirs = model.roi_head._refine_roi(features, ROIS, metas, [3])
         one = run_box_heads(model, features, ROIS, stage=1)
         own = model.roi_head._bbox_forward(1, features, ROIS)
-    refined = regions.clone()
-    refined[:, 1:].clamp_(min=0)  # as mmdet's are
-    assert torch.allclose(refined, theirs[0][0], atol=1e-3)
+    assert torch.allclose(regions, theirs[0][0], atol=1e-3)
     assert torch.allclose(logits, theirs[1][0], atol=1e-3)
     assert torch.allclose(deltas, theirs[2][0], atol=1e-3)
     assert torch.equal(one[0], own['cls_score']) and torch.equal(one[2], ROIS)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from mmdet.models.dense_heads import (
     ConditionalDETRHead,
     DABDETRHead,
@@ -21,12 +20,14 @@ from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
-from ...errors import HeadKindError, PlanError, TeacherClassesError
+from ...errors import PlanError, TeacherClassesError
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
 from ..decoding import call_layout
+from ..proof import ReadTwice
+from ..query_proof import prove_queries
 
 # Subclasses such as Grounding DINO's need more than images.
 _KNOWN = (
@@ -164,44 +165,11 @@ class QueryReader(HeadReader):
             return head.cache_dict['dis_query_info'][0]
         return count - self.queries
 
-    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
-        """Raise unless scores and boxes are those of the head's own prediction.
-
-        Args:
-            head: The head.
-            features: Not used: the head runs on queries, and random outputs do.
-            where: Name of the head, for messages.
-
-        Raises:
-            HeadKindError: They are not.
-        """
-        if isinstance(head, DDQDETRHead):
-            return  # its predictions are those that its NMS leaves
-        like = next(head.parameters())
-        count, classes = 20, head.cls_out_channels
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            scores = torch.randn(1, 1, count, classes).to(like)
-            boxes = (torch.rand(1, 1, count, 4) * 0.3 + 0.35).to(like)
-            metas = [dict(img_shape=(1, 1), scale_factor=(1.0, 1.0))]
-            limit = head.test_cfg.get('max_per_img', count)
-            try:
-                head.test_cfg['max_per_img'] = min(limit, count)
-                (found,) = head.predict_by_feat(scores, boxes, metas, rescale=False)
-            finally:
-                head.test_cfg['max_per_img'] = limit
-        mine = type(self)(head).read(head, [(scores[0], boxes[0])])
-        own = mine.scores[0]
-        chances = own.sigmoid() if self.activation == 'sigmoid' else own.softmax(-1)
-        assert mine.boxes is not None
-        apart = (found.bboxes[:, None] - mine.boxes[0]).abs().amax(-1)
-        wrong = (chances[:, found.labels].T - found.scores[:, None]).abs()
-        if bool((torch.maximum(apart, wrong).amin(1) > 1e-4).any()):
-            raise HeadKindError(
-                f'{where}: {type(head).__name__}: queries are not read as the head'
-                ' predicts them',
-                fix="a loss on features: taps=dict(fpn='neck')",
-            )
+    def prove(
+        self, model: Any, head: Any, features: Sequence[Tensor], where: str
+    ) -> ReadTwice:
+        """Raise unless scores and boxes are those of the head's own predictions."""
+        return prove_queries(self, model, head, features, where)
 
     def check_comparable(
         self, student: TappedHead, teacher: TappedHead, where: str
@@ -212,7 +180,7 @@ class QueryReader(HeadReader):
             TeacherClassesError: They have another number of classes.
         """
         ours, theirs = (side.levels[-1][0].shape[-1] for side in (student, teacher))
-        if ours != theirs:
+        if ours != theirs and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{theirs} class outputs, as the teacher',

@@ -117,6 +117,12 @@ class LossAggregation(PairLoss):
                     ' for a softmax',
                 )
 
+    @property
+    def least_at_agreement(self) -> bool:
+        """Whether each of the class losses is least at equal probabilities."""
+        losses = self.class_losses
+        return all(loss.least_at_agreement for loss in losses)
+
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
         """Return False: it compares class scores only."""
         return False
