@@ -294,6 +294,36 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class UnlabeledConfig:
+    """What images without labels teach; see `UnlabeledImages`.
+
+    Args:
+        weight: How much such an image counts in the terms; a labelled one counts 1.
+        terms: Names of the terms that read such images; all that need no ground truth
+            if None.
+        truth: `<teacher>.<tap>` of a dense head, whose confident boxes serve as ground
+            truth of such images for the terms that need boxes. Those terms read
+            labelled images only if None.
+        score_thr: Least score of these boxes.
+    """
+
+    weight: float = 1.0
+    terms: tuple[str, ...] | None = key(
+        None, words='a list of terms', example="unlabeled=dict(terms=['loss_soft'])"
+    )
+    truth: str | None = None
+    score_thr: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ConfigError('unlabeled.weight must be 0 or more', actual=self.weight)
+        if not 0 <= self.score_thr <= 1:
+            raise ConfigError(
+                'unlabeled.score_thr must be between 0 and 1', actual=self.score_thr
+            )
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The settings of a distillation: the arguments of `Distiller` but its student.
 
@@ -312,6 +342,7 @@ class DistillConfig:
             pixels. Where a model cannot run on it, other sizes are tried; the plan
             says which was taken.
         probe: The input that shapes are probed with, where it is no usual image.
+        unlabeled: What images without labels teach, if the data has such.
     """
 
     teachers: Mapping[str, TeacherConfig] = key(factory=dict)
@@ -328,6 +359,7 @@ class DistillConfig:
         256, words='a side, or (H, W), in pixels', example='probe_size=256'
     )
     probe: ProbeConfig = ProbeConfig()
+    unlabeled: UnlabeledConfig = UnlabeledConfig()
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], student: Any = None) -> DistillConfig:
@@ -475,6 +507,7 @@ def _check_references(config: DistillConfig) -> None:
     """Raise where a key names a teacher that is not there."""
     names = list(config.teachers)
     check_keys(config.sampling.always, names, 'sampling.always')
+    check_keys(config.unlabeled.terms or (), list(config.terms), 'unlabeled.terms')
     for name in config.teacher_weights.teachers if config.teacher_weights else ():
         if name not in names:
             raise ConfigError(

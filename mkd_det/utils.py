@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
@@ -29,6 +31,7 @@ def register_scope() -> None:
     if SCOPE in MODULE2PACKAGE:
         return
     MODULE2PACKAGE[SCOPE] = SCOPE
+    _name_forks()
     find_configs_in_checkout()
     for parent in list(vars(mmdet.registry).values()):
         if isinstance(parent, Registry) and parent.scope == 'mmdet':
@@ -37,6 +40,21 @@ def register_scope() -> None:
             Registry(
                 parent.name, parent=parent, scope=SCOPE, locations=parent._locations
             )
+
+
+def _name_forks() -> None:
+    """Let mmengine find packages whose forks have a name that it does not know.
+
+    `mmseg::...` asks for the distribution mmsegmentation; onedl-mmsegmentation has the
+    same module. By its module's name mmengine finds both.
+    """
+    for module, package in MODULE2PACKAGE.items():
+        if module == package or find_spec(module) is None:
+            continue
+        try:
+            version(package)
+        except PackageNotFoundError:
+            MODULE2PACKAGE[module] = module
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

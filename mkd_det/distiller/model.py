@@ -21,8 +21,9 @@ from ..weighting.gradient_share import shared_parameters, shares_of
 from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
 from .loss_names import check_loss_names
+from .losses import STATISTIC, StepLosses
 from .state import attach_state_hooks
-from .step import STATISTIC, StepLosses, training_step
+from .step import training_step
 from .students import check_student
 
 

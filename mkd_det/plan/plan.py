@@ -11,9 +11,10 @@ from torch import nn
 from ..adapters.base import Adapter, AdapterOutput
 from ..branches.base import Branch
 from ..heads.base import HeadReader
+from ..heads.ground_truth import confident_boxes
 from ..losses.base import PairLoss
 from ..probes.base import Probe
-from ..structures import Knowledge, Levels, LevelSpec
+from ..structures import GroundTruth, Knowledge, Levels, LevelSpec
 from ..taps import Tap, TeacherReads
 from .matching import LevelMatch, pick
 from .refs import SIDES, Ref
@@ -107,6 +108,21 @@ class Term:
 
 
 @dataclass
+class TeacherTruth:
+    """Boxes of a teacher, in place of ground truth.
+
+    Args:
+        ref: The teacher's head.
+        reader: Who reads it.
+        beside: Further taps that the reader needs, by name.
+    """
+
+    ref: Ref
+    reader: HeadReader
+    beside: dict[str, Ref]
+
+
+@dataclass
 class Plan:
     """The checked result of a distill config.
 
@@ -121,6 +137,7 @@ class Plan:
         off: Names of the parts of the config that are switched off.
         speeds: How each teacher is to run, in words.
         notes: What a person should know of the plan, a sentence each.
+        truth: The teacher's head whose boxes serve images without labels.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -132,6 +149,7 @@ class Plan:
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    truth: TeacherTruth | None = None
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
         """Return the names of the teachers that a term or adapter reads."""
@@ -195,6 +213,28 @@ class Plan:
             else:
                 sides[side] = pick(sides[side], term.kept(side))
         return sides
+
+    def teacher_truth(
+        self,
+        known: Mapping[str, Mapping[str, Knowledge]],
+        size: tuple[int, int],
+        teachers: Mapping[str, HasModel],
+        score_thr: float,
+    ) -> GroundTruth:
+        """Return the confident boxes of a teacher in place of the ground truth.
+
+        Args:
+            known: What is known in this step, by owner and key.
+            size: (H, W) of the images.
+            teachers: The teachers by name.
+            score_thr: Least score of a box.
+        """
+        assert self.truth is not None
+        ref, reader = self.truth.ref, self.truth.reader
+        beside = {k: self.levels_at(known, r) for k, r in self.truth.beside.items()}
+        head = self.head_at(ref, nn.Module(), teachers)
+        output = reader.read(head, self.levels_at(known, ref), **beside)
+        return confident_boxes(output, reader.activation, score_thr, size)
 
     def head_at(
         self, ref: Ref, student: nn.Module, teachers: Mapping[str, HasModel]

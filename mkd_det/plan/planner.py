@@ -30,10 +30,11 @@ from .checks.agreement import check_agreement
 from .checks.demands import check_demands, check_features, check_heads, check_result
 from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
-from .plan import AdapterNode, HasModel, Plan, Term
+from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
 from .teaching import describe_idle_part, find_idle_parts
+from .unlabeled import check_truth_reader, describe_unlabeled
 
 
 class Planner:
@@ -86,12 +87,16 @@ class Planner:
         for name in terms:
             self._register_term(name)
         self._register_weighed_taps()
+        truth = self._register_truth(terms)
         self._probe()
         for name in adapters:
             self.plan.adapters[name] = self._build_adapter(name)
         for name in terms:
             self.plan.terms[name] = self._build_term(name)
         self._check_weighed_terms()
+        if truth is not None:
+            self.plan.truth = self._build_truth(truth)
+        self.plan.notes += describe_unlabeled(self.config, self.plan)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -165,6 +170,16 @@ class Planner:
             if teacher in self.plan.taps:
                 text, where = f'{teacher}.{tap}', 'teacher_weights'
                 self._register(self.refs.parse(text, 'tap', 'teacher', where))
+
+    def _register_truth(self, terms: list[str]) -> Ref | None:
+        """Register the head whose boxes serve images without labels, if any does."""
+        text = self.config.unlabeled.truth
+        kinds = [loss_class(name, self.config.terms[name]).truth for name in terms]
+        if text is None or 'boxes' not in kinds:
+            return None
+        ref = self.refs.parse(text, 'truth', 'teacher', 'unlabeled')
+        self._register(ref)
+        return ref
 
     def _register(self, ref: Ref) -> None:
         """Register the tap that a reference needs, and what its head needs beside."""
@@ -308,6 +323,17 @@ class Planner:
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
+
+    def _build_truth(self, ref: Ref) -> TeacherTruth:
+        reader: Any = self._reader(ref, 'unlabeled.truth')
+        check_truth_reader(ref, reader)
+        specs = self.plan.specs[ref.owner, ref.key]
+        reader.strides = tuple(spec.stride for spec in specs)
+        features = self.probed.features.get(ref.owner)
+        if features is not None:
+            head = self.plan.head_at(ref, self.student, self.teachers)
+            reader.prove(head, features, 'unlabeled.truth')
+        return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _aligned(self, refs: Mapping[str, Ref]) -> bool:
         """Return whether one probe yields all sides, row by row."""

@@ -39,6 +39,7 @@ from .runner_parts import (
     check_submodules,
 )
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
+from .unlabeled_data import check_infinite_sampler, check_unlabeled
 
 # Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
@@ -66,6 +67,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     if stock:
         check_length(cfg)
         check_runner_parts(cfg)
+        check_infinite_sampler(cfg)
     _check_folders(cfg)
     check_data(cfg)
     model = build_model(cfg)
@@ -79,6 +81,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_hooks(cfg, model)
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
+    check_unlabeled(loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)

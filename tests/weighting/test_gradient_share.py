@@ -14,7 +14,7 @@ from torch import nn
 
 import hook_runs
 import tiny
-from mkd_det.distiller.step import StepLosses
+from mkd_det.distiller.losses import StepLosses
 from mkd_det.errors import ConfigError
 from mkd_det.registry import BALANCES
 from mkd_det.weighting.gradient_share import (
