@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..errors import (
     TapNotFoundError,
     TapOutputError,
     TapSilentError,
+    TeacherClassesError,
 )
 from ..heads.base import traits_of
 from ..taps import Tap
@@ -29,7 +30,13 @@ from .refs import adapter_class
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
 # a pair are the same in every recipe.
-HELPED = (TapNotFoundError, TapSilentError, TapOutputError, PlanError)
+HELPED = (
+    TapNotFoundError,
+    TapSilentError,
+    TapOutputError,
+    PlanError,
+    TeacherClassesError,
+)
 NOT_HELPED = (ShapeMismatchError, ProbeError)
 
 
@@ -58,6 +65,10 @@ def suggest_recipes(
     if not helped or not teachers:
         return
     teacher = next(iter(teachers.values()))
+    if isinstance(error, TapSilentError) and error.fix.endswith(".*'"):
+        # The children of a list are no help where an adapter wants one of them.
+        if not containers_that_work(student, teachers, config):
+            error.fix = ''
     lines = [taps_that_work(student, teachers, config)]
     names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
     if names:
@@ -68,7 +79,10 @@ def suggest_recipes(
 def taps_that_work(
     student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
 ) -> str:
-    """Return taps with which adapters that know better ones can be planned.
+    """Return taps with which the config can be planned.
+
+    Those that adapters know to be better are tried first, then the whole backbone or
+    neck in place of layers that a model does not have.
 
     Args:
         student: The student. It is left as it is.
@@ -78,13 +92,43 @@ def taps_that_work(
     Returns:
         What to write; empty if nothing better is known, or it does not work either.
     """
+    models = {'student': student, **{n: t.model for n, t in teachers.items()}}
+    for better in (_of_adapters(models, config), _of_parts(models, config)):
+        if better != config and _can_be_planned(student, teachers, better):
+            return _changes(config, better)
+    return ''
+
+
+def containers_that_work(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> bool:
+    """Return whether the config can be planned with the children of tapped lists.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config, with taps of lists of modules, which never fire.
+    """
+    models = {'student': student, **{n: t.model for n, t in teachers.items()}}
+
+    def children(model: nn.Module, paths: list[str]) -> list[str]:
+        modules = dict(model.named_modules())
+        lists = (nn.ModuleList, nn.ModuleDict)
+        return [f'{p}.*' if isinstance(modules.get(p), lists) else p for p in paths]
+
+    better = _with_paths(models, config, children)
+    return better != config and _can_be_planned(student, teachers, better)
+
+
+def _of_adapters(models: Mapping[str, Any], config: DistillConfig) -> DistillConfig:
+    """Return the config with the taps that its adapters know to be better."""
     taps, own = dict(config.taps), {n: dict(t.taps) for n, t in config.teachers.items()}
     for name, adapter in config.adapters.items():
         owner, _, key = adapter.teacher.rpartition('.')
         suggest = adapter_class(name, adapter).suggest_taps
-        if owner not in teachers:
+        if owner not in models:
             continue
-        ours, theirs = suggest(student), suggest(teachers[owner].model)
+        ours, theirs = suggest(models['student']), suggest(models[owner])
         if not ours or not theirs:
             continue
         taps[adapter.student] = ours
@@ -92,21 +136,67 @@ def taps_that_work(
         if adapter.student != key or theirs != ours:
             own[owner][key] = theirs
     given = {n: replace(t, taps=own[n]) for n, t in config.teachers.items()}
-    better = replace(config, taps=taps, teachers=given)
-    if better == config or not _can_be_planned(student, teachers, better):
-        return ''
+    return replace(config, taps=taps, teachers=given)
+
+
+def _of_parts(models: Mapping[str, Any], config: DistillConfig) -> DistillConfig:
+    """Return the config with whole parts in place of layers that a model has not."""
+
+    def whole(model: nn.Module, paths: list[str]) -> list[str]:
+        parts = {path.partition('.')[0] for path in paths}
+        try:
+            Tap(tuple(path.partition(':')[0] for path in paths)).resolve(model)
+        except TapNotFoundError:
+            return list(parts) if parts in ({'backbone'}, {'neck'}) else paths
+        return paths
+
+    return _with_paths(models, config, whole)
+
+
+def _with_paths(
+    models: Mapping[str, Any],
+    config: DistillConfig,
+    change: Callable[[nn.Module, list[str]], list[str]],
+) -> DistillConfig:
+    """Return the config with the paths of every tap of every model changed."""
+
+    def changed(model: nn.Module, tap: Any) -> Any:
+        paths = [tap] if isinstance(tap, str) else list(tap)
+        found = change(model, paths)
+        if found == paths:
+            return tap
+        return found[0] if len(found) == 1 else tuple(found)
+
+    teachers = {}
+    for name, teacher in config.teachers.items():
+        own = dict(teacher.taps)
+        for key, tap in {**config.taps, **own}.items():
+            better = changed(models[name], tap)
+            if better != tap:
+                own[key] = better
+        teachers[name] = replace(teacher, taps=own)
+    taps = {key: changed(models['student'], tap) for key, tap in config.taps.items()}
+    return replace(config, taps=taps, teachers=teachers)
+
+
+def _changes(config: DistillConfig, better: DistillConfig) -> str:
+    """Return in words of a config which taps are others."""
     lines = [
-        f'taps=dict({key}={list(value)!r})'
-        for key, value in taps.items()
+        f'taps=dict({key}={_written(value)})'
+        for key, value in better.taps.items()
         if value != config.taps.get(key)
     ]
     lines += [
-        f'teachers.{owner}.taps=dict({key}={list(value)!r})'
-        for owner, named in own.items()
-        for key, value in named.items()
+        f'teachers.{owner}.taps=dict({key}={_written(value)})'
+        for owner, teacher in better.teachers.items()
+        for key, value in teacher.taps.items()
         if value != config.teachers[owner].taps.get(key)
     ]
     return '\n'.join(lines)
+
+
+def _written(tap: Any) -> str:
+    return repr(tap if isinstance(tap, str) else list(tap))
 
 
 def recipes_for(
