@@ -104,7 +104,7 @@ def image_sizes(
         data_samples: A data sample for each image.
     """
     whole = (inputs.shape[-2], inputs.shape[-1])
-    if not data_samples:
+    if not isinstance(data_samples, (list, tuple)):  # targets of another kind
         return [whole] * len(inputs)
     return [tuple(getattr(s, 'img_shape', whole)[:2]) for s in data_samples]
 

@@ -332,7 +332,7 @@ class Planner:
         features = self.probed.features.get(ref.owner)
         if features is not None:
             head = self.plan.head_at(ref, self.student, self.teachers)
-            reader.prove(head, features, 'unlabeled.truth')
+            reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
         return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _aligned(self, refs: Mapping[str, Ref]) -> bool:
