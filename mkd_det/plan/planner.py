@@ -26,9 +26,9 @@ from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_compone
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
+from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
 from .checks.demands import check_demands, check_features, check_heads, check_result
-from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
@@ -318,7 +318,7 @@ class Planner:
         like = next(self.student.parameters()).detach()
         truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
         # What only the loss can check, it checks now and not in the first step.
-        with frozen_state(loss):
+        with frozen_state(loss), prefix_errors(where):
             term.parts = check_result(where, term(sides, **truth))
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
@@ -437,7 +437,8 @@ class Planner:
         where = f'term {term.name!r}: {ref}'
         if key not in self._proved:
             model = self._model(owner)
-            self._proved[key] = reader.prove(model, head, features, where)
+            with self.refs.name_model(owner, model):
+                self._proved[key] = reader.prove(model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
             check_agreement(where, term, read, self.probed.size)

@@ -1,0 +1,149 @@
+"""Find the recipes that fit a pair, for errors about one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import nn
+
+from ...config import DistillConfig, ProbeConfig
+from ...errors import (
+    ConfigError,
+    MkdError,
+    PlanError,
+    ProbeError,
+    ShapeMismatchError,
+    TapNotFoundError,
+    TapOutputError,
+    TapSilentError,
+    TeacherClassesError,
+)
+from ...heads.base import traits_of
+from ...taps import Tap
+from ..plan import HasModel
+from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
+from .taps import containers_that_work, fits, taps_that_work
+
+# Errors after which another recipe may help. Shapes are a matter of widths: those of
+# a pair are the same in every recipe.
+HELPED = (
+    TapNotFoundError,
+    TapSilentError,
+    TapOutputError,
+    PlanError,
+    TeacherClassesError,
+)
+NOT_HELPED = (ShapeMismatchError, ProbeError)
+
+
+def suggest_recipes(
+    error: MkdError,
+    student: BaseModel,
+    teachers: Mapping[str, HasModel],
+    config: DistillConfig,
+    ran: bool = True,
+) -> None:
+    """Add to the advice of an error what works for the pair.
+
+    That is: taps with which the adapters of this config can be planned, and the names
+    of the recipes that can. All are planned before they are named.
+
+    Args:
+        error: The error that the plan of the pair ended with.
+        student: The student, without branches.
+        teachers: The teachers by name; the first one counts.
+        config: The config that was planned.
+        ran: Whether the models were run: a config error before is a slip of the pen,
+            after it a matter of the pair.
+    """
+    helped = isinstance(error, HELPED) and not isinstance(error, NOT_HELPED)
+    helped |= isinstance(error, ConfigError) and ran
+    if not helped or not teachers:
+        return
+    teacher = next(iter(teachers.values()))
+    of_list = isinstance(error, TapSilentError) and error.fix.endswith(".*'")
+    # The children of a list are no help where an adapter wants one of them.
+    if of_list and not containers_that_work(student, teachers, config):
+        error.fix = ''
+    lines = [taps_that_work(student, teachers, config)]
+    names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
+    if names:
+        lines.append(f'recipes that fit the pair: {", ".join(names)}')
+    error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
+
+
+def recipes_for(
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int] = (256, 256),
+    probe: ProbeConfig | None = None,
+) -> list[str]:
+    """Return the names of the packaged recipes that can be planned as they are.
+
+    Args:
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+    """
+    return [
+        recipe.name
+        for recipe in packaged_recipes()
+        if has_needs(recipe.needs, student, teacher)
+        and can_be_planned(recipe, student, teacher, size, probe)
+    ]
+
+
+def has_needs(needs: Needs, student: nn.Module, teacher: nn.Module) -> bool:
+    """Return whether two models have what a recipe needs.
+
+    Args:
+        needs: The needs.
+        student: The student.
+        teacher: The teacher.
+    """
+    for model, paths in ((student, needs.student), (teacher, needs.teacher)):
+        try:
+            Tap(tuple(paths)).resolve(model)
+        except TapNotFoundError:
+            return False
+    modules = [dict(model.named_modules()) for model in (student, teacher)]
+    return all(
+        set(traits) <= traits_of(named.get(path))
+        for path, traits in needs.heads.items()
+        for named in modules
+    )
+
+
+def can_be_planned(
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
+) -> bool:
+    """Return whether a recipe can be planned for a pair, by planning it.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+    """
+    given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
+    own = given.get('teachers') or {}
+    given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
+    try:
+        config = DistillConfig.parse(given)
+    except ConfigError:
+        return False
+    models = {name: _Teacher(teacher) for name in config.teachers}
+    return fits(student, models, config)
+
+
+class _Teacher:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
