@@ -56,6 +56,14 @@ class TeacherConfig:
             on GPUs with tensor cores, else 'exact'. 'off': as it was loaded.
         cache: Folder that keeps the teacher's outputs for each image, for data without
             random transforms.
+        class_map: Which classes of the teacher are which of the student, for a teacher
+            of other classes: it teaches those that both know. 'auto': matched by name.
+            A dict by name of the student's class, with the name or index of the
+            teacher's class, a list of several, or None; `'*': 'auto'` matches all
+            others by name. Or a list with an entry for each class of the student. None:
+            both have the same classes.
+        classes: Names of the teacher's classes in the order of its labels, for
+            `class_map`. Without them, those of its checkpoint or config are taken.
     """
 
     cfg: str | Mapping[str, Any] = key(
@@ -76,6 +84,14 @@ class TeacherConfig:
     trust_checkpoint: bool = False
     speed: Speed = 'auto'
     cache: str | os.PathLike | None = key(None, words='a folder or None')
+    class_map: Literal['auto'] | Mapping[str, Any] | tuple[Any, ...] | None = key(
+        None,
+        words="'auto', a dict by class of the student, or a list",
+        example="class_map='auto'",
+    )
+    classes: tuple[str, ...] = key(
+        (), words='a list of names', example="classes=('cat', 'dog')"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.cfg, Mapping) and 'type' not in self.cfg:
@@ -342,6 +358,8 @@ class DistillConfig:
             pixels. Where a model cannot run on it, other sizes are tried; the plan
             says which was taken.
         probe: The input that shapes are probed with, where it is no usual image.
+        classes: Names of the student's classes in the order of its labels, for
+            `class_map` of teachers. Commands take them from the training data.
         unlabeled: What images without labels teach, if the data has such.
     """
 
@@ -359,6 +377,9 @@ class DistillConfig:
         256, words='a side, or (H, W), in pixels', example='probe_size=256'
     )
     probe: ProbeConfig = ProbeConfig()
+    classes: tuple[str, ...] = key(
+        (), words='a list of names', example="classes=('cat', 'dog')"
+    )
     unlabeled: UnlabeledConfig = UnlabeledConfig()
 
     @classmethod

@@ -38,6 +38,7 @@ ORDER = (
     'config',
     'taps',
     'functional',
+    'class_maps',
     'heads',
     'inspection',
     'weighting',

@@ -110,7 +110,7 @@ class Distiller(BaseModel):
         self.losses = nn.ModuleDict(
             {name: term.loss for name, term in self.plan.terms.items()}
         )
-        self.weigher = TeacherWeights(config.weighed_taps)
+        self.weigher = TeacherWeights(config.weighed_taps, self.plan.class_maps)
         self.balance = _build_balance(config, model)
         self.sampler = _build_sampler(config, self.plan)
         self.renormalizers = _build_renormalizers(model, self.teachers)

@@ -10,6 +10,8 @@ from torch import nn
 
 from ..adapters.base import Adapter, AdapterOutput
 from ..branches.base import Branch
+from ..class_maps.class_map import ClassMap
+from ..class_maps.restriction import Restriction
 from ..heads.base import HeadReader
 from ..heads.ground_truth import confident_boxes
 from ..losses.base import PairLoss
@@ -77,6 +79,8 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        classes: What restricts both sides to the classes that they share; None where
+            they have the same, or none are compared.
         parts: Names of the parts of the loss, as far as a probe shows them; '' for a
             loss without parts.
     """
@@ -87,6 +91,7 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    classes: Restriction | None = None
     parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
@@ -100,6 +105,10 @@ class Term:
             sides: Levels or head outputs, as `Plan.read` returns them.
             **more: `mask` and `truth`, see `PairLoss.forward`.
         """
+        if self.classes is not None:
+            sides = self.classes(sides)
+            if self.loss.truth == 'labels':
+                more['truth'] = self.classes.truth(more['truth'])
         also = {side: levels for side, levels in sides.items() if side not in SIDES}
         return self.loss(sides['student'], sides['teacher'], **also, **more)
 
@@ -137,6 +146,7 @@ class Plan:
         off: Names of the parts of the config that are switched off.
         speeds: How each teacher is to run, in words.
         notes: What a person should know of the plan, a sentence each.
+        class_maps: The class maps of those teachers that have one.
         truth: The teacher's head whose boxes serve images without labels.
     """
 
@@ -149,6 +159,7 @@ class Plan:
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    class_maps: dict[str, ClassMap] = field(default_factory=dict)
     truth: TeacherTruth | None = None
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
@@ -223,6 +234,8 @@ class Plan:
     ) -> GroundTruth:
         """Return the confident boxes of a teacher in place of the ground truth.
 
+        They are of the student's classes: a map leaves out objects of others.
+
         Args:
             known: What is known in this step, by owner and key.
             size: (H, W) of the images.
@@ -234,7 +247,13 @@ class Plan:
         beside = {k: self.levels_at(known, r) for k, r in self.truth.beside.items()}
         head = self.head_at(ref, nn.Module(), teachers)
         output = reader.read(head, self.levels_at(known, ref), **beside)
-        return confident_boxes(output, reader.activation, score_thr, size)
+        classes = self.class_maps.get(ref.owner)
+        if classes is None or classes.changes_nothing:
+            return confident_boxes(output, reader.activation, score_thr, size)
+        shared = Restriction.of_teacher(classes, reader.activation)
+        output = shared.of_side('teacher', output)
+        truth = confident_boxes(output, reader.activation, score_thr, size)
+        return shared.labels_of_student(truth)
 
     def head_at(
         self, ref: Ref, student: nn.Module, teachers: Mapping[str, HasModel]

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
+from ..class_maps.resolving import resolve_class_maps
 from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
@@ -28,12 +29,18 @@ from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
 from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
+from .checks.classes import (
+    advise_class_map,
+    check_same_classes,
+    find_restriction,
+    is_mapped,
+)
 from .checks.demands import check_demands, check_features, check_heads, check_result
+from .checks.teaching import describe_idle_part, find_idle_parts
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
-from .teaching import describe_idle_part, find_idle_parts
 from .unlabeled import check_truth_reader, describe_unlabeled
 
 
@@ -79,6 +86,8 @@ class Planner:
             raise
 
     def _build(self) -> Plan:
+        maps = resolve_class_maps(self.config, self.student, self.teachers)
+        self.plan.class_maps = maps
         terms = self._terms_in_use()
         adapters = self._adapters_in_use(terms)
         self._build_branches(terms)
@@ -314,12 +323,15 @@ class Planner:
         beside = {side: self._beside.get(refs[side], {}) for side in readers}
         loss = build_component(LOSSES, rest, where)
         term = Term(name, refs, loss, readers, beside, match)
-        sides = self._read_heads(term) if readers else self._check_levels(term)
-        like = next(self.student.parameters()).detach()
-        truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
-        # What only the loss can check, it checks now and not in the first step.
-        with frozen_state(loss), prefix_errors(where):
-            term.parts = check_result(where, term(sides, **truth))
+        with advise_class_map(self.plan, term):
+            sides = self._read_heads(term) if readers else self._check_levels(term)
+            like = next(self.student.parameters()).detach()
+            truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
+            # What only the loss can check, it checks now and not in the first step.
+            with frozen_state(loss), prefix_errors(where):
+                term.parts = check_result(where, term(sides, **truth))
+        if term.classes is not None:
+            sides = term.classes(sides, labels=False)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
@@ -406,6 +418,7 @@ class Planner:
                 self.plan.head_at(ref, self.student, self.teachers),
                 levels[side],
                 term.readers[side],
+                is_mapped(self.plan, term),
             )
             for side, ref in term.refs.items()
         }
@@ -416,6 +429,7 @@ class Planner:
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
             sides[side] = (reader.read(head, given, **beside),)
+        term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
         for side, reader in term.readers.items():
             reader.decodes = decodes
@@ -441,6 +455,8 @@ class Planner:
                 self._proved[key] = reader.prove(model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
+            if term.classes is not None:
+                read = ReadTwice(*(term.classes.of_side(side, out) for out in read))
             check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
@@ -451,13 +467,17 @@ class Planner:
             side: pick(self.plan.specs[ref.owner, ref.key], term.kept(side))
             for side, ref in term.refs.items()
         }
+        kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
+        for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
-        return {side: pick(levels[side], term.kept(side)) for side in levels}
+        return kept
 
     def _check_weighed_terms(self) -> None:
         """Check that the terms of weighed teachers can be weighed by sample."""

@@ -18,6 +18,7 @@ from ..checkpoints.checkpoint import (
     read_checkpoint,
 )
 from ..checkpoints.shape_mismatch import describe_difference
+from ..class_maps.counting import class_count
 from ..contrib.row_conv import middle_row
 from ..data import check_data, check_loaders
 from ..data.datasets import dataset_classes
@@ -28,12 +29,13 @@ from ..io.quiet import suppress_info_logs
 from ..registry import type_name
 from ..training.class_order import check_class_order
 from ..training.resume import check_resume
-from ..training.runtime import build_model, class_count, is_distill
+from ..training.runtime import build_model, is_distill
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
 from .pipeline_switches import check_pipeline_switches
 from .runner_parts import (
     check_clip,
+    check_rates,
     check_runner_parts,
     check_schedules,
     check_submodules,
@@ -151,6 +153,7 @@ def check_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
     with suppress_info_logs(), as_config_error('optim_wrapper'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_clip(wrapper)
+    check_rates(wrapper)
     return wrapper
 
 
