@@ -27,6 +27,7 @@ from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_compone
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
+from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
 from .checks.classes import (
     advise_class_map,
@@ -37,7 +38,6 @@ from .checks.classes import (
 from .checks.demands import check_demands, check_features, check_heads, check_result
 from .checks.presence import missing_modules
 from .checks.teaching import describe_idle_part, find_idle_parts
-from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
@@ -334,7 +334,7 @@ class Planner:
             like = next(self.student.parameters()).detach()
             truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
             # What only the loss can check, it checks now and not in the first step.
-            with frozen_state(loss):
+            with frozen_state(loss), prefix_errors(where):
                 term.parts = check_result(where, term(sides, **truth))
         if term.classes is not None:
             sides = term.classes(sides, labels=False)
@@ -450,7 +450,8 @@ class Planner:
         where = f'term {term.name!r}: {ref}'
         if key not in self._proved:
             model = self._model(owner)
-            self._proved[key] = reader.prove(model, head, features, where)
+            with self.refs.name_model(owner, model):
+                self._proved[key] = reader.prove(model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
             if term.classes is not None:

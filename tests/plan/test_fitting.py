@@ -12,7 +12,7 @@ import torch
 import tiny
 import tiny_images
 from mkd_det.errors import HeadKindError, MkdError, PlanError, TapNotFoundError
-from mkd_det.plan.fitting import can_be_planned, has_needs, recipes_for
+from mkd_det.plan.advice.fitting import can_be_planned, has_needs, recipes_for
 from mkd_det.plan.recipes import Recipe, packaged_recipes
 
 RECIPES = {recipe.name: recipe for recipe in packaged_recipes()}

@@ -18,7 +18,7 @@ recipe = dict(
             student='logits',
             teacher='t.logits',
             tau=4.0,
-            share=2.0,
+            share=1.0,
             weight=3.0,
         ),
         loss_soft=dict(

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import ConfigError, MkdError, PlanError, nearest_names
 from ...heads.base import traits_of
-from ...plan.fitting import has_needs, planning_error
+from ...plan.advice.fitting import has_needs, planning_error
 from ...plan.recipes import Recipe, packaged_recipes
 from ...taps import Tap
 
