@@ -35,6 +35,7 @@ from .hook_checks import check_hooks
 from .pipeline_switches import check_pipeline_switches
 from .runner_parts import (
     check_clip,
+    check_rates,
     check_runner_parts,
     check_schedules,
     check_submodules,
@@ -152,6 +153,7 @@ def check_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
     with suppress_info_logs(), as_config_error('optim_wrapper'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_clip(wrapper)
+    check_rates(wrapper)
     return wrapper
 
 

@@ -7,9 +7,11 @@ another machine is the ratio of two latencies, not the latency.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,7 +220,7 @@ def count_operations(module: InferenceGraph | Whole, size: Size) -> dict[str, in
     if isinstance(module, Whole):
         module.counts = True
     try:
-        with warnings.catch_warnings(), suppress_info_logs():
+        with warnings.catch_warnings(), _no_logs():
             warnings.simplefilter('ignore')
             found = get_model_complexity_info(
                 module,
@@ -231,6 +233,16 @@ def count_operations(module: InferenceGraph | Whole, size: Size) -> dict[str, in
             module.counts = False
     parameters = sum(p.numel() for p in module.parameters())
     return dict(parameters=parameters, flops=int(found['flops']))
+
+
+@contextmanager
+def _no_logs() -> Iterator[None]:
+    """Silence the counter: it names each operation that it does not count."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def make_phases(
