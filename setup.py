@@ -94,7 +94,7 @@ DOCS = [
 ]
 # What `mkd-det export --onnx`, `benchmark --inference` and `--executor` need.
 DEPLOY = ['onnx', 'onnxruntime']
-CLUSTER = ['submitit']
+CLUSTER = ['cloudpickle', 'submitit']
 # The last two run the notebook of the documentation.
 DEV = [
     'hypothesis',
@@ -137,6 +137,7 @@ setup(
         'packaging',
         'pillow',
         'pycocotools',
+        'pyyaml',
         'rich',
         'scipy',
         'tqdm',

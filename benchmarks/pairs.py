@@ -35,7 +35,7 @@ from mkd_det.config import ProbeConfig
 from mkd_det.errors import MkdError, ProbeError
 from mkd_det.io.atomic import write_atomically
 from mkd_det.io.json_files import write_json
-from mkd_det.plan.fitting import has_needs, plan_recipe
+from mkd_det.plan.advice.fitting import has_needs, plan_recipe
 from mkd_det.plan.plan import Plan
 from mkd_det.plan.recipes import Recipe, packaged_recipes
 

@@ -136,9 +136,10 @@ class TeacherKeysError(TeacherError):
 class TeacherClassesError(TeacherError):
     """The classes of a teacher differ from those of the data or the student.
 
-    Their number, names or order differ.
+    Their number, names or order differ, or a class map has no class in common.
 
-    Fix: take a teacher that was trained on these classes. If only its features are
+    Fix: `class_map='auto'` for the teacher, which teaches the classes that both know;
+    or take a teacher that was trained on these classes. If only its features are
     used: `default_hooks=dict(teacher_check=dict(check_classes=False))`.
     """
 

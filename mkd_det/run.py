@@ -123,6 +123,7 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, after its processes have found each other."""
     join_processes(cfg)
+    cfg.setdefault('env_cfg', {})  # FlexibleRunner does not do without
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -32,6 +32,8 @@ class OnnxSession:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Waiting threads would take time from torch, which computes in between.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.intra_op_num_threads = threads or torch.get_num_threads()
         available = onnxruntime.get_available_providers()
         wanted = ['CPUExecutionProvider']

@@ -21,8 +21,9 @@ from ..weighting.gradient_share import shared_parameters, shares_of
 from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
 from .loss_names import check_loss_names
+from .losses import STATISTIC, StepLosses
 from .state import attach_state_hooks
-from .step import STATISTIC, StepLosses, training_step
+from .step import training_step
 from .students import check_student
 
 
@@ -109,7 +110,7 @@ class Distiller(BaseModel):
         self.losses = nn.ModuleDict(
             {name: term.loss for name, term in self.plan.terms.items()}
         )
-        self.weigher = TeacherWeights(config.weighed_taps)
+        self.weigher = TeacherWeights(config.weighed_taps, self.plan.class_maps)
         self.balance = _build_balance(config, model)
         self.sampler = _build_sampler(config, self.plan)
         self.renormalizers = _build_renormalizers(model, self.teachers)

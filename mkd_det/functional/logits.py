@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -301,3 +303,51 @@ def joint_logit(first: Tensor, second: Tensor) -> Tensor:
     first, second = torch.broadcast_tensors(first, second)
     terms = torch.stack([-first, -second, -first - second])
     return -terms.logsumexp(0)
+
+
+def merged_logits(
+    logits: Tensor, groups: Sequence[Sequence[int]], exclusive: bool, dim: int = -1
+) -> Tensor:
+    r"""Return logits of classes that are each a union of the given ones.
+
+    .. math:: \log \sum_{k \in g} e^{z_k} \quad \text{for exclusive classes}, \qquad
+        \max_{k \in g} z_k \quad \text{for independent ones}
+
+    Probabilities of exclusive classes add up; of the softmax over the result, each is
+    the sum over its group, renormalised over all groups. The probability of a union of
+    independent classes is no less than the largest of them. A group of one class is
+    that class, unchanged.
+
+    Args:
+        logits: The logits.
+        groups: Indices of the classes of each new class, at least one.
+        exclusive: Whether the classes exclude each other.
+        dim: The dimension of the classes.
+
+    Shape:
+        - logits: K at `dim`
+        - output: as many as there are groups at `dim`
+    """
+
+    def select(columns: Sequence[int]) -> Tensor:
+        index = torch.tensor(columns, dtype=torch.long, device=logits.device)
+        return logits.index_select(dim, index)
+
+    if len(groups) == logits.shape[dim] and [*groups] == [
+        (index,) for index in range(len(groups))
+    ]:
+        return logits
+    merged = select([group[0] for group in groups])
+    several = [index for index, group in enumerate(groups) if len(group) > 1]
+    if not several:
+        return merged
+    unions = []
+    for group in (groups[index] for index in several):
+        parts = select(group)
+        unions.append(
+            parts.logsumexp(dim, keepdim=True)
+            if exclusive
+            else parts.amax(dim, keepdim=True)
+        )
+    at = torch.tensor(several, dtype=torch.long, device=logits.device)
+    return merged.index_copy(dim, at, torch.cat(unions, dim))

@@ -30,11 +30,14 @@ class TappedHead(NamedTuple):
         head: The head.
         levels: Its levels, as the tap yields them.
         reader: Who reads it, with its settings; None for a new reader of its kind.
+        mapped: Whether a class map says which classes of both heads are the same, so
+            that their numbers may differ.
     """
 
     head: Any
     levels: Levels
     reader: HeadReader | None = None
+    mapped: bool = False
 
 
 class HeadReader:

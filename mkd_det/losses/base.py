@@ -42,6 +42,10 @@ class PairLoss(nn.Module):
             'same_spatial'.
         reads: 'features' for maps and vectors; 'outputs' for predictions of heads
             (`HeadOutput`, one for each side) or plain logits.
+        of_classes: Whether the channels of the features that it reads are classes.
+            Such losses, and those that read outputs, get the classes that both sides
+            know where a teacher has a class map. Labels of other classes are -1: their
+            rows have no target, and are left out.
         matches_rows: Whether the loss itself finds out which rows of two head outputs
             belong together. Other losses compare row i with row i.
         also: Names of further knowledge that the config gives, and whose it is,
@@ -56,6 +60,7 @@ class PairLoss(nn.Module):
 
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
+    of_classes: ClassVar[bool] = False
     matches_rows: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {}
     truth: ClassVar[str] = ''

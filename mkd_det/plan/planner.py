@@ -16,6 +16,7 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
+from ..class_maps.resolving import resolve_class_maps
 from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
@@ -26,14 +27,22 @@ from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_compone
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
+from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
+from .checks.classes import (
+    advise_class_map,
+    check_same_classes,
+    find_restriction,
+    is_mapped,
+)
 from .checks.demands import check_demands, check_features, check_heads, check_result
-from .fitting import suggest_recipes
+from .checks.presence import missing_modules
+from .checks.teaching import describe_idle_part, find_idle_parts
 from .matching import LevelMatch, match_levels, pick
-from .plan import AdapterNode, HasModel, Plan, Term
+from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
-from .teaching import describe_idle_part, find_idle_parts
+from .unlabeled import check_truth_reader, describe_unlabeled
 
 
 class Planner:
@@ -78,6 +87,8 @@ class Planner:
             raise
 
     def _build(self) -> Plan:
+        maps = resolve_class_maps(self.config, self.student, self.teachers)
+        self.plan.class_maps = maps
         terms = self._terms_in_use()
         adapters = self._adapters_in_use(terms)
         self._build_branches(terms)
@@ -86,12 +97,16 @@ class Planner:
         for name in terms:
             self._register_term(name)
         self._register_weighed_taps()
+        truth = self._register_truth(terms)
         self._probe()
         for name in adapters:
             self.plan.adapters[name] = self._build_adapter(name)
         for name in terms:
             self.plan.terms[name] = self._build_term(name)
         self._check_weighed_terms()
+        if truth is not None:
+            self.plan.truth = self._build_truth(truth)
+        self.plan.notes += describe_unlabeled(self.config, self.plan)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -103,10 +118,15 @@ class Planner:
     # -- what is in use ------------------------------------------------------------
 
     def _terms_in_use(self) -> list[str]:
-        """Return the terms whose weight is not zero; note the others as off."""
+        """Return the terms of which nothing is missing; note the others as off."""
+        off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
-        off = [name for name, term in self.config.terms.items() if term.weight == 0]
+            lack = missing_modules(term, self.config, self._model)
+            if lack and term.weight != 0:
+                self.plan.notes.append(f'term {name} is off: {lack}')
+            if lack or term.weight == 0:
+                off.append(name)
         self.plan.off += [f'term {name}' for name in off]
         return [name for name in self.config.terms if name not in off]
 
@@ -165,6 +185,16 @@ class Planner:
             if teacher in self.plan.taps:
                 text, where = f'{teacher}.{tap}', 'teacher_weights'
                 self._register(self.refs.parse(text, 'tap', 'teacher', where))
+
+    def _register_truth(self, terms: list[str]) -> Ref | None:
+        """Register the head whose boxes serve images without labels, if any does."""
+        text = self.config.unlabeled.truth
+        kinds = [loss_class(name, self.config.terms[name]).truth for name in terms]
+        if text is None or 'boxes' not in kinds:
+            return None
+        ref = self.refs.parse(text, 'truth', 'teacher', 'unlabeled')
+        self._register(ref)
+        return ref
 
     def _register(self, ref: Ref) -> None:
         """Register the tap that a reference needs, and what its head needs beside."""
@@ -291,7 +321,7 @@ class Planner:
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
             if 'aligned' in argument_names(cls):
-                rest['aligned'] = self._aligned(refs)
+                rest['aligned'] = self.plan.is_aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -299,23 +329,30 @@ class Planner:
         beside = {side: self._beside.get(refs[side], {}) for side in readers}
         loss = build_component(LOSSES, rest, where)
         term = Term(name, refs, loss, readers, beside, match)
-        sides = self._read_heads(term) if readers else self._check_levels(term)
-        like = next(self.student.parameters()).detach()
-        truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
-        # What only the loss can check, it checks now and not in the first step.
-        with frozen_state(loss):
-            term.tried = check_result(where, term(sides, **truth))
-        term.parts = tuple(term.tried)
+        with advise_class_map(self.plan, term):
+            sides = self._read_heads(term) if readers else self._check_levels(term)
+            like = next(self.student.parameters()).detach()
+            truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
+            # What only the loss can check, it checks now and not in the first step.
+            with frozen_state(loss), prefix_errors(where):
+                term.tried = check_result(where, term(sides, **truth))
+            term.parts = tuple(term.tried)
+        if term.classes is not None:
+            sides = term.classes(sides, labels=False)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
 
-    def _aligned(self, refs: Mapping[str, Ref]) -> bool:
-        """Return whether one probe yields all sides, row by row."""
-        owners = {ref.owner for ref in refs.values()}
-        nodes = [self.plan.adapters.get(owner) for owner in owners]
-        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
-        return len(owners) == 1 and any(probe.aligned for probe in probes)
+    def _build_truth(self, ref: Ref) -> TeacherTruth:
+        reader: Any = self._reader(ref, 'unlabeled.truth')
+        check_truth_reader(ref, reader)
+        specs = self.plan.specs[ref.owner, ref.key]
+        reader.strides = tuple(spec.stride for spec in specs)
+        features = self.probed.features.get(ref.owner)
+        if features is not None:
+            head = self.plan.head_at(ref, self.student, self.teachers)
+            reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
+        return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""
@@ -381,6 +418,7 @@ class Planner:
                 self.plan.head_at(ref, self.student, self.teachers),
                 levels[side],
                 term.readers[side],
+                is_mapped(self.plan, term),
             )
             for side, ref in term.refs.items()
         }
@@ -391,6 +429,7 @@ class Planner:
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
             sides[side] = (reader.read(head, given, **beside),)
+        term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
         for side, reader in term.readers.items():
             reader.decodes = decodes
@@ -412,9 +451,12 @@ class Planner:
         where = f'term {term.name!r}: {ref}'
         if key not in self._proved:
             model = self._model(owner)
-            self._proved[key] = reader.prove(model, head, features, where)
+            with self.refs.name_model(owner, model):
+                self._proved[key] = reader.prove(model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
+            if term.classes is not None:
+                read = ReadTwice(*(term.classes.of_side(side, out) for out in read))
             check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
@@ -425,13 +467,17 @@ class Planner:
             side: pick(self.plan.specs[ref.owner, ref.key], term.kept(side))
             for side, ref in term.refs.items()
         }
+        kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
+        for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
-        return {side: pick(levels[side], term.kept(side)) for side in levels}
+        return kept
 
     def _check_weighed_terms(self) -> None:
         """Check that the terms of weighed teachers can be weighed by sample."""

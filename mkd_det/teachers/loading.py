@@ -111,7 +111,9 @@ class Teacher:
                 + ('these classes in another order' if same else 'other classes'),
                 expected=tuple(classes),
                 actual=self.classes,
-                fix='metainfo=dict(classes=...) of the data as the teacher had it',
+                fix=f"teachers=dict({self.name}=dict(class_map='auto')), which teaches"
+                ' the classes that both know by name; or metainfo=dict(classes=...) of'
+                ' the data as the teacher had it',
             )
 
 
@@ -274,7 +276,9 @@ def _check_fit(
         raise error(
             f'{where} has {len(shapes)} tensors of another shape{count}{because}',
             actual='; '.join(shapes[:4]),
-            fix=_own_cfg(checkpoint) + ', num_classes included' * all_heads,
+            fix=_own_cfg(checkpoint)
+            + ", num_classes included; class_map='auto' beside it, where the student"
+            ' has other classes' * all_heads,
         )
 
 

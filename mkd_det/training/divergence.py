@@ -19,9 +19,9 @@ from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import read_checkpoint
+from ..distiller.losses import STATISTIC
 from ..distiller.model import Distiller
 from ..distiller.state import STATE
-from ..distiller.step import STATISTIC
 from ..errors import CheckpointFileError, CheckpointKeysError, ConfigError
 from ..io.atomic import write_atomically
 from ..io.random_state import random_state, set_random_state

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..io.atomic import write_atomically
 from ..io.paths import check_output_file
 from ..registry import type_name
-from .class_order import RUN_RECORD
+from .class_names import RUN_RECORD
 from .runtime import build_model
 from .student_config import student_config
 

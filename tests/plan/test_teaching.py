@@ -9,7 +9,7 @@ import torch
 
 import plans
 import tiny
-from mkd_det.plan.teaching import find_idle_parts
+from mkd_det.plan.checks.teaching import find_idle_parts
 from mkd_det.registry import LOSSES, build_component
 from mkd_det.structures import GroundTruth, HeadOutput
 

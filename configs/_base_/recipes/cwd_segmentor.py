@@ -7,6 +7,8 @@ takes it as `**_base_.pop('recipe')`. Configs of segmentors import mkd_det thems
 
 needs = dict(student=['decode_head.conv_seg'], teacher=['decode_head.conv_seg'])
 
+rank = 50
+
 recipe = dict(
     taps=dict(logits='decode_head.conv_seg'),
     terms=dict(
@@ -16,8 +18,11 @@ recipe = dict(
             student='logits',
             teacher='t.logits',
             tau=4.0,
+            share=1.0,
             weight=3.0,
         ),
-        loss_soft=dict(type='SoftOutputKD', student='logits', teacher='t.logits'),
+        loss_soft=dict(
+            type='SoftOutputKD', student='logits', teacher='t.logits', share=1.0
+        ),
     ),
 )

@@ -28,6 +28,8 @@ needs = dict(
     heads=dict(bbox_head=['dense', 'sigmoid']),
 )
 
+rank = 60
+
 recipe = dict(
     taps=dict(
         # Not layer1: stock configs freeze it, so no gradient would reach it, and
@@ -61,7 +63,7 @@ recipe = dict(
             type='RelationKD',
             student='guide.student',
             teacher='guide.teacher',
-            share=0.03,
+            share=0.04,
             weight=0.5,
         ),
         loss_attention=dict(

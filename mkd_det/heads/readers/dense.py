@@ -232,7 +232,7 @@ class DenseReader(HeadReader):
             TeacherClassesError: They have another number of classes.
         """
         ours, theirs = (_Places.of(side) for side in (student, teacher))
-        if ours.classes != theirs.classes:
+        if ours.classes != theirs.classes and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{theirs.classes} class outputs, as the teacher',
@@ -268,7 +268,7 @@ class _Places:
     @classmethod
     def of(cls, tapped: TappedHead) -> _Places:
         """Return the places of a head."""
-        head, levels, reader = tapped
+        head, levels, reader, _ = tapped
         if reader is None:
             kind = find_reader(head)
             assert kind is not None

@@ -179,14 +179,14 @@ class RegionReader(HeadReader):
     ) -> None:
         """Raise unless both heads have the same classes, for the same regions."""
         shapes = [tuple(side.levels[0][0].shape) for side in (student, teacher)]
-        if shapes[0][1] != shapes[1][1]:
+        if shapes[0][1] != shapes[1][1] and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{shapes[1][1]} class outputs, as the teacher',
                 actual=f'{shapes[0][1]} in the student',
                 fix='num_classes=... of both box heads, as the data has them',
             )
-        if shapes[0] != shapes[1]:
+        if shapes[0][0] != shapes[1][0]:
             raise HeadKindError(
                 f'{where}: the box heads were run on different regions',
                 expected=f'{shapes[1][0]} regions, as the teacher',
@@ -228,7 +228,7 @@ def check_box_heads(model: nn.Module, where: str) -> None:
             expected='a StandardRoIHead or CascadeRoIHead, as of Faster R-CNN, Mask'
             ' R-CNN, Cascade R-CNN',
             actual=None if head is None else type(head).__name__,
-            fix='SoftOutputKD for dense heads; FeatureKD on the neck for all',
+            fix="FeatureKD on the neck: taps=dict(fpn='neck')",
         )
     for box_head in _box_heads(head):
         _check_softmax(box_head, where)

@@ -46,6 +46,7 @@ class DIST(PairLoss):
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
+    of_classes: ClassVar[bool] = True
     instead: ClassVar[Mapping[str, str]] = {
         'classes': 'beta=0, as two classes always correlate by 1 or -1; or'
         " type='SoftOutputKD'",

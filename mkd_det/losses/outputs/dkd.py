@@ -41,9 +41,12 @@ class DKD(PairLoss):
           positions have the label of their image
         - mask: one weight per row of logits
         - output: dict(target=(), rest=()), those whose weight is not 0
+
+    Rows with the label -1 are left out.
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
+    of_classes: ClassVar[bool] = True
     truth: ClassVar[str] = 'labels'
     weighs_samples: ClassVar[bool] = True
     instead: ClassVar[Mapping[str, str]] = {
@@ -105,8 +108,10 @@ class DKD(PairLoss):
     ) -> tuple[Tensor, ...]:
         s, t = (logit_rows(level) for level in (student, teacher))
         labels = labels.repeat_interleave(len(s) // max(len(labels), 1))
-        weights = None if mask is None else mask.reshape(-1)
-        parts = decoupled_kl(s, t, labels, self.tau)
+        weights = (labels >= 0).to(s)
+        if mask is not None:
+            weights = weights * mask.reshape(-1)
+        parts = decoupled_kl(s, t, labels.clamp_min(0), self.tau)
         return tuple(weighted_average(part, weights) for part in parts)
 
 

@@ -126,7 +126,9 @@ def check_demands(
         " the teacher's own, or a list of paths, a level each",
     )
     for index, (s, t) in enumerate(zip(*specs, strict=True)):
-        if 'same_channels' in loss.demands and s.channels != t.channels:
+        # Classes are compared where it is known whether a map stands between them.
+        compared = 'same_channels' in loss.demands and not loss.of_classes
+        if compared and s.channels != t.channels:
             raise ShapeMismatchError(
                 f'{where}: {name} needs equal channels; level {index} has {s.channels}'
                 f' in the student and {t.channels} in the teacher',

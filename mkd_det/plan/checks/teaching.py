@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..losses.base import PairLoss
-from ..structures import HeadOutput
-from ..taps import frozen_state
+from ...losses.base import PairLoss
+from ...structures import HeadOutput
+from ...taps import frozen_state
 
 # How often the probe's one image is repeated: relations between samples need several.
 _COPIES = 4
