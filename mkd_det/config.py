@@ -56,6 +56,14 @@ class TeacherConfig:
             on GPUs with tensor cores, else 'exact'. 'off': as it was loaded.
         cache: Folder that keeps the teacher's outputs for each image, for data without
             random transforms.
+        class_map: Which classes of the teacher are which of the student, for a teacher
+            of other classes: it teaches those that both know. 'auto': matched by name.
+            A dict by name of the student's class, with the name or index of the
+            teacher's class, a list of several, or None; `'*': 'auto'` matches all
+            others by name. Or a list with an entry for each class of the student. None:
+            both have the same classes.
+        classes: Names of the teacher's classes in the order of its labels, for
+            `class_map`. Without them, those of its checkpoint or config are taken.
     """
 
     cfg: str | Mapping[str, Any] = key(
@@ -76,6 +84,14 @@ class TeacherConfig:
     trust_checkpoint: bool = False
     speed: Speed = 'auto'
     cache: str | os.PathLike | None = key(None, words='a folder or None')
+    class_map: Literal['auto'] | Mapping[str, Any] | tuple[Any, ...] | None = key(
+        None,
+        words="'auto', a dict by class of the student, or a list",
+        example="class_map='auto'",
+    )
+    classes: tuple[str, ...] = key(
+        (), words='a list of names', example="classes=('cat', 'dog')"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.cfg, Mapping) and 'type' not in self.cfg:
@@ -156,6 +172,8 @@ class TermConfig:
         weight: Factor on the loss; 0 switches the term off. None: the default of the
             loss, which is 1 for those of this package.
         match: How levels of student and teacher find each other, as for adapters.
+        only_with: Module paths that student and teacher must have for this term; it is
+            off, and the plan says why, where one of them is missing.
         arguments: All other keys: `schedule`, arguments of the loss's class, and what
             the loss reads besides (`PairLoss.also`).
     """
@@ -165,6 +183,7 @@ class TermConfig:
     teacher: str = ''
     weight: float | None = None
     match: Match = 'stride'
+    only_with: tuple[str, ...] = ()
     arguments: dict[str, Any] = key(rest=True)
 
     def to_build(self) -> dict[str, Any]:
@@ -294,6 +313,36 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class UnlabeledConfig:
+    """What images without labels teach; see `UnlabeledImages`.
+
+    Args:
+        weight: How much such an image counts in the terms; a labelled one counts 1.
+        terms: Names of the terms that read such images; all that need no ground truth
+            if None.
+        truth: `<teacher>.<tap>` of a dense head, whose confident boxes serve as ground
+            truth of such images for the terms that need boxes. Those terms read
+            labelled images only if None.
+        score_thr: Least score of these boxes.
+    """
+
+    weight: float = 1.0
+    terms: tuple[str, ...] | None = key(
+        None, words='a list of terms', example="unlabeled=dict(terms=['loss_soft'])"
+    )
+    truth: str | None = None
+    score_thr: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ConfigError('unlabeled.weight must be 0 or more', actual=self.weight)
+        if not 0 <= self.score_thr <= 1:
+            raise ConfigError(
+                'unlabeled.score_thr must be between 0 and 1', actual=self.score_thr
+            )
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The settings of a distillation: the arguments of `Distiller` but its student.
 
@@ -312,6 +361,9 @@ class DistillConfig:
             pixels. Where a model cannot run on it, other sizes are tried; the plan
             says which was taken.
         probe: The input that shapes are probed with, where it is no usual image.
+        classes: Names of the student's classes in the order of its labels, for
+            `class_map` of teachers. Commands take them from the training data.
+        unlabeled: What images without labels teach, if the data has such.
     """
 
     teachers: Mapping[str, TeacherConfig] = key(factory=dict)
@@ -328,6 +380,10 @@ class DistillConfig:
         256, words='a side, or (H, W), in pixels', example='probe_size=256'
     )
     probe: ProbeConfig = ProbeConfig()
+    classes: tuple[str, ...] = key(
+        (), words='a list of names', example="classes=('cat', 'dog')"
+    )
+    unlabeled: UnlabeledConfig = UnlabeledConfig()
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], student: Any = None) -> DistillConfig:
@@ -475,6 +531,7 @@ def _check_references(config: DistillConfig) -> None:
     """Raise where a key names a teacher that is not there."""
     names = list(config.teachers)
     check_keys(config.sampling.always, names, 'sampling.always')
+    check_keys(config.unlabeled.terms or (), list(config.terms), 'unlabeled.terms')
     for name in config.teacher_weights.teachers if config.teacher_weights else ():
         if name not in names:
             raise ConfigError(

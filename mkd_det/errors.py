@@ -136,9 +136,10 @@ class TeacherKeysError(TeacherError):
 class TeacherClassesError(TeacherError):
     """The classes of a teacher differ from those of the data or the student.
 
-    Their number, names or order differ.
+    Their number, names or order differ, or a class map has no class in common.
 
-    Fix: take a teacher that was trained on these classes. If only its features are
+    Fix: `class_map='auto'` for the teacher, which teaches the classes that both know;
+    or take a teacher that was trained on these classes. If only its features are
     used: `default_hooks=dict(teacher_check=dict(check_classes=False))`.
     """
 
@@ -284,6 +285,18 @@ class DivergenceError(MkdError):
 
     Fix: a smaller learning rate or weight of the term, or
     `optim_wrapper=dict(clip_grad=dict(max_norm=35))`.
+    """
+
+
+class ExportError(MkdError):
+    """A student cannot be written as ONNX.
+
+    Its heads need post-processing of each other (two-stage detectors), an operation has
+    no counterpart in ONNX, onnxruntime yields other outputs than torch, or a package is
+    missing.
+
+    Fix: `mkd-det export --onnx --features` exports backbone and neck; without `--onnx`
+    the student is written for torch.
     """
 
 

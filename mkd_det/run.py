@@ -42,8 +42,10 @@ from .preflight.runner_settings import check_runner_settings, has_stock_runner
 from .training.class_order import check_test_labels
 from .training.plan_summary import summarize_plan
 from .training.runtime import prepare_config
+from .utils import releasing_instance_lock
 
 
+@releasing_instance_lock()
 @log_errors_in_one_line()
 def train(cfg: Config) -> Runner:
     """Check a training, then run it to its end.
@@ -70,6 +72,8 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
     if isinstance(checked, Distiller):
         runner.logger.info(summarize_plan(checked))
+        for note in checked.plan.notes:
+            runner.logger.warning(f'Plan: {note}')
     disk_use = describe_disk_use(cfg, checked)
     if disk_use:
         runner.logger.info(disk_use)
@@ -81,6 +85,7 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     return runner
 
 
+@releasing_instance_lock()
 @log_errors_in_one_line()
 def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, float]:
     """Test a plain model on the test set of its config.
@@ -118,6 +123,7 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, after its processes have found each other."""
     join_processes(cfg)
+    cfg.setdefault('env_cfg', {})  # FlexibleRunner does not do without
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -1,12 +1,14 @@
 """Taps: named places in a model whose tensors are read during a forward.
 
 Grammar: `path` reads the output of a module, `path:in` its first argument, `path:in1`
-its second one. `*` stands for every child in registration order
-(`neck.fpn_convs.*.conv`), and a list of paths is one tap with a level for each.
+its second one, `path:call` all tensors that it is called with, as one level. `*` stands
+for every child in registration order (`neck.fpn_convs.*.conv`), and a list of paths is
+one tap with a level for each.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,14 +39,22 @@ class Tap:
         inputs: Whether to read an argument of the module instead of its output.
         position: Position of that argument. Arguments after the first say where or
             how to compute; they need no gradient.
-        layout: Turns the output of one call into levels, for heads whose output has a
-            form that `to_levels` does not know; see `heads.base.HeadReader.layout`.
+        whole: Whether to read all arguments of the call.
+        layout: Turns what was read of one call into levels, where that has a form that
+            `to_levels` does not know; see `heads.base.HeadReader.layout`. Of a whole
+            call it gets a dict, by the names of the arguments.
+        when_silent: Makes what is read in a forward in which a module is not called;
+            None where that is an error. See `heads.base.HeadReader.
     """
 
     paths: tuple[str, ...]
     inputs: bool = False
     position: int = 0
+    whole: bool = False
     layout: Callable[[Any], list[Level] | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+    when_silent: Callable[[nn.Module], Level] | None = field(
         default=None, compare=False, repr=False
     )
 
@@ -61,10 +71,13 @@ class Tap:
             )
         suffix = parsed[0][1]
         paths = tuple(path for path, _ in parsed)
+        if suffix == 'call':
+            return cls(paths, inputs=True, whole=True)
         return cls(paths, bool(suffix), int(suffix[2:] or 0))
 
     def __str__(self) -> str:
         suffix = f':in{self.position or ""}' if self.inputs else ''
+        suffix = ':call' if self.whole else suffix
         return '+'.join(self.paths) + suffix
 
     def resolve(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -78,10 +91,11 @@ class Tap:
 
 def _parse_one(text: str) -> tuple[str, str]:
     path, _, suffix = text.partition(':') if isinstance(text, str) else ('', '', '')
-    if not path or not re.fullmatch(r'(in\d?)?', suffix):
+    if not path or not re.fullmatch(r'(in\d?|call)?', suffix):
         raise ConfigError(
             f'tap {text!r} cannot be parsed',
-            expected="'path', 'path:in', or 'path:in1' for the second argument",
+            expected="'path', 'path:in', 'path:in1' for the second argument, or"
+            " 'path:call' for all of them",
             actual=text,
         )
     return path, suffix
@@ -175,7 +189,11 @@ class _Recorder:
         return handles
 
     def _before(self, path: str) -> Any:
-        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if self.tap.whole:
+                names = inspect.signature(module.forward)
+                self._record(path, names.bind(*args, **kwargs).arguments)
+                return
             given, position = (*args, *kwargs.values()), self.tap.position
             if position >= len(given):
                 raise TapOutputError(
@@ -203,16 +221,21 @@ class _Recorder:
             )
         self.records[path].append(value)
         self.calls += 1
-        self.versions += [(path, t, t._version) for t in tensors_in(value)]
+        tensors = tensors_in(list(value.values()) if self.tap.whole else value)
+        self.versions += [(path, t, t._version) for t in tensors]
 
     def levels(self, model: nn.Module) -> Levels:
         """Return the levels of all calls: modules in order, calls in order."""
         levels: list[Level] = []
         for path, records in self.records.items():
-            if not records:
+            if not records and self.tap.when_silent is None:
                 raise _silent(self.name, path, model.get_submodule(path))
+            if not records and self.tap.when_silent is not None:
+                levels.append(self.tap.when_silent(model))
             for record in records:
                 found = self.tap.layout(record) if self.tap.layout else None
+                if found is None and self.tap.whole:
+                    found = [tuple(tensors_in(list(record.values())))]
                 levels += to_levels(self.name, path, record) if found is None else found
         for path, tensor, version in self.versions:
             if tensor._version != version:

@@ -5,9 +5,15 @@ mmengine requires the name of this module and of `register_all_modules`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
+from mmengine.utils import manager
 
 from .packaged import find_configs_in_checkout
 
@@ -25,6 +31,7 @@ def register_scope() -> None:
     if SCOPE in MODULE2PACKAGE:
         return
     MODULE2PACKAGE[SCOPE] = SCOPE
+    _name_forks()
     find_configs_in_checkout()
     for parent in list(vars(mmdet.registry).values()):
         if isinstance(parent, Registry) and parent.scope == 'mmdet':
@@ -33,6 +40,21 @@ def register_scope() -> None:
             Registry(
                 parent.name, parent=parent, scope=SCOPE, locations=parent._locations
             )
+
+
+def _name_forks() -> None:
+    """Let mmengine find packages whose forks have a name that it does not know.
+
+    `mmseg::...` asks for the distribution mmsegmentation; onedl-mmsegmentation has the
+    same module. By its module's name mmengine finds both.
+    """
+    for module, package in MODULE2PACKAGE.items():
+        if module == package or find_spec(module) is None:
+            continue
+        try:
+            version(package)
+        except PackageNotFoundError:
+            MODULE2PACKAGE[module] = module
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
@@ -46,3 +68,26 @@ def register_all_modules(init_default_scope: bool = True) -> None:
     from mmdet.utils import register_all_modules as register_mmdet
 
     register_mmdet(init_default_scope)
+
+
+def release_instance_lock() -> None:
+    """Release mmengine's lock of named instances, if this thread still holds it.
+
+    An exception inside of `get_instance` (a logger whose file cannot be written, a
+    scope that is no name) leaves it held, and another thread would wait for ever.
+    """
+    while True:
+        try:
+            manager._lock.release()
+        except RuntimeError:  # this thread does not hold it
+            return
+
+
+@contextmanager
+def releasing_instance_lock() -> Iterator[None]:
+    """Release mmengine's lock of named instances after an error, for other threads."""
+    try:
+        yield
+    except BaseException:
+        release_instance_lock()
+        raise

@@ -64,10 +64,46 @@ def with_truth() -> dict[str, Any]:
     cfg['terms'] = dict(
         loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.01),
         loss_ld=dict(type='LD', student='head', teacher='t.head'),
-        loss_cross=dict(type='SoftOutputKD', student='cross.student', teacher='t.head'),
+        loss_cross=dict(
+            type='SoftOutputKD',
+            student='cross.student',
+            teacher='t.head',
+            balance=1.0,
+        ),
     )
     cfg['balance'] = dict(type='GradientShare', shares=0.5, interval=2)
     return cfg
+
+
+def without_labels() -> dict[str, Any]:
+    """Images without labels, in other numbers on each rank; see `batch_of`."""
+    return tiny.distiller(SMALL, BIG)
+
+
+def queries_without_labels() -> dict[str, Any]:
+    """The same for a student whose loss cannot count some of its images."""
+    cfg = tiny.distiller(tiny.detr(4, 8), tiny.detr(8, 8), adapters={}, branches={})
+    cfg['terms'] = dict(
+        loss_attention=dict(type='AttentionKD', student='fpn', teacher='t.fpn')
+    )
+    return cfg
+
+
+def shared_queries() -> dict[str, Any]:
+    """The student's decoder runs twice; queries pass trained layers between widths."""
+    shared = dict(type='SharedQueries', student='decoder', teacher='t.decoder')
+    return tiny.distiller(
+        tiny.dino(base_channels=4, width=8, queries=4),
+        tiny.dino(queries=4),
+        taps=dict(decoder='decoder:call'),
+        adapters=dict(shared=dict(shared, sampling='both')),
+        branches={},
+        terms=dict(
+            loss_query=dict(
+                type='QueryKD', student='shared.student', teacher='shared.teacher'
+            )
+        ),
+    )
 
 
 TRAININGS = {
@@ -76,8 +112,20 @@ TRAININGS = {
     'sampled teachers': sampled,
     'one side read': one_side,
     'with the ground truth': with_truth,
+    'without labels': without_labels,
+    'queries without labels': queries_without_labels,
+    'shared queries': shared_queries,
 }
 STEPS = 6
+
+
+def batch_of(name: str, step: int, rank: int) -> dict[str, Any]:
+    """Return the batch of a step; of some trainings 0, 1 or 2 of 2 have none."""
+    batch = tiny.batch(seed=10 * step + rank)
+    if name.endswith('without labels'):
+        for sample in batch['data_samples'][: (step + rank) % 3]:
+            sample.set_metainfo(dict(unlabeled=True))
+    return batch
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -96,12 +144,12 @@ def run_rank(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=120),
     )
     for name, make in TRAININGS.items():
-        result = run_training(make(), rank)
+        result = run_training(make(), rank, name)
         torch.save(result, Path(folder) / f'{name} {rank}.pt')
     dist.destroy_process_group()
 
 
-def run_training(cfg: dict[str, Any], rank: int) -> dict[str, Any]:
+def run_training(cfg: dict[str, Any], rank: int, name: str) -> dict[str, Any]:
     """Run a few training steps, on other images in each process."""
     from mmengine.logging import MessageHub
     from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
@@ -109,6 +157,7 @@ def run_training(cfg: dict[str, Any], rank: int) -> dict[str, Any]:
 
     # Other weights in each, which DDP makes equal; but the same teachers.
     model = tiny.build(cfg, seed=rank)
+    tiny.fill_level_embeddings(model)
     for teacher in model.teachers.values():
         for parameter in teacher.model.parameters():
             dist.broadcast(parameter.data, 0)
@@ -123,7 +172,7 @@ def run_training(cfg: dict[str, Any], rank: int) -> dict[str, Any]:
     for step in range(STEPS):
         hub.update_info('iter', step)
         hub.update_info('epoch', step // 3)
-        batch = tiny.batch(seed=10 * step + rank)
+        batch = batch_of(name, step, rank)
         logged.append({k: float(v) for k, v in ddp.train_step(batch, wrapper).items()})
         average.update_parameters(model)
         states.append({k: v.detach().clone() for k, v in model.named_parameters()})

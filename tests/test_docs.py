@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS, MODELS
 
+import faults
 import hook_runs
 import mkd_det.hooks
 import tiny
@@ -27,6 +28,7 @@ import tiny_images
 from mkd_det import cli, config, errors
 from mkd_det.distiller.model import Distiller
 from mkd_det.experiments.chain.chain import read_chain
+from mkd_det.io.json_files import read_json, write_json
 from mkd_det.registry import ADAPTERS, LOSSES
 from mkd_det.training import runtime
 from mkd_det.weighting.schedules import Progress
@@ -36,11 +38,14 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
 sys.path.append(str(DOCS / '_ext'))
 reference = importlib.import_module('reference')
+sys.path.append(str(ROOT / 'scripts'))
+count_cases = importlib.import_module('count_cases')
 
 PAGES = [
     *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
     *sorted(p for p in DOCS.rglob('*.md') if '_build' not in p.parts),
 ]
+RELIABILITY = DOCS / 'reliability.md'
 TEXTS = {page: page.read_text(encoding='utf-8') for page in PAGES}
 # A block of code, and the comment above it: `<!-- runnable: KIND FILE -->` or
 # `<!-- not run: REASON -->`.
@@ -134,9 +139,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def with_tiny_models(cfg: Config) -> dict[str, Any]:
     """The example's model, with the smallest detectors in it and no files."""
     model = cfg.model
-    model.student = tiny.gfl(base_channels=8, neck=16)
+    kind = tiny.faster_rcnn if model.student.type == 'FasterRCNN' else tiny.gfl
+    model.student = kind(base_channels=8, neck=16)
     for width, teacher in enumerate(model.teachers.values(), start=3):
-        teacher.cfg = tiny.gfl(base_channels=4 * width, neck=8 * width)
+        teacher.cfg = kind(base_channels=4 * width, neck=8 * width)
         teacher.checkpoint = None
     model.probe_size = 64
     return model
@@ -148,7 +154,9 @@ def with_tiny_models(cfg: Config) -> dict[str, Any]:
 def test_every_block_runs_or_says_why_not() -> None:
     unmarked = [f'{b.page.name}: {b.code[:60]!r}' for b in BLOCKS if not b.mark]
     assert not unmarked
-    kinds = {'config', 'classifier', 'module', 'chain', 'prints', 'commands'}
+    kinds = {
+        'config', 'classifier', 'module', 'chain', 'prints', 'commands', 'faults'
+    }  # fmt: skip
     assert {b.kind for b in BLOCKS if b.kind} == kinds
     marks = sum(
         len(re.findall(r'^<!-- (?:runnable|not run): ', text, re.MULTILINE))
@@ -167,10 +175,11 @@ def test_blocks_of_one_name_are_equal() -> None:
 def test_config_builds_and_takes_a_step(written: Path, name: str) -> None:
     cfg = Config.fromfile(name)
     for teacher in cfg.model.teachers.values():
-        assert get_config_of(teacher.cfg).model.type == 'GFL'
+        assert get_config_of(teacher.cfg).model.type == cfg.model.student.type
     terms = {n for n, c in cfg.model.terms.items() if c.get('weight', 1.0) != 0}
+    optional = {n for n, c in cfg.model.terms.items() if 'only_with' in c}
     model: Any = MODELS.build(with_tiny_models(cfg)).train()
-    assert set(model.plan.terms) == terms
+    assert terms - optional <= set(model.plan.terms) <= terms
     for hook in cfg.get('custom_hooks', ()):
         HOOKS.build(hook)
 
@@ -225,6 +234,30 @@ def test_example_prints_what_stands_beside_it(block: Block) -> None:
         exec(compile(block.code, str(block.page), 'exec'), {})
     said = re.findall(r'print\(.*?\) +# (.*)', block.code)
     assert said and out.getvalue().splitlines() == said
+
+
+def test_example_of_faults_breaks_what_it_says(tmp_path: Path) -> None:
+    (block,) = (b for b in BLOCKS if b.kind == 'faults')
+    known = dict(faults=faults, pytest=pytest, write_json=write_json)
+    known |= dict(read_json=read_json, CheckpointSaveError=errors.CheckpointSaveError)
+    exec(compile(block.code, str(block.page), 'exec'), known)
+    (test,) = (value for name, value in known.items() if name.startswith('test_'))
+    test(tmp_path)
+
+
+def test_promises_name_tests_that_exist() -> None:
+    """And each row of the page has a count; `scripts/count_cases.py` writes it."""
+    rows = [count_cases.selectors(line) for line in TEXTS[RELIABILITY].splitlines()]
+    named = [test for row in rows if row for test in row]
+    assert len(named) > 40
+    for path, word in named:
+        assert (ROOT / path).exists(), path
+        files = (ROOT / path).rglob('*.py') if (ROOT / path).is_dir() else [ROOT / path]
+        text = ''.join(file.read_text() for file in files)
+        assert re.search(rf'def test_\w*{word}', text), f'{path} -k {word}'
+    promised = [line for line in TEXTS[RELIABILITY].splitlines() if '| `tests/' in line]
+    assert len(promised) == sum(row is not None for row in rows)
+    assert not [line for line in promised if line.endswith('| 0 |')]
 
 
 def test_parts_that_are_switched_off_are_gone(written: Path) -> None:

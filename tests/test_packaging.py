@@ -55,7 +55,8 @@ def test_requirements_fit_what_is_installed(
     not write one over the other."""
     venv.create(tmp_path / 'venv', with_pip=False)
     (packages,) = (tmp_path / 'venv' / 'lib').glob('python*/site-packages')
-    for name, version in (('mmcv', '2.1.0'), ('mmengine', '0.10.7'), ('mmdet', '3.3')):
+    versions = dict(mmcv='2.1.0', mmengine='0.10.7', mmdet='3.3', mmpretrain='1.2.0')
+    for name, version in versions.items():
         info = packages / f'{name}-{version}.dist-info'
         if original:
             info.mkdir()
@@ -67,6 +68,10 @@ def test_requirements_fit_what_is_installed(
     ours = {'onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection'}
     theirs = {'mmcv', 'mmengine', 'mmdet'}
     assert needed & (ours | theirs) == (theirs if original else ours)
+    extra = lines[lines.index('[openmmlab]') :]
+    assert ('mmpretrain>=1.2' in extra) == original
+    assert ('onedl-mmpretrain>=1.3.6' in extra) != original
+    assert 'onedl-mmsegmentation>=1.4.2' in extra
 
 
 def test_constraints_pin_every_requirement_exactly() -> None:
@@ -77,7 +82,8 @@ def test_constraints_pin_every_requirement_exactly() -> None:
     assert len(names) == len(set(names))
     needed = {Requirement(line).name.lower() for line in requires('mkd_det') or ()}
     # In an environment with OpenMMLab's originals, these are asked for.
-    assert needed - {'mmcv', 'mmengine', 'mmdet'} <= set(names)
+    originals = {'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'mmsegmentation'}
+    assert needed - originals <= set(names)
 
 
 # -- the environment of `make` -------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.utils import manager
 
 import tiny
+from mkd_det import run
 from mkd_det.errors import ConfigError
 from mkd_det.run import evaluate, train
 from mkd_det.training.student_config import student_config
@@ -46,3 +50,25 @@ def test_a_config_without_test_data_is_refused(coco_root: Path, tmp_path: Path) 
         evaluate(plain, 'missing.pth')
     assert 'test_evaluator' in caught.value.fix
     assert not (tmp_path / 'test').exists()
+
+
+def test_an_error_leaves_no_lock_of_mmengine_to_other_threads(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    cfg = tiny.runner_cfg(tiny.gfl(), coco_root, tmp_path / 'run')
+
+    def fail(cfg: Config) -> None:
+        MMLogger.get_instance(None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, 'check_before_start', fail)
+        with pytest.raises(AssertionError):
+            train(cfg)
+
+    def name_of(name: str) -> str:
+        assert manager._lock.acquire(timeout=20), 'the lock is held'
+        manager._lock.release()
+        return MMLogger.get_instance(name).instance_name
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(name_of, 'of a thread').result() == 'of a thread'

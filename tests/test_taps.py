@@ -105,6 +105,36 @@ def test_in_reads_a_keyword_argument_too() -> None:
     assert seen['x'][0] is x
 
 
+def test_call_reads_all_tensors_that_a_module_is_called_with() -> None:
+    class Adds(nn.Module):
+        def forward(
+            self, maps: tuple[Tensor, ...], other: Tensor, mask: Tensor | None = None
+        ) -> Tensor:
+            return maps[0] + other
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adds = Adds()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.adds((x, 2 * x), other=3 * x)
+
+    tap, x = Tap.parse('adds:call'), torch.ones(1, 2)
+    model = Outer()
+    with capture(model, {'x': tap}) as seen:
+        model(x)
+    (level,) = seen['x']
+    assert [float(tensor[0, 0]) for tensor in level] == [1, 2, 3]
+    assert str(tap) == 'adds:call'
+    named = Tap(
+        ('adds',), inputs=True, whole=True, layout=lambda given: [given['other']]
+    )
+    with capture(model, {'x': named}) as seen:
+        model(x)
+    assert torch.equal(seen['x'][0], 3 * x)
+
+
 def test_a_star_is_every_child_in_order() -> None:
     channels = [level.shape[1] for level in read(Net(), 'rest.*')]
     assert channels == [2, 5]
@@ -125,7 +155,7 @@ def test_a_list_is_one_tap_with_a_level_for_each_path() -> None:
 
 
 @pytest.mark.parametrize(
-    'text', ['', ':in', 'two:out', 'two:in:in', [], ['a', 'b:in'], 5]
+    'text', ['', ':in', 'two:out', 'two:in:in', 'two:calls', [], ['a', 'b:in'], 5]
 )
 def test_what_is_no_tap_is_told(text: Any) -> None:
     with pytest.raises(ConfigError):

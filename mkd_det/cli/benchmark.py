@@ -1,20 +1,29 @@
-"""Measure what distillation costs: time and memory of a training step.
+"""Measure what distillation costs, and what the student saves when it is used.
 
-Three phases take turns on the same batches: S, the training step of the plain student;
-T, the forward of the needed part of the teachers as they are (speed 'off'); K, the
-training step of the distiller. K / (S + T) is the overhead: at speed 'off', 1.0 would
-mean that adapters and terms cost nothing.
+Of a training step, three phases take turns on the same batches: S, the step of the
+plain student; T, the forward of the needed part of the teachers as they are (speed
+'off'); K, the step of the distiller. K / (S + T) is the overhead: at speed 'off', 1.0
+would mean that adapters and terms cost nothing.
 
 Peak memory is what a step needs above what stays between steps. On a CPU it is exact
 for tensors: torch records every allocation and release of one more step.
+
+With --inference: parameters, operations, and the latency of student and teachers in
+torch and onnxruntime, in one run in which all of them take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .common import add_config, command, command_parser, console, quiet_libraries
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.table import Table
 
 POSITION = 80
 
@@ -26,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         __doc__,
         'mkd-det benchmark mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py'
         ' --speeds off exact fast --json out.json',
+        'mkd-det benchmark mkd_det::bccd/gfl_mkd_r18-w64_r18-w16_bccd.py --inference',
     )
     add_config(parser)
     add = parser.add_argument
@@ -36,7 +46,17 @@ def make_parser() -> argparse.ArgumentParser:
         default=4,
         help='rounds before them (with a cache, one for every batch)',
     )
-    add('--batch-size', type=int, help="default: the config's")
+    add(
+        '--inference',
+        action='store_true',
+        help='measure how fast student and teachers are when they are used',
+    )
+    add(
+        '--batch-size',
+        type=int,
+        nargs='+',
+        help="default: the config's; with --inference, 1 and 8",
+    )
     add('--image-size', type=int, nargs='+', help="H W; default: the config's")
     add(
         '--speeds',
@@ -64,21 +84,59 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Measure, print, write."""
     from ..config_files.reading import load_config
+    from ..io.json_files import write_json
+    from ..io.paths import check_output_file
+
+    quiet_libraries()
+    measure = measure_inference if args.inference else measure_training
+    check_arguments(args)
+    cfg = load_config(args.config, args.cfg_options)
+    if args.json:
+        check_output_file(args.json, '--json', args.config)
+    result = measure(cfg, args)
+    result['cfg_options'] = args.cfg_options
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, result)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse arguments of one measurement in the other.
+
+    Raises:
+        ConfigError: They do not go together.
+    """
+    from ..errors import ConfigError
+
+    if args.inference:
+        options = [n for n in ('speeds', 'sources', 'data') if getattr(args, n)]
+        if options:
+            raise ConfigError(
+                f'--{options[0]} is about a training step',
+                fix=f'without --inference, or without --{options[0]}',
+            )
+    elif len(args.batch_size or ()) > 1:
+        raise ConfigError(
+            '--batch-size: a training step has one',
+            actual=args.batch_size,
+            fix=f'--batch-size {args.batch_size[0]}, or --inference',
+        )
+
+
+def measure_training(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a training step, and print the table."""
     from ..experiments.benchmark import (
         Settings,
         results_table,
         run_benchmark,
         summary_lines,
     )
-    from ..io.json_files import write_json
-    from ..io.paths import check_output_file
 
-    quiet_libraries()
     settings = Settings(
         iters=args.iters,
         warmup=args.warmup,
         batches=args.batches,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size[0] if args.batch_size else None,
         image_size=args.image_size,
         boxes=args.boxes,
         data=args.data,
@@ -87,18 +145,41 @@ def run(args: argparse.Namespace) -> None:
         speeds=args.speeds,
         each_count=args.sources,
     )
-    cfg = load_config(args.config, args.cfg_options)
-    if args.json:
-        check_output_file(args.json, '--json', args.config)
     result = run_benchmark(cfg, settings, args.config)
-    result['cfg_options'] = args.cfg_options
+    show(results_table(result), summary_lines(result))
+    return result
+
+
+def measure_inference(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the use of student and teachers, and print the table."""
+    from ..experiments.benchmark.inference import (
+        InferenceSettings,
+        run_inference_benchmark,
+    )
+    from ..experiments.benchmark.inference_report import (
+        inference_notes,
+        inference_table,
+    )
+
+    settings = InferenceSettings(
+        iters=args.iters,
+        warmup=args.warmup,
+        batch_sizes=args.batch_size or (1, 8),
+        image_size=args.image_size,
+        device=args.device,
+        threads=args.threads,
+    )
+    result = run_inference_benchmark(cfg, settings, args.config)
+    show(inference_table(result), inference_notes(result))
+    return result
+
+
+def show(table: Table, lines: Sequence[str]) -> None:
+    """Print a table, and lines below it."""
     out = console()
-    out.print(results_table(result))
-    for line in summary_lines(result):
+    out.print(table)
+    for line in lines:
         out.print(line, markup=False, highlight=False)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.json, result)
 
 
 main = command(make_parser, run)

@@ -14,11 +14,12 @@ from pathlib import Path
 from .common import (
     INTERRUPTED,
     add_config,
-    add_devices,
+    add_executor,
     command,
     command_parser,
     console,
     quiet_libraries,
+    use_executor,
 )
 
 POSITION = 70
@@ -35,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--work-dir', type=Path, help='default: work_dirs/<name of the chain file>'
     )
-    add_devices(parser, 'stages of a parallel group')
+    add_executor(parser, 'stages of a parallel group')
     parser.add_argument(
         '--beside',
         nargs='+',
@@ -54,9 +55,10 @@ def run(args: argparse.Namespace) -> int | None:
     name = Path(args.config.rpartition('::')[2]).stem
     work_dir = args.work_dir or Path('work_dirs', name)
     quiet_libraries()
+    launcher = use_executor(args)
     try:
         chain = run_chain(
-            args.config, work_dir, args.cfg_options, args.devices, args.beside
+            args.config, work_dir, args.cfg_options, args.devices, args.beside, launcher
         )
     except KeyboardInterrupt:
         print('\nStopped. Run the same command again to resume.')

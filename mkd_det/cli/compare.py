@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from .common import (
     INTERRUPTED,
     add_config,
-    add_devices,
+    add_executor,
     command,
     command_parser,
     console,
     quiet_libraries,
+    use_executor,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         help='smallest gain that counts; default: half a point (0.005 mAP, 0.5 %%)',
     )
-    add_devices(parser, 'trainings')
+    add_executor(parser, 'trainings')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))
     add('--out', type=Path, help='folder of the report; default: WORK_DIR/report')
     return parser
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace) -> int | None:
             available=found[:8],
             fix=f'--base {next(iter(found), "STUDENT_CONFIG.py")}',
         )
+    launcher = use_executor(args)
     options = ComparisonOptions(
         seeds=args.seeds,
         teachers=named_paths('--teacher', args.teacher),
@@ -139,6 +141,7 @@ def run(args: argparse.Namespace) -> int | None:
         metric=args.metric,
         least_gain=args.least,
         devices=args.devices,
+        launcher=launcher,
     )
     quiet_libraries()
     line = shlex.join(['mkd-det', 'compare', *args.given])

@@ -1,6 +1,6 @@
 """Print the checked plan of a distill config.
 
-Reads no data and trains nothing. The teachers' files need not exist yet; those that
+Reads no images and trains nothing. The teachers' files need not exist yet; those that
 exist are verified.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
+    from ..class_maps.class_map import ClassMap
     from ..distiller.model import Distiller
     from ..teachers.loading import Teacher
 
@@ -44,10 +45,25 @@ def run(args: argparse.Namespace) -> None:
     distiller: Any = build_model(cfg)
     out = console()
     out.print(distiller.plan.table(out.width), end='')
+    for classes in distiller.plan.class_maps.values():
+        out.print(class_map_table(classes))
     out.print(models_table(distiller))
     for part in (distiller.inherit, distiller.balance):
         if part is not None:
             out.print(str(part), markup=False)
+
+
+def class_map_table(classes: ClassMap) -> Table:
+    """Return the table of a class map: a row for each class of the student."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = Table(title=f'Class map of teacher {classes.teacher}', title_justify='left')
+    for name in ('student', classes.teacher, 'how'):
+        out.add_column(name, overflow='fold')
+    for row in classes.rows():
+        out.add_row(*map(escape, row))
+    return out
 
 
 def models_table(distiller: Distiller) -> Table:

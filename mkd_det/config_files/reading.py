@@ -200,6 +200,8 @@ def configs_beside(checkpoint: str) -> list[str]:
 
 def _suggest_fix(error: Exception, text: str, path: str) -> str:
     """Return what to do about a config that cannot be read."""
+    if 'please install mmpretrain' in text or 'please install mmseg' in text:
+        return "pip install 'mkd_det[openmmlab]'"
     if isinstance(error, ImportError):
         return (
             f'PYTHONPATH=. mkd-det train {path}  # with the folders of your own modules'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmdet.registry import DATASETS
@@ -20,10 +21,12 @@ from .datasets import (
     checks_itself,
     dataset_class,
     dataset_parts,
+    has_no_labels,
     open_dataset,
     reads_standard_format,
 )
 from .evaluators import check_evaluators
+from .overlap import check_overlap
 
 MAX_IMAGES = 500
 
@@ -58,34 +61,58 @@ def check_data(
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     lines = []
+    seen = _Images()
     for split in splits:
         parts: list[list[AnnotatedDataset | None]] = []
         for part in dataset_parts(cfg, split):
             parts.append([])
             for leaf in part:
-                line, data = _check_dataset(leaf, images, split)
+                line, data = _check_dataset(leaf, images, split, seen)
                 lines.append(f'data check, {split}: {line}')
                 level = logging.WARNING if 'Warning:' in line else logging.INFO
                 print_log(lines[-1], logger='current', level=level)
                 parts[-1].append(data)
         check_evaluators(cfg.get(f'{split}_evaluator'), parts)
+    for remark in seen.compare():
+        lines.append(f'data check: Warning: {remark}')
+        print_log(lines[-1], logger='current', level=logging.WARNING)
     return lines
 
 
+@dataclass
+class _Images:
+    """Paths of the images of all datasets."""
+
+    unlabelled: list[str] = field(default_factory=list)
+    labelled: list[str] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)
+    strict: bool = False
+
+    def compare(self) -> list[str]:
+        """Return what is to be said of images without labels."""
+        sides = self.unlabelled, self.labelled, self.measured
+        return check_overlap(*sides, self.strict) if self.unlabelled else []
+
+
 def _check_dataset(
-    cfg: Mapping, images: int, split: str
+    cfg: Mapping, images: int, split: str, seen: _Images
 ) -> tuple[str, AnnotatedDataset | None]:
     """Check one dataset; return a summary in one line, and its annotations, if read."""
     cls = dataset_class(cfg, split)
     if checks_itself(cls):
         with as_config_error(f'{split}_dataloader: {cls.__name__}'):
             dataset = DATASETS.build(dict(cfg))
+        if has_no_labels(cls) and split == 'train':
+            seen.unlabelled += dataset.paths
+            seen.strict = seen.strict or dataset.strict
         return f'{cls.__name__} {dataset.check(images)}', None
     if not reads_standard_format(cls):
         return f'{cfg["type"]} skipped (reads its files in its own way)', None
     if cfg.get('backend_args'):
         return f'{cfg["type"]} skipped (not on this disk)', None
     data = AnnotatedDataset(open_dataset(cfg, split), images)
+    kept = seen.labelled if split == 'train' else seen.measured
+    kept += data.annotations.images
     remarks = [*data.annotations.remarks, *run_checks(data)]
     return _summary(data, cls.__name__, remarks), data
 

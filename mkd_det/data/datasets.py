@@ -29,6 +29,8 @@ def dataset_classes(
     found = set()
     for leaf in leaf_datasets(cfg, split):
         cls = dataset_class(leaf, split)
+        if has_no_labels(cls):
+            continue
         if checks_itself(cls):
             dataset = DATASETS.build(dict(leaf))
         elif reads_standard_format(cls):
@@ -123,6 +125,11 @@ def dataset_class(cfg: Mapping, split: str) -> Any:
 def checks_itself(cls: Any) -> bool:
     """Return whether a dataset class has a method `check(images) -> str`."""
     return callable(getattr(cls, 'check', None))
+
+
+def has_no_labels(cls: Any) -> bool:
+    """Return whether a dataset class has images without labels only."""
+    return bool(getattr(cls, 'unlabeled', False))
 
 
 def reads_standard_format(cls: Any) -> bool:

@@ -21,6 +21,7 @@ from .datasets import (
     checks_itself,
     class_names,
     dataset_class,
+    has_no_labels,
     leaf_datasets,
     open_dataset,
     reads_standard_format,
@@ -65,7 +66,11 @@ def read_labels(cfg: Mapping[str, Any], split: str) -> list[Labels]:
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     found = []
-    leaves = leaf_datasets(cfg, split)
+    leaves = [
+        leaf
+        for leaf in leaf_datasets(cfg, split)
+        if not has_no_labels(dataset_class(leaf, split))
+    ]
     wrappers = _foreign_wrappers((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
     for leaf in leaves:
         source = f'the {split} data'

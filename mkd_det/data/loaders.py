@@ -83,6 +83,12 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> DataLoader:
         raise ConfigError(
             f'{where}: batch_size must be an integer >= 1', actual=repr(size)
         )
+    ahead = cfg.get('prefetch_factor')
+    if ahead is not None and (not is_integer(ahead) or ahead < 1):
+        # torch notices when the workers start.
+        raise ConfigError(
+            f'{where}: prefetch_factor must be an integer >= 1', actual=repr(ahead)
+        )
     cfg = deepcopy(cfg)
     for leaf in leaf_datasets({where: cfg}, split):
         if reads_standard_format(dataset_class(leaf, split)):

@@ -13,15 +13,17 @@ from ..config import DistillConfig
 from ..errors import ConfigError
 from ..plan.plan import Plan
 from ..plan.planner import Planner
-from ..registry import BALANCES, build_component
+from ..registry import BALANCES, argument_names, build_component, find_class
 from ..teachers.bank import TeacherBank
 from ..teachers.inherit import Inheritance
 from ..teachers.renormalize import Renormalizer
-from ..weighting.gradient_share import shared_parameters
+from ..weighting.gradient_share import shared_parameters, shares_of
 from ..weighting.sampler import TeacherSampler
 from ..weighting.teacher_weights import TeacherWeights
+from .loss_names import check_loss_names
+from .losses import STATISTIC, StepLosses
 from .state import attach_state_hooks
-from .step import STATISTIC, StepLosses, training_step
+from .step import training_step
 from .students import check_student
 
 
@@ -100,6 +102,7 @@ class Distiller(BaseModel):
             )
             self.plan = Planner(model, self.teachers, config).build()
         _check_terms(config)
+        check_loss_names(self.plan, model)
         self.branches = self.plan.branches
         self.adapters = nn.ModuleDict(
             {name: node.adapter for name, node in self.plan.adapters.items()}
@@ -107,7 +110,7 @@ class Distiller(BaseModel):
         self.losses = nn.ModuleDict(
             {name: term.loss for name, term in self.plan.terms.items()}
         )
-        self.weigher = TeacherWeights(config.weighed_taps)
+        self.weigher = TeacherWeights(config.weighed_taps, self.plan.class_maps)
         self.balance = _build_balance(config, model)
         self.sampler = _build_sampler(config, self.plan)
         self.renormalizers = _build_renormalizers(model, self.teachers)
@@ -196,9 +199,11 @@ def _check_terms(config: DistillConfig) -> None:
 def _build_balance(config: DistillConfig, student: nn.Module) -> Any | None:
     if config.balance is None:
         return None
-    balance = build_component(
-        BALANCES, config.balance.to_build(), 'balance', terms=list(config.terms)
-    )
+    given = config.balance.to_build()
+    shares = shares_of(config.terms)
+    if shares and 'shares' in argument_names(find_class(BALANCES, given, 'balance')):
+        given.setdefault('shares', shares)
+    balance = build_component(BALANCES, given, 'balance', terms=list(config.terms))
     shared_parameters(student, balance.on)  # raises where there are none
     return balance
 

@@ -33,6 +33,8 @@ RESUME = 'distill_resume'
 PARTS = ('adapters', 'losses', 'balance')
 # How many differences an error names, and how much of each, in characters.
 LINES, WIDTH = 6, 80
+# Arguments of a term that a resumed training may change.
+_FREE = ('weight', 'schedule', 'share')
 
 
 # -- writing and reading -----------------------------------------------------------
@@ -69,7 +71,7 @@ def describe_settings(model: Distiller) -> dict[str, str]:
         words[f'term {name}'] = ', '.join(
             f'{key}={json.dumps(value, default=_name, sort_keys=True)}'
             for key, value in sorted(arguments.items())
-            if key not in (*term.refs, 'weight', 'schedule')
+            if key not in (*term.refs, *_FREE)
         )
     return words
 
@@ -123,7 +125,9 @@ def _read(
         if (module := getattr(model, part)) is not None:
             own = module.state_dict()
             values = saved.get(part, {}) if same_plan else own
-            if part == 'balance':  # shares may be changed, as weights may
+            # Shares may be changed, as weights may; checkpoints of former versions
+            # have no counts of classes.
+            if part in ('balance', 'losses'):
                 values = {key: values.get(key, value) for key, value in own.items()}
             state.update({f'{prefix}{part}.{k}': v for k, v in values.items()})
 

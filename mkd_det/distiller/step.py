@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..heads.ground_truth import read_truth
+from ..heads.ground_truth import image_sizes, read_truth
 from ..plan.plan import Term
 from ..plan.refs import SIDES, Ref
-from ..structures import GroundTruth, Knowledge, Levels
-from ..taps import capture
+from ..structures import GroundTruth, Knowledge, Levels, tensors_in
 from ..weighting.gradient_share import TASK, shared_parameters
 from ..weighting.schedules import Progress
 from ..weighting.teacher_weights import as_mask
+from .images import Group, Images, plan_groups, run_student
+from .losses import IDLE, STATISTIC, StepLosses
 
 if TYPE_CHECKING:
     from .model import Distiller
 
-# Logged and not trained on: losses and statistics whose name begins with it.
-STATISTIC = 'stat_'
-# Origin of the zero loss that gives idle modules a gradient.
-IDLE = 'idle'
 
 # Knowledge by owner ('student', a teacher, an adapter) and tap or side.
 Known = dict[str, dict[str, Knowledge]]
-
-
-class StepLosses(dict[str, Any]):
-    """Losses and statistics of one step, by name.
-
-    Args:
-        task: The student's own losses.
-
-    Attributes:
-        origins: The term, adapter or branch of each loss that is not the student's.
-    """
-
-    def __init__(self, task: Mapping[str, Any]) -> None:
-        super().__init__(task)
-        self.origins: dict[str, str] = {}
-
-    def add(self, name: str, value: Tensor, origin: str) -> None:
-        """Add a loss; never in the place of another one.
-
-        Args:
-            name: Its name.
-            value: A scalar.
-            origin: The term, adapter or branch it comes from.
-
-        Raises:
-            ConfigError: The name is taken.
-        """
-        if name in self:
-            raise ConfigError(
-                f'two losses are called {name!r}',
-                available=sorted(self),
-                fix='another name for the term, adapter or branch: the student has'
-                ' losses of its own, and a term has one for each of its parts',
-            )
-        self[name], self.origins[name] = value, origin
-
-    def totals(self) -> dict[str, Tensor]:
-        """Sum the losses by origin; the student's own as 'task'."""
-        parts: dict[str, list[Tensor]] = {}
-        for name, value in self.items():
-            if 'loss' in name and not name.startswith(STATISTIC):
-                values = value if isinstance(value, list) else [value]
-                part = parts.setdefault(self.origins.get(name, TASK), [])
-                part += [v.mean() for v in values]
-        parts.pop(IDLE, None)
-        return {name: torch.stack(values).sum() for name, values in parts.items()}
 
 
 def training_step(
@@ -84,7 +35,8 @@ def training_step(
     Args:
         model: The distiller.
         inputs: Preprocessed images (N, 3, H, W).
-        data_samples: A data sample per image, with its ground truth.
+        data_samples: A data sample per image, with its ground truth; images whose
+            sample says `unlabeled` in its metainfo need none.
 
     Returns:
         The student's own losses and those of the terms, each a scalar or a list of
@@ -96,20 +48,54 @@ def training_step(
     terms = {name: plan.terms[name] for name in weights}
     grad = torch.is_grad_enabled()
 
-    # Teachers first, without gradient; then the student, once.
-    known = _run_teachers(model, terms, inputs, data_samples)
-    with capture(model.student, plan.taps.get('student', {}), grad) as seen:
-        task = model.student(inputs, data_samples, mode='loss')
-    known['student'] = _as_knowledge(model, 'student', seen)
+    images = Images.of(inputs, data_samples)
+    if images.labelled and not model.config.unlabeled.weight:
+        images, _ = images.split()
+    groups = plan_groups(model, images, terms)
+
+    # Teachers first, without gradient; then the student, once if its heads allow it.
+    known = [_run_teachers(model, group) for group in groups]
+    task, seen = run_student(model, images, groups, grad)
+    own = task if images.labelled else {}
+    losses = StepLosses(_weigh_task(own, model.config.task_weight))
+    for teachers, student in zip(known, seen, strict=True):
+        teachers['student'] = _as_knowledge(model, 'student', student)
+    parts = [
+        _distill(model, group, one, weights, grad)
+        for group, one in zip(groups, known, strict=True)
+    ]
+    losses.add_means([group.weight for group in groups], parts)
+    if images.unlabelled:
+        losses.update(_count_images(images))
+
+    _balance_terms(model, losses, progress)
+    _add_idle_loss(model, losses, groups, None if images.labelled else task)
+    for observer in model.observers:
+        observer.on_terms(losses)
+    return losses
+
+
+def _distill(
+    model: Distiller,
+    group: Group,
+    known: Known,
+    weights: Mapping[str, float],
+    grad: bool,
+) -> StepLosses:
+    """Return the losses of adapters, branches and terms on a group of images."""
+    plan, terms = model.plan, group.terms
+    data_samples = group.images.samples
     for observer in model.observers:
         teachers = {name: taps for name, taps in known.items() if name != 'student'}
         observer.on_knowledge(known['student'], teachers)
 
+    losses = StepLosses({})
+    shares = model.weigher(known, data_samples) if group.images.labelled else {}
     # Each adapter runs once, whatever number of terms read it.
-    losses = StepLosses(_weigh_task(task, model.config.task_weight))
-    shares = model.weigher(known, data_samples)
+    sizes = image_sizes(group.images.inputs, data_samples)
     for name, node in plan.adapters_read_by(terms).items():
-        output = node({s: plan.levels_at(known, ref) for s, ref in node.refs.items()})
+        read = {side: plan.levels_at(known, ref) for side, ref in node.refs.items()}
+        output = node(read, sizes)
         sides = {side: getattr(output, side) for side in node.adapter.yields}
         known[name] = _as_knowledge(model, name, sides)
         for key, value in output.losses.items():
@@ -120,7 +106,7 @@ def training_step(
         levels = {key: plan.levels_at(known, ref) for key, ref in refs.items()}
         for key, value in branch.losses(levels).items():
             losses.add(f'loss_{name}_{key}', value, name)
-    truths = _read_truths(terms, inputs, data_samples)
+    truths = _read_truths(model, group, known)
     for name, term in terms.items():
         for key, part in _term_parts(model, term, known, shares, truths).items():
             if grad and not part.requires_grad:
@@ -129,11 +115,6 @@ def training_step(
                     fix='a loss that computes with what it gets of the student',
                 )
             losses.add(f'{name}_{key}' if key else name, weights[name] * part, name)
-
-    _balance_terms(model, losses, progress)
-    _add_idle_loss(model, losses, terms)
-    for observer in model.observers:
-        observer.on_terms(losses)
     return losses
 
 
@@ -148,14 +129,13 @@ def _active_weights(model: Distiller, progress: Progress) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def _run_teachers(
-    model: Distiller,
-    terms: Mapping[str, Term],
-    inputs: Tensor,
-    data_samples: list | None,
-) -> Known:
-    """Run the teachers of `terms`, each on images normalised as it is used to."""
-    needed = set().union(*map(model.plan.teachers_of, terms.values()))
+def _run_teachers(model: Distiller, group: Group) -> Known:
+    """Run the teachers of a group, each on images normalised as it is used to."""
+    needed = set().union(*map(model.plan.teachers_of, group.terms.values()))
+    inputs, data_samples = group.images.inputs, group.images.samples
+    if _needs_teacher_truth(model, group):
+        assert model.plan.truth is not None
+        needed.add(model.plan.truth.ref.owner)
     shown: dict[tuple, Tensor] = {}
     known: Known = {}
     for name in (name for name in model.teachers if name in needed):
@@ -166,6 +146,12 @@ def _run_teachers(
         levels = model.teachers.run(name, images, model.plan.reads[name], data_samples)
         known[name] = _as_knowledge(model, name, levels)
     return known
+
+
+def _needs_teacher_truth(model: Distiller, group: Group) -> bool:
+    """Return whether a teacher's boxes stand for the ground truth of a group."""
+    asked = any(term.loss.truth for term in group.terms.values())
+    return asked and not group.images.labelled
 
 
 def _as_knowledge(
@@ -194,11 +180,19 @@ def _weigh_task(losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
 
 
 def _read_truths(
-    terms: Mapping[str, Term], inputs: Tensor, data_samples: list | None
+    model: Distiller, group: Group, known: Known
 ) -> dict[str, GroundTruth]:
     """Return the ground truth that terms ask for, by its kind."""
-    kinds = {term.loss.truth for term in terms.values()} - {''}
-    return {kind: read_truth(kind, inputs, data_samples) for kind in kinds}
+    kinds = {term.loss.truth for term in group.terms.values()} - {''}
+    images = group.images
+    if _needs_teacher_truth(model, group):
+        height, width = images.inputs.shape[-2:]
+        score_thr = model.config.unlabeled.score_thr
+        truth = model.plan.teacher_truth(
+            known, (height, width), model.teachers, score_thr
+        )
+        return {'boxes': truth}
+    return {kind: read_truth(kind, images.inputs, images.samples) for kind in kinds}
 
 
 def _term_parts(
@@ -249,6 +243,8 @@ def _balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> 
             factor = model.plan.terms[name].loss.schedule.factor(progress)
             totals[name] = totals[name] / factor
         on = shared_parameters(model.student, model.balance.on)
+        # A rank without labels takes part in the mean over the ranks.
+        totals.setdefault(TASK, on[0].sum() * 0.0)
         model.balance.measure(totals, on)
     factors = model.balance.factors()
     for name in list(losses):
@@ -259,13 +255,18 @@ def _balance_terms(model: Distiller, losses: StepLosses, progress: Progress) -> 
 
 
 def _add_idle_loss(
-    model: Distiller, losses: StepLosses, terms: Mapping[str, Term]
+    model: Distiller,
+    losses: StepLosses,
+    groups: Sequence[Group],
+    unused: Mapping[str, Any] | None,
 ) -> None:
     """Add a zero with a zero gradient for every module that sat out.
 
-    An adapter of which one side is read counts as well. DDP then needs no
+    An adapter of which one side is read counts as well, and the student in a step
+    without labels, whose own losses are `unused`. DDP then needs no
     `find_unused_parameters`.
     """
+    terms = {name: term for group in groups for name, term in group.terms.items()}
     read = {(r.owner, r.key) for term in terms.values() for r in term.refs.values()}
     used = {n for n in model.adapters if {(n, side) for side in SIDES} <= read}
     used |= set(terms)
@@ -276,6 +277,17 @@ def _add_idle_loss(
         if name not in used
         for parameter in module.parameters()
     ]
-    if parameters:
-        zero = torch.stack([p.sum() for p in parameters]).sum() * 0.0
-        losses.add('loss_idle', zero, IDLE)
+    values = [parameter.sum() for parameter in parameters]
+    if unused is not None:
+        values += [p.sum() for p in model.student.parameters() if p.requires_grad]
+        values += [v.sum() for name in unused for v in tensors_in([unused[name]])]
+    if values:
+        losses.add('loss_idle', torch.stack(values).sum() * 0.0, IDLE)
+
+
+def _count_images(images: Images) -> dict[str, Tensor]:
+    counts = {'labelled': images.labelled, 'unlabelled': images.unlabelled}
+    return {
+        f'{STATISTIC}{name}': images.inputs.new_tensor(float(count))
+        for name, count in counts.items()
+    }

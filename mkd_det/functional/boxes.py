@@ -37,7 +37,8 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Return 1 - GIoU of paired boxes, in [0, 2].
 
     Rezatofighi et al.: "Generalized Intersection over Union", CVPR 2019, arXiv
-    1902.09630. Two boxes without area have distance 1, even when they are equal.
+    1902.09630. Equal boxes have distance 0, also those without area, of which the
+    formula says nothing.
 
     Args:
         student: Boxes as x1, y1, x2, y2.
@@ -47,12 +48,16 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         - student, teacher: (\*, 4)
         - output: (\*)
     """
+    if not student.numel():
+        return (student - teacher).sum(-1)  # mmdet's function has no gradient then
     # Heads with signed distances can yield x2 < x1 or y2 < y1.
     boxes = [
         torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
         for low, high in (box.split(2, -1) for box in (student, teacher))
     ]
-    return 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
+    distance = 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
+    equal = (boxes[0] == boxes[1]).all(-1)
+    return torch.where(equal, distance * 0, distance)
 
 
 def relative_l1(student: Tensor, teacher: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,32 +97,33 @@ def quality_bce(
     return sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None) * tau**2
 
 
-def class_factors(
-    confidence: Tensor, exponent: float, mask: Tensor | None = None
-) -> Tensor:
+def class_factors(counts: Tensor, exponent: float, rarest: float = 0.05) -> Tensor:
     r"""Return a weight per class that gives rare classes more influence.
 
-    .. math:: w_c = n_c^{-b} \frac{\sum_k n_k}{\sum_k n_k^{1 - b}},
-        \quad n_c = \max(N, \sum_p \sigma_{pc})
+    .. math:: w_c = v_c^b \frac{\sum_k n_k}{\sum_k v_k^b n_k}, \quad
+        v_c = \frac{\bar n}{n_c}
 
-    The soft counts :math:`n_c` come from the batch. Exponent 1 is inverse frequency.
-    The weights keep the total: :math:`\sum_c w_c n_c = \sum_c n_c`.
+    with :math:`\bar n` the mean count. Exponent 1 is inverse frequency: :math:`w_c n_c`
+    is the same for every class. The weights keep the total:
+    :math:`\sum_c w_c n_c = \sum_c n_c`.
+
+    A count below :math:`r \bar n` says little: a class that never occurs has a count of
+    noise. From there on v falls again, in proportion to the count and down to 1.
 
     Args:
-        confidence: The teacher's confidence in each class at each position.
+        counts: How much of each class there is, not negative.
         exponent: b, from 0 (all weights 1) to 1.
-        mask: Weight of each position.
+        rarest: r, above 0. No class weighs more than 1 / r times what a class of mean
+            count weighs.
 
     Shape:
-        - confidence: (N, P, C)
-        - mask: (N, P)
-        - output: (C)
+        - counts, output: (C)
     """
-    if mask is not None:
-        confidence = confidence * mask.unsqueeze(-1)
-    counts = confidence.sum((0, 1)).clamp_min(len(confidence))
-    factors = counts**-exponent
-    return factors * counts.sum() / (factors * counts).sum()
+    mean = counts.mean()
+    relative = torch.where(mean > 0, counts / mean, torch.ones_like(counts))
+    rare = (relative / rarest**2).clamp_min(1)
+    factors = torch.where(relative < rarest, rare, 1 / relative) ** exponent
+    return factors / (factors * relative).mean()
 
 
 def binary_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -300,3 +303,51 @@ def joint_logit(first: Tensor, second: Tensor) -> Tensor:
     first, second = torch.broadcast_tensors(first, second)
     terms = torch.stack([-first, -second, -first - second])
     return -terms.logsumexp(0)
+
+
+def merged_logits(
+    logits: Tensor, groups: Sequence[Sequence[int]], exclusive: bool, dim: int = -1
+) -> Tensor:
+    r"""Return logits of classes that are each a union of the given ones.
+
+    .. math:: \log \sum_{k \in g} e^{z_k} \quad \text{for exclusive classes}, \qquad
+        \max_{k \in g} z_k \quad \text{for independent ones}
+
+    Probabilities of exclusive classes add up; of the softmax over the result, each is
+    the sum over its group, renormalised over all groups. The probability of a union of
+    independent classes is no less than the largest of them. A group of one class is
+    that class, unchanged.
+
+    Args:
+        logits: The logits.
+        groups: Indices of the classes of each new class, at least one.
+        exclusive: Whether the classes exclude each other.
+        dim: The dimension of the classes.
+
+    Shape:
+        - logits: K at `dim`
+        - output: as many as there are groups at `dim`
+    """
+
+    def select(columns: Sequence[int]) -> Tensor:
+        index = torch.tensor(columns, dtype=torch.long, device=logits.device)
+        return logits.index_select(dim, index)
+
+    if len(groups) == logits.shape[dim] and [*groups] == [
+        (index,) for index in range(len(groups))
+    ]:
+        return logits
+    merged = select([group[0] for group in groups])
+    several = [index for index, group in enumerate(groups) if len(group) > 1]
+    if not several:
+        return merged
+    unions = []
+    for group in (groups[index] for index in several):
+        parts = select(group)
+        unions.append(
+            parts.logsumexp(dim, keepdim=True)
+            if exclusive
+            else parts.amax(dim, keepdim=True)
+        )
+    at = torch.tensor(several, dtype=torch.long, device=logits.device)
+    return merged.index_copy(dim, at, torch.cat(unions, dim))

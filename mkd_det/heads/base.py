@@ -7,8 +7,8 @@ losses and the recipes know head readers by this contract only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,6 +16,9 @@ from ..errors import HeadKindError
 from ..registry import HEADS
 from ..structures import HeadOutput, Level, Levels
 from ..taps import Tap
+
+if TYPE_CHECKING:
+    from .proof import ReadTwice
 
 Activation = Literal['sigmoid', 'softmax']
 
@@ -27,11 +30,14 @@ class TappedHead(NamedTuple):
         head: The head.
         levels: Its levels, as the tap yields them.
         reader: Who reads it, with its settings; None for a new reader of its kind.
+        mapped: Whether a class map says which classes of both heads are the same, so
+            that their numbers may differ.
     """
 
     head: Any
     levels: Levels
     reader: HeadReader | None = None
+    mapped: bool = False
 
 
 class HeadReader:
@@ -117,6 +123,39 @@ class HeadReader:
         """
 
     @classmethod
+    def when_silent(cls, tap: Tap) -> Callable[[nn.Module], Level] | None:
+        """Return what makes a level where a module is not called in a training step.
+
+        The plan calls it for every tap of the student that has fired in its own run.
+        Modules may sit out a step for want of objects; what is read then is empty.
+
+        Args:
+            tap: The tap.
+
+        Returns:
+            Makes the level, of the student; None where silence is an error.
+        """
+        return None
+
+    @classmethod
+    def layout_at(
+        cls, model: nn.Module, tap: Tap, of_student: bool
+    ) -> Callable[[Any], list[Level] | None] | None:
+        """Return what turns one call at a tap into levels, for reasons of this kind.
+
+        The plan calls it for every tap of every model that is not the output of a head.
+
+        Args:
+            model: The model.
+            tap: The tap.
+            of_student: Whether the model is the student.
+
+        Returns:
+            As `Tap.layout`; None for the usual form.
+        """
+        return None
+
+    @classmethod
     def check_term(cls, taps: Iterable[Tap], where: str) -> None:
         """Raise where the taps of the student that one term reads do not go together.
 
@@ -176,21 +215,29 @@ class HeadReader:
         """
         raise TypeError(f'{type(self).__name__} must define read()')
 
-    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
+    def prove(
+        self, model: Any, head: Any, features: Sequence[Tensor], where: str
+    ) -> ReadTwice | None:
         """Raise unless `read` reads the head exactly.
 
         The plan calls it once for each head that a term reads. A kind compares what
         it reads, in train and in eval mode, with the head's own predictions on the
-        same features; `proof.py` has what dense heads use. Here nothing is checked.
+        same features; `proof.py` has what such proofs share. Here nothing is checked.
 
         Args:
+            model: The detector. It is left as it is.
             head: The head. It is left as it is.
             features: Maps like those that the head gets, from the plan's run.
             where: Name of the head, for messages.
 
+        Returns:
+            What the head is read as by both sides of a term. The plan checks that the
+            loss of the two is 0. None where nothing was run.
+
         Raises:
             HeadKindError: It does not.
         """
+        return None
 
     def level_strides(self, head: Any) -> tuple[int | None, ...]:
         """Return input pixels per cell of each level that the tap yields.

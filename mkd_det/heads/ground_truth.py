@@ -1,4 +1,4 @@
-"""The ground truth of a batch, as tensors."""
+"""The ground truth of a batch, as tensors; sizes of its images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from ..errors import ConfigError, PlanError
-from ..structures import GroundTruth
+from ..structures import GroundTruth, HeadOutput
 
 _WITHOUT_BOXES = (
     'SoftOutputKD, DKD, DIST on logits; FeatureKD, AttentionKD, RelationKD on features'
@@ -52,6 +53,60 @@ def read_truth(
         for k in known
     )
     return GroundTruth(boxes, labels, size)
+
+
+def confident_boxes(
+    output: HeadOutput,
+    activation: str,
+    score_thr: float,
+    size: tuple[int, int],
+    iou_threshold: float = 0.6,
+) -> GroundTruth:
+    """Return the boxes that a dense head predicts with confidence, as ground truth.
+
+    Args:
+        output: What the head predicts.
+        activation: What its class logits are for.
+        score_thr: Least score of a box.
+        size: (H, W) of the images.
+        iou_threshold: Boxes of one class that overlap more are one object (NMS).
+
+    Raises:
+        PlanError: The boxes of the head cannot be decoded.
+    """
+    if output.boxes is None:
+        raise PlanError(
+            'the boxes of this head cannot be decoded',
+            fix='unlabeled=dict(truth=None)',
+        )
+    logits = output.scores.detach()
+    scores = (
+        logits.softmax(-1)[..., :-1] if activation == 'softmax' else (logits.sigmoid())
+    )
+    found = []
+    for image_scores, image_boxes in zip(scores, output.boxes.detach()):
+        best, labels = image_scores.max(-1)
+        sure = best >= score_thr
+        best, labels, boxes = best[sure], labels[sure], image_boxes[sure]
+        kept = batched_nms(boxes, best, labels, iou_threshold)
+        found.append((boxes[kept], labels[kept]))
+    boxes_of, labels_of = zip(*found)
+    return GroundTruth(boxes_of, labels_of, size)
+
+
+def image_sizes(
+    inputs: Tensor, data_samples: Sequence[Any] | None
+) -> list[tuple[int, int]]:
+    """Return (H, W) of each image, without padding where the data samples say.
+
+    Args:
+        inputs: Preprocessed images (N, C, H, W).
+        data_samples: A data sample for each image.
+    """
+    whole = (inputs.shape[-2], inputs.shape[-1])
+    if not isinstance(data_samples, (list, tuple)):  # targets of another kind
+        return [whole] * len(inputs)
+    return [tuple(getattr(s, 'img_shape', whole)[:2]) for s in data_samples]
 
 
 def no_truth(size: tuple[int, int], like: Tensor) -> GroundTruth:

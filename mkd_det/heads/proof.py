@@ -1,4 +1,4 @@
-"""Proves that a reader reads a dense head exactly.
+"""Proves that a reader reads a dense head exactly; what other proofs share.
 
 The head is copied, its weights are spread, so that scores and boxes fill their range
 whatever the initialisation is, and it runs on random features, in eval and in train
@@ -8,9 +8,10 @@ mode. What the reader makes of both must be the same, and must be what the head'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,27 +32,39 @@ _SAMPLES = 400
 # The maps of the proof are this much smaller than those of the plan's run, but no
 # smaller than the kernels of deformable convolutions.
 _SHRINK, _LEAST = (4, 2), 3
+# What to write where a head is not read exactly.
+OTHERWISE = (
+    "a loss on features: taps=dict(fpn='neck'); or a reader of your own for this head"
+    ' (see the page on extending)'
+)
 
 
-def prove_dense(
-    reader: DenseReader, head: nn.Module, features: Sequence[Tensor], where: str
-) -> None:
-    """Raise unless a head's scores and boxes are read as the head predicts them.
+class ReadTwice(NamedTuple):
+    """What one head yields to both sides of a term, on the same features.
 
     Args:
-        reader: The reader of the head.
-        head: The head. It is left as it is.
-        features: Maps (N, C, H, W) like those that the head gets.
-        where: Name of the head, for messages.
+        trained: Its output as that of a student: in training mode.
+        evaluated: Its output as that of a teacher: in eval mode.
+    """
+
+    trained: HeadOutput
+    evaluated: HeadOutput
+
+
+@contextmanager
+def proving(name: str) -> Iterator[None]:
+    """Turn errors of a head that cannot be run into typed ones; keep random states.
+
+    Args:
+        name: Name of the head, for messages.
 
     Raises:
-        HeadKindError: They differ, or the head cannot be run.
+        HeadKindError: The head cannot be run.
     """
-    name = f'{where}: {type(head).__name__}'
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            _prove(reader, head, features, name)
+            yield
     except MkdError:
         raise
     except Exception as error:
@@ -60,14 +73,36 @@ def prove_dense(
             f'{name} cannot be compared with its own predictions',
             expected='a head that runs on features and has `predict_by_feat`',
             actual=f'{type(error).__name__}: {lines[0][:200]}',
-            fix="a loss on features: taps=dict(fpn='neck'); or a reader of your own"
-            ' for this head (see the page on extending)',
+            fix=OTHERWISE,
         ) from error
+
+
+def prove_dense(
+    reader: DenseReader, head: nn.Module, features: Sequence[Tensor], where: str
+) -> ReadTwice:
+    """Raise unless a head's scores and boxes are read as the head predicts them.
+
+    Args:
+        reader: The reader of the head.
+        head: The head. It is left as it is.
+        features: Maps (N, C, H, W) like those that the head gets.
+        where: Name of the head, for messages.
+
+    Returns:
+        What is read in both modes.
+
+    Raises:
+        HeadKindError: They differ, or the head cannot be run.
+    """
+    name = f'{where}: {type(head).__name__}'
+    with proving(name):
+        return _prove(reader, head, features, name)
+    raise AssertionError  # the context raises or returns
 
 
 def _prove(
     reader: DenseReader, head: nn.Module, features: Sequence[Tensor], name: str
-) -> None:
+) -> ReadTwice:
     """Compare eval mode with the head's predictions, and train mode with eval mode."""
     copy: Any = spread_copy(head)
     own = type(reader)(copy)
@@ -76,10 +111,10 @@ def _prove(
     copy.eval()
     evaluated_levels = _levels(own, copy(given))
     evaluated = own.read(copy, evaluated_levels)
-    _train_without_norms(copy)
+    train_without_norms(copy)
     trained = own.read(copy, _levels(own, copy(given)))
     counts = [len(prior) for prior in evaluated.priors or ()]
-    _compare_modes(trained, evaluated, counts, name)
+    compare_modes(trained, evaluated, counts, name)
     copy.eval()
     for index, found in enumerate(own.predict(copy, copy(given), len(given[0]))):
         factors = found.factors if own.joint else None
@@ -93,12 +128,18 @@ def _prove(
                 actual=type(getattr(copy, 'bbox_coder', None)).__name__,
                 fix="boxes='off', or a loss on features: taps=dict(fpn='neck')",
             )
-        _compare_predictions(found._replace(scores=scores), mine, boxes, counts, name)
+        compare_predictions(found._replace(scores=scores), mine, boxes, counts, name)
+    return ReadTwice(trained, evaluated)
 
 
-def spread_copy(head: nn.Module) -> Any:
-    """Copy a head and give it random weights, with outputs of order one."""
-    copy = deepcopy(head)
+def spread_copy(head: nn.Module, without: Sequence[Any] = ()) -> Any:
+    """Copy a head or model and give it random weights, with outputs of order one.
+
+    Args:
+        head: The module.
+        without: Modules in it that are left out of the copy.
+    """
+    copy = deepcopy(head, {id(module): nn.Identity() for module in without})
     for module in copy.modules():
         for key, parameter in module.named_parameters(recurse=False):
             if parameter.dim() > 1:
@@ -138,18 +179,30 @@ def _levels(reader: DenseReader, output: Any) -> list[Level]:
     return levels
 
 
-def _train_without_norms(head: nn.Module) -> None:
+def train_without_norms(head: nn.Module) -> None:
     """Put a head into training mode, but for what makes its features random."""
     head.train()
     for module in head.modules():
         kind = type(module).__name__
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or 'Drop' in kind:
+        random = 'Drop' in kind or kind == 'MultiheadAttention'
+        if random or isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def _compare_modes(
-    trained: HeadOutput, evaluated: HeadOutput, counts: list[int], name: str
+def compare_modes(
+    trained: HeadOutput, evaluated: HeadOutput, counts: Sequence[int], name: str
 ) -> None:
+    """Raise unless a head is read alike in both modes.
+
+    Args:
+        trained: What is read in training mode.
+        evaluated: What is read in eval mode.
+        counts: Number of rows of each level.
+        name: Name of the head, for messages.
+
+    Raises:
+        HeadKindError: Scores, boxes or distributions differ.
+    """
     for what in ('scores', 'boxes', 'bins'):
         ours, theirs = getattr(trained, what), getattr(evaluated, what)
         if ours is None and theirs is None:
@@ -166,14 +219,25 @@ def _compare_modes(
             )
 
 
-def _compare_predictions(
+def compare_predictions(
     found: Predictions,
     scores: Tensor,
     boxes: Tensor | None,
-    counts: list[int],
+    counts: Sequence[int],
     name: str,
 ) -> None:
-    """Look for the head's predictions, score and box together, among what is read."""
+    """Look for the head's predictions, score and box together, among what is read.
+
+    Args:
+        found: What the head predicts.
+        scores: What is read: the probability of each class (P, K).
+        boxes: What is read: boxes (P, 4); None where no loss needs them.
+        counts: Number of rows of each level.
+        name: Name of the head, for messages.
+
+    Raises:
+        HeadKindError: One is not among it.
+    """
     if not len(found.scores):
         raise HeadKindError(f'{name} predicts nothing on random features')
     step = max(len(found.scores) // _SAMPLES, 1)
@@ -210,8 +274,7 @@ def _compare_predictions(
         f'{name}: {what} are not read as the head predicts them',
         expected='the scores and boxes of its own predict_by_feat, before NMS',
         actual=f'{share:.0%} of them differ; {_level_of(place, counts)}: {gap}',
-        fix="a loss on features: taps=dict(fpn='neck'); or a reader of your own for"
-        ' this head (see the page on extending)',
+        fix=OTHERWISE,
     )
 
 

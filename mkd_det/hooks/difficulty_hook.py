@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..distiller.step import StepLosses
+from ..distiller.losses import StepLosses
 from ..errors import ConfigError
 from ..training.runtime import get_distiller
 from .distill_hook import DistillHook

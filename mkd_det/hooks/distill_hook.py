@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..distiller.step import StepLosses
+from ..distiller.losses import StepLosses
 from ..structures import Knowledge
 from ..training.runtime import as_distiller, get_distiller
 

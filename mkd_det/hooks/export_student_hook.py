@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import weights_to_cpu
 
 from ..checkpoints.checkpoint import read_checkpoint, read_meta
 from ..errors import ConfigError
-from ..io.atomic import write_atomically
+from ..io.atomic import drop_link, write_own
 from ..training.export import save_student
 from ..training.runtime import get_distiller, is_distill
 from ..training.student_config import student_config
@@ -75,7 +75,7 @@ class ExportStudentHook(Hook):
             return
         # Formatting takes a second: once is enough.
         self._text = student_config(runner.cfg).pretty_text
-        write_atomically(Path(runner.work_dir, self.config), self._text.encode())
+        write_own(Path(runner.work_dir, self.config), self._text.encode())
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
@@ -121,5 +121,6 @@ class ExportStudentHook(Hook):
         self, runner: Runner, name: str, weights: Mapping[str, Any], meta: dict
     ) -> None:
         path = Path(runner.work_dir, name)
+        drop_link(path)
         save_student(path, weights, meta, self._text)
         print_log(f'Plain student written to {path}', logger=runner.logger)

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..distiller.step import StepLosses
+from ..distiller.losses import StepLosses
 from ..errors import ConfigError
 from ..training.runtime import get_distiller
 from ..weighting.gradient_share import TASK, gradient_norms

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..distiller.step import StepLosses
+from ..distiller.losses import StepLosses
 from ..errors import ConfigError
 from ..training.runtime import as_distiller, get_distiller
 from ..weighting.gradient_share import TASK, gradient_norms, shared_parameters

@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..distiller.step import STATISTIC
+from ..distiller.losses import STATISTIC
 from ..training.runtime import get_distiller
 
 _PREFIX = 'train/'

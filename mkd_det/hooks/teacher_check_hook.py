@@ -15,13 +15,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ..class_maps.class_map import ClassMap
+from ..class_maps.counting import class_count
 from ..errors import ConfigError, TeacherChanceError, TeacherClassesError, nearest_names
 from ..io.random_state import preserved_random_state
 from ..preflight.metric_names import is_logged, metric_names
 from ..teachers.loading import Teacher
 from ..teachers.renormalize import image_preprocessor
 from ..training.class_order import check_teacher_labels, is_described
-from ..training.runtime import class_count, get_distiller
+from ..training.runtime import get_distiller
 from .teacher_evaluation import data_classes, evaluate_teacher, sample_images
 
 # Key in the message hub: the checkpoints of the teachers that were checked.
@@ -35,10 +37,11 @@ CHANCE_MAP = 0.01
 class TeacherCheckHook(Hook):
     """Evaluates every teacher on the validation set before the first iteration.
 
-    Compares the teacher's classes (names, order, number) with those of the data, logs
-    where its normalisation and channel order differ from the student's, logs its metric
-    in one line, and stops the training if the teacher is no better than chance. The
-    metrics also go to the message hub and the visualizer, as `teacher/<name>/<metric>`.
+    Compares the teacher's classes (names, order, number) with those of the data; a
+    teacher with a `class_map` is measured on the classes that both know. Logs where its
+    normalisation and channel order differ from the student's, logs its metric in one
+    line, and stops the training if the teacher is no better than chance. The metrics
+    also go to the message hub and the visualizer, as `teacher/<name>/<metric>`.
 
     The teacher runs as in plain validation: with its own `data_preprocessor` and
     `test_cfg`, the pipeline of the validation set, and a new `val_evaluator`. The hook
@@ -104,22 +107,30 @@ class TeacherCheckHook(Hook):
                 theirs = image_preprocessor(model.data_preprocessor)
                 for line in _differences(distiller.student.data_preprocessor, theirs):
                     print_log(f'Teacher {name}: {line}', logger=runner.logger)
-                if self._classes_agree(runner, teacher):
-                    self._evaluate(runner, teacher)
+                classes = distiller.plan.class_maps.get(name)
+                if classes is not None:
+                    print_log(f'Teacher {name}: {classes}', logger=runner.logger)
+                if self._classes_agree(runner, teacher, classes):
+                    self._evaluate(runner, teacher, classes)
         runner.message_hub.update_info(DONE, sources)
 
-    def _classes_agree(self, runner: Runner, teacher: Teacher) -> bool:
-        """Return whether the teacher's classes are those of the data."""
+    def _classes_agree(
+        self, runner: Runner, teacher: Teacher, mapped: ClassMap | None
+    ) -> bool:
+        """Return whether the teacher's classes, or its map, are those of the data."""
         classes = data_classes(runner)
         if classes is None:
             return True
         try:
             split = 'train' if runner.val_loop is None else 'val'
             if is_described(runner.cfg, split):
-                check_teacher_labels(teacher, runner.cfg, split)
-            else:
+                check_teacher_labels(teacher, runner.cfg, split, classes=mapped)
+            elif mapped is None:
                 teacher.check_classes(classes)
-            _check_class_count(teacher, len(classes))
+            if mapped is None:
+                _check_class_count(teacher, len(classes))
+            else:
+                _check_map(mapped, classes)
         except TeacherClassesError as error:
             if self.check_classes:
                 raise
@@ -128,7 +139,7 @@ class TeacherCheckHook(Hook):
                 logger=runner.logger,
             )
             return False
-        if teacher.classes is None:
+        if teacher.classes is None and mapped is None:
             print_log(
                 f'Teacher {teacher.name}: its checkpoint has no class names, so their'
                 ' order cannot be compared with the data',
@@ -136,7 +147,9 @@ class TeacherCheckHook(Hook):
             )
         return True
 
-    def _evaluate(self, runner: Runner, teacher: Teacher) -> None:
+    def _evaluate(
+        self, runner: Runner, teacher: Teacher, classes: ClassMap | None
+    ) -> None:
         """Evaluate the teacher, log its metrics, and compare them with chance."""
         if runner.val_loop is None:
             print_log(
@@ -154,7 +167,7 @@ class TeacherCheckHook(Hook):
             f'Evaluating teacher {teacher.name} on {of} validation images',
             logger=runner.logger,
         )
-        metrics = evaluate_teacher(runner, teacher, images)
+        metrics = evaluate_teacher(runner, teacher, images, classes)
         key, value = self._main_metric(metrics)
         result = 'no detections' if key is None else f'{key} {value:.4f}'
         print_log(
@@ -171,7 +184,8 @@ class TeacherCheckHook(Hook):
             runner.message_hub.update_scalar(name, scalar)
         if scalars:
             runner.visualizer.add_scalars(scalars, step=0)
-        self._compare_with_chance(runner, teacher, key, value, size)
+        count = len(classes.shared) if classes else len(data_classes(runner) or ())
+        self._compare_with_chance(runner, teacher, key, value, size, count)
 
     def _main_metric(self, metrics: dict[str, Any]) -> tuple[str | None, float]:
         """Return name and value of the metric to compare.
@@ -199,10 +213,11 @@ class TeacherCheckHook(Hook):
         key: str | None,
         value: float,
         size: int,
+        count: int,
     ) -> None:
         threshold = self.threshold
         if threshold is None:
-            threshold = _chance(key, data_classes(runner))
+            threshold = _chance(key, count)
         if math.isnan(value) or value < 0:
             # COCO's evaluation returns -1 for images without objects.
             print_log(
@@ -224,12 +239,17 @@ class TeacherCheckHook(Hook):
             )
 
 
-def _chance(key: str | None, classes: tuple[str, ...] | None) -> float:
-    """Return the value of a metric that a trained teacher must reach."""
+def _chance(key: str | None, classes: int) -> float:
+    """Return the value of a metric that a trained teacher must reach.
+
+    Args:
+        key: Name of the metric.
+        classes: Number of classes; 0 where it is not known.
+    """
     if key is None or 'mAP' in key:
         return CHANCE_MAP
-    if 'top1' in key and classes and len(classes) > 1:
-        guessing = 100 / len(classes)
+    if 'top1' in key and classes > 1:
+        guessing = 100 / classes
         return min(1.5 * guessing, guessing + (100 - guessing) / 10)
     return 0.0
 
@@ -242,7 +262,23 @@ def _check_class_count(teacher: Teacher, count: int) -> None:
             f'teacher {teacher.name!r} has {own} classes, the data has {count}',
             expected=count,
             actual=own,
-            fix='use a teacher that was trained on the classes of this data',
+            fix=f"teachers=dict({teacher.name}=dict(class_map='auto')), which teaches"
+            ' the classes that both know by name; or a teacher that was trained on the'
+            ' classes of this data',
+        )
+
+
+def _check_map(mapped: ClassMap, names: tuple[str, ...]) -> None:
+    """Raise TeacherClassesError if a class map is not for the classes of the data."""
+    if mapped.ours.count != len(names) or (
+        mapped.ours.names and set(mapped.ours.names) != set(names)
+    ):
+        raise TeacherClassesError(
+            f'teachers.{mapped.teacher}.class_map is for other classes than the'
+            ' validation data has',
+            expected=', '.join(map(mapped.ours.name, range(mapped.ours.count))),
+            actual=', '.join(names),
+            fix='the same classes in the training and the validation data',
         )
 
 

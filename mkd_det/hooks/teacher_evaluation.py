@@ -17,6 +17,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from ..class_maps.class_map import ClassMap
+from ..class_maps.samples import shared_metainfo, shared_samples
 from ..taps import frozen_state
 from ..teachers.loading import Teacher
 from ..training.runtime import get_distiller
@@ -44,7 +46,10 @@ def sample_images(runner: Runner, size: int | None) -> list[int]:
 
 
 def evaluate_teacher(
-    runner: Runner, teacher: Teacher, indices: list[int]
+    runner: Runner,
+    teacher: Teacher,
+    indices: list[int],
+    classes: ClassMap | None = None,
 ) -> dict[str, Any]:
     """Return a teacher's metrics on part of the validation set.
 
@@ -52,16 +57,23 @@ def evaluate_teacher(
         runner: The runner, with `val_dataloader` and `val_evaluator`.
         teacher: The teacher, loaded.
         indices: The images to evaluate on, in order.
+        classes: Its class map: the classes that it shares with the data are measured.
+            None: it has the classes of the data.
+
+    Returns:
+        The metrics; none where no image could be evaluated.
     """
     dataset = runner.val_dataloader.dataset
     evaluator = _new_evaluator(runner)
-    evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
+    meta = getattr(dataset, 'metainfo', None)
+    evaluator.dataset_meta = shared_metainfo(meta, classes) if classes else meta
     if len(indices) < len(dataset):
         _restrict(evaluator, dataset, indices)
     model: Any = teacher.model
     student = get_distiller(runner, 'TeacherCheckHook').student
     # This also tells the teacher's data preprocessor the device of the images.
     model.to(next(student.parameters()).device)
+    evaluated = 0
     with frozen_state(model):
         for batch in tqdm(
             _loader(runner.val_dataloader, indices),
@@ -70,7 +82,13 @@ def evaluate_teacher(
             disable=None if is_main_process() else True,
         ):
             outputs = model.val_step(batch)
-            evaluator.process(data_samples=outputs, data_batch=batch)
+            if classes is not None:
+                outputs = shared_samples(outputs, classes)
+            if outputs:
+                evaluator.process(data_samples=outputs, data_batch=batch)
+            evaluated += len(outputs)
+    if not evaluated:
+        return {}
     # pycocotools prints its tables.
     with contextlib.redirect_stdout(io.StringIO()):
         return dict(evaluator.evaluate(len(indices)))

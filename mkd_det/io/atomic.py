@@ -41,6 +41,30 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
         raise _not_saved(Path(path), len(data), error) from error
 
 
+def write_own(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file of a run's own folder; a link in its place is replaced.
+
+    In a folder that was copied with its links (`cp -rs`), the file behind a link is of
+    another run, or of anybody.
+
+    Args:
+        path: A local file.
+        data: Its new content.
+
+    Raises:
+        CheckpointSaveError: The file could not be written.
+    """
+    drop_link(Path(path))
+    write_atomically(path, data)
+
+
+def drop_link(path: Path) -> None:
+    """Remove a symbolic link, not what it names; anything else stays."""
+    with suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
+
+
 def create_temporary(path: Path) -> tuple[BinaryIO, Path]:
     """Create a hidden file beside `path`, under a name that nobody can foresee.
 
@@ -129,12 +153,12 @@ def _mib(size: int) -> str:
 
 @register_backend('atomic', force=True)
 class AtomicBackend(LocalBackend):
-    """mmengine's local file backend, writing with `write_atomically`."""
+    """mmengine's local file backend, writing with `write_own`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to `filepath`."""
-        write_atomically(filepath, obj)
+        write_own(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text to `filepath`."""
-        write_atomically(filepath, obj.encode(encoding))
+        write_own(filepath, obj.encode(encoding))

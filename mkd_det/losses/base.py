@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, is_number
 from ..structures import GroundTruth, HeadOutput, Level, first_tensor, full_precision
 from ..weighting.schedules import Progress, WeightSchedule
 
@@ -32,12 +32,20 @@ class PairLoss(nn.Module):
     Args:
         weight: Factor on the loss, not negative.
         schedule: Arguments of `WeightSchedule`: warm-up, decay, stop.
+        share: How hard the loss should pull on the student, as a fraction of the task's
+            gradient. A share carries over to other data, a weight does not. It changes
+            nothing by itself: `mkd-det calibrate` finds the weight that gives it, and
+            `balance` keeps to it.
 
     Class attributes:
         demands: Equalities between the two sides, of 'same_channels' and
             'same_spatial'.
         reads: 'features' for maps and vectors; 'outputs' for predictions of heads
             (`HeadOutput`, one for each side) or plain logits.
+        of_classes: Whether the channels of the features that it reads are classes.
+            Such losses, and those that read outputs, get the classes that both sides
+            know where a teacher has a class map. Labels of other classes are -1: their
+            rows have no target, and are left out.
         matches_rows: Whether the loss itself finds out which rows of two head outputs
             belong together. Other losses compare row i with row i.
         also: Names of further knowledge that the config gives, and whose it is,
@@ -46,24 +54,49 @@ class PairLoss(nn.Module):
             images), or '' for nothing.
         weighs_samples: Whether a mask with one number for each sample makes samples
             count more or less (the loss is a mean over samples).
+        instead: What to write where a part has no gradient at the shapes of a pair, by
+            the name of the part ('' for a loss without parts).
     """
 
     demands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[str] = 'features'
+    of_classes: ClassVar[bool] = False
     matches_rows: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {}
     truth: ClassVar[str] = ''
     weighs_samples: ClassVar[bool] = False
+    instead: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, weight: float = 1.0, schedule: dict | None = None) -> None:
+    def __init__(
+        self,
+        weight: float = 1.0,
+        schedule: dict | None = None,
+        share: float | None = None,
+    ) -> None:
         super().__init__()
         if not weight >= 0:
             raise ConfigError(
                 f'{type(self).__name__}: weight must be a number >= 0', actual=weight
             )
+        if share is not None and not (is_number(share) and 0 < share < float('inf')):
+            raise ConfigError(
+                f'{type(self).__name__}: share must be a number above 0',
+                actual=repr(share),
+                fix='share=0.5',
+            )
         self.weight = float(weight)
+        self.share = share
         where = f'{type(self).__name__}: schedule'
         self.schedule = WeightSchedule.parse(schedule, where)
+
+    @property
+    def least_at_agreement(self) -> bool:
+        """Whether nothing is to be learned where the student agrees with the teacher.
+
+        The loss is then 0, or has no gradient. The plan checks it for each head that a
+        term reads: a head against itself shows what is read otherwise in training.
+        """
+        return True
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
         """Return whether the loss needs decoded boxes of such outputs.
@@ -151,3 +184,16 @@ def _float(level: Any, detach: bool = False) -> Any:
         parts: Any = [None if p is None else _float(p, detach) for p in level]
         return type(level)(*parts) if hasattr(level, '_fields') else tuple(parts)
     return full_precision(level.detach() if detach else level)
+
+
+def check_focus(loss: str, focus: float) -> None:
+    """Raise ConfigError unless `focus` is an exponent of confidences.
+
+    Args:
+        loss: Name of the loss, for the message.
+        focus: The exponent.
+    """
+    if not (is_number(focus) and focus >= 0):
+        raise ConfigError(
+            f'{loss}: focus must be a number >= 0', actual=repr(focus), fix='focus=2.0'
+        )

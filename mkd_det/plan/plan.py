@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,10 +10,13 @@ from torch import nn
 
 from ..adapters.base import Adapter, AdapterOutput
 from ..branches.base import Branch
+from ..class_maps.class_map import ClassMap
+from ..class_maps.restriction import Restriction
 from ..heads.base import HeadReader
+from ..heads.ground_truth import confident_boxes
 from ..losses.base import PairLoss
 from ..probes.base import Probe
-from ..structures import Knowledge, Levels, LevelSpec
+from ..structures import GroundTruth, Knowledge, Levels, LevelSpec
 from ..taps import Tap, TeacherReads
 from .matching import LevelMatch, pick
 from .refs import SIDES, Ref
@@ -43,9 +46,21 @@ class AdapterNode:
     adapter: Adapter
     match: LevelMatch = LevelMatch()
 
-    def __call__(self, sides: Mapping[str, Levels]) -> AdapterOutput:
-        """Run the adapter on the levels that were read, by side."""
-        return self.adapter(*(pick(sides[s], self.match.of(s)) for s in SIDES))
+    def __call__(
+        self,
+        sides: Mapping[str, Levels],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> AdapterOutput:
+        """Run the adapter on the levels that were read, by side.
+
+        Args:
+            sides: The levels.
+            image_sizes: (H, W) of each image without padding, for probes that read it.
+        """
+        levels = (pick(sides[s], self.match.of(s)) for s in SIDES)
+        if isinstance(self.adapter, Probe) and self.adapter.reads_sizes:
+            return self.adapter(*levels, image_sizes=image_sizes)
+        return self.adapter(*levels)
 
     def __str__(self) -> str:
         return _in_words(self.adapter, self.refs, self.match)
@@ -64,6 +79,10 @@ class Term:
         beside: Further taps that a reader needs, by side and name.
         match: Which levels meet. What else the loss reads of a teacher has the levels
             of the teacher's side.
+        classes: What restricts both sides to the classes that they share; None where
+            they have the same, or none are compared.
+        parts: Names of the parts of the loss, as far as a probe shows them; '' for a
+            loss without parts.
     """
 
     name: str
@@ -72,6 +91,8 @@ class Term:
     readers: dict[str, HeadReader] = field(default_factory=dict)
     beside: dict[str, dict[str, Ref]] = field(default_factory=dict)
     match: LevelMatch = LevelMatch()
+    classes: Restriction | None = None
+    parts: tuple[str, ...] = ('',)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""
@@ -84,11 +105,30 @@ class Term:
             sides: Levels or head outputs, as `Plan.read` returns them.
             **more: `mask` and `truth`, see `PairLoss.forward`.
         """
+        if self.classes is not None:
+            sides = self.classes(sides)
+            if self.loss.truth == 'labels':
+                more['truth'] = self.classes.truth(more['truth'])
         also = {side: levels for side, levels in sides.items() if side not in SIDES}
         return self.loss(sides['student'], sides['teacher'], **also, **more)
 
     def __str__(self) -> str:
         return _in_words(self.loss, self.refs, self.match)
+
+
+@dataclass
+class TeacherTruth:
+    """Boxes of a teacher, in place of ground truth.
+
+    Args:
+        ref: The teacher's head.
+        reader: Who reads it.
+        beside: Further taps that the reader needs, by name.
+    """
+
+    ref: Ref
+    reader: HeadReader
+    beside: dict[str, Ref]
 
 
 @dataclass
@@ -106,6 +146,8 @@ class Plan:
         off: Names of the parts of the config that are switched off.
         speeds: How each teacher is to run, in words.
         notes: What a person should know of the plan, a sentence each.
+        class_maps: The class maps of those teachers that have one.
+        truth: The teacher's head whose boxes serve images without labels.
     """
 
     taps: dict[str, dict[str, Tap]] = field(default_factory=dict)
@@ -117,6 +159,8 @@ class Plan:
     off: list[str] = field(default_factory=list)
     speeds: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    class_maps: dict[str, ClassMap] = field(default_factory=dict)
+    truth: TeacherTruth | None = None
 
     def teachers_of(self, part: Term | AdapterNode) -> set[str]:
         """Return the names of the teachers that a term or adapter reads."""
@@ -133,6 +177,17 @@ class Plan:
         owner = part.refs['teacher'].owner
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
+
+    def is_aligned(self, refs: Mapping[str, Ref]) -> bool:
+        """Return whether one probe yields all of these, row by row.
+
+        Args:
+            refs: What a term reads, by side.
+        """
+        owners = {ref.owner for ref in refs.values()}
+        nodes = [self.adapters.get(owner) for owner in owners]
+        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
+        return len(owners) == 1 and any(probe.aligned for probe in probes)
 
     def adapters_read_by(self, terms: Mapping[str, Term]) -> dict[str, AdapterNode]:
         """Return the adapters that `terms` read."""
@@ -181,6 +236,36 @@ class Plan:
                 sides[side] = pick(sides[side], term.kept(side))
         return sides
 
+    def teacher_truth(
+        self,
+        known: Mapping[str, Mapping[str, Knowledge]],
+        size: tuple[int, int],
+        teachers: Mapping[str, HasModel],
+        score_thr: float,
+    ) -> GroundTruth:
+        """Return the confident boxes of a teacher in place of the ground truth.
+
+        They are of the student's classes: a map leaves out objects of others.
+
+        Args:
+            known: What is known in this step, by owner and key.
+            size: (H, W) of the images.
+            teachers: The teachers by name.
+            score_thr: Least score of a box.
+        """
+        assert self.truth is not None
+        ref, reader = self.truth.ref, self.truth.reader
+        beside = {k: self.levels_at(known, r) for k, r in self.truth.beside.items()}
+        head = self.head_at(ref, nn.Module(), teachers)
+        output = reader.read(head, self.levels_at(known, ref), **beside)
+        classes = self.class_maps.get(ref.owner)
+        if classes is None or classes.changes_nothing:
+            return confident_boxes(output, reader.activation, score_thr, size)
+        shared = Restriction.of_teacher(classes, reader.activation)
+        output = shared.of_side('teacher', output)
+        truth = confident_boxes(output, reader.activation, score_thr, size)
+        return shared.labels_of_student(truth)
+
     def head_at(
         self, ref: Ref, student: nn.Module, teachers: Mapping[str, HasModel]
     ) -> nn.Module | None:
@@ -197,7 +282,8 @@ class Plan:
         """
         node = self.adapters.get(ref.owner)
         if node is not None:
-            return node.adapter.head if isinstance(node.adapter, Probe) else None
+            probe = node.adapter if isinstance(node.adapter, Probe) else None
+            return probe.head_of(ref.key) if probe else None
         if ref.owner in self.branches:
             return None
         model = student if ref.owner == 'student' else teachers[ref.owner].model

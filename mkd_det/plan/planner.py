@@ -16,21 +16,33 @@ from torch import nn
 
 from ..adapters.base import Adapter
 from ..branches.base import Branch
+from ..class_maps.resolving import resolve_class_maps
 from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
+from ..heads.proof import ReadTwice
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
-from .checks import check_demands, check_features, check_heads, check_result
-from .fitting import suggest_recipes
+from .advice.fitting import suggest_recipes
+from .checks.agreement import check_agreement
+from .checks.classes import (
+    advise_class_map,
+    check_same_classes,
+    find_restriction,
+    is_mapped,
+)
+from .checks.demands import check_demands, check_features, check_heads, check_result
+from .checks.presence import missing_modules
+from .checks.teaching import describe_idle_part, find_idle_parts
 from .matching import LevelMatch, match_levels, pick
-from .plan import AdapterNode, HasModel, Plan, Term
+from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .unlabeled import check_truth_reader, describe_unlabeled
 
 
 class Planner:
@@ -57,7 +69,7 @@ class Planner:
         self.probed = Probed(config.probe_shape)
         # Further taps that the reader of a tapped head needs.
         self._beside: dict[Ref, dict[str, Ref]] = {}
-        self._proved: set[tuple[int, type, bool]] = set()
+        self._proved: dict[tuple[int, type, bool], ReadTwice | None] = {}
 
     def build(self, suggest: bool = True) -> Plan:
         """Build the plan.
@@ -75,6 +87,8 @@ class Planner:
             raise
 
     def _build(self) -> Plan:
+        maps = resolve_class_maps(self.config, self.student, self.teachers)
+        self.plan.class_maps = maps
         terms = self._terms_in_use()
         adapters = self._adapters_in_use(terms)
         self._build_branches(terms)
@@ -83,12 +97,16 @@ class Planner:
         for name in terms:
             self._register_term(name)
         self._register_weighed_taps()
+        truth = self._register_truth(terms)
         self._probe()
         for name in adapters:
             self.plan.adapters[name] = self._build_adapter(name)
         for name in terms:
             self.plan.terms[name] = self._build_term(name)
         self._check_weighed_terms()
+        if truth is not None:
+            self.plan.truth = self._build_truth(truth)
+        self.plan.notes += describe_unlabeled(self.config, self.plan)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -100,10 +118,15 @@ class Planner:
     # -- what is in use ------------------------------------------------------------
 
     def _terms_in_use(self) -> list[str]:
-        """Return the terms whose weight is not zero; note the others as off."""
+        """Return the terms of which nothing is missing; note the others as off."""
+        off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
-        off = [name for name, term in self.config.terms.items() if term.weight == 0]
+            lack = missing_modules(term, self.config, self._model)
+            if lack and term.weight != 0:
+                self.plan.notes.append(f'term {name} is off: {lack}')
+            if lack or term.weight == 0:
+                off.append(name)
         self.plan.off += [f'term {name}' for name in off]
         return [name for name in self.config.terms if name not in off]
 
@@ -163,6 +186,16 @@ class Planner:
                 text, where = f'{teacher}.{tap}', 'teacher_weights'
                 self._register(self.refs.parse(text, 'tap', 'teacher', where))
 
+    def _register_truth(self, terms: list[str]) -> Ref | None:
+        """Register the head whose boxes serve images without labels, if any does."""
+        text = self.config.unlabeled.truth
+        kinds = [loss_class(name, self.config.terms[name]).truth for name in terms]
+        if text is None or 'boxes' not in kinds:
+            return None
+        ref = self.refs.parse(text, 'truth', 'teacher', 'unlabeled')
+        self._register(ref)
+        return ref
+
     def _register(self, ref: Ref) -> None:
         """Register the tap that a reference needs, and what its head needs beside."""
         if ref.owner in self.config.adapters:
@@ -184,6 +217,10 @@ class Planner:
                 key = f'{ref.key}.{name}'
                 taps[key] = Tap.parse(text)
                 self._beside.setdefault(ref, {})[name] = Ref(ref.owner, key)
+        else:
+            of_student = ref.owner == 'student'
+            known = (k.layout_at(model, tap, of_student) for k in reader_classes())
+            tap = replace(tap, layout=next(filter(None, known), None))
         taps[ref.key] = tap
 
     def _tap_text(self, ref: Ref) -> Any:
@@ -221,6 +258,10 @@ class Planner:
                 ' the size of probe_size'
             )
         plan.specs, plan.reads = self.probed.specs, self.probed.reads
+        for name, tap in plan.taps.get('student', {}).items():
+            found = (kind.when_silent(tap) for kind in reader_classes())
+            empty = next(filter(None, found), None)
+            plan.taps['student'][name] = replace(tap, when_silent=empty)
         for name, reads in plan.reads.items():
             speed = self.config.teachers[name].speed
             count = len(reads.norm_pairs)
@@ -237,11 +278,13 @@ class Planner:
         where = f'adapter {name!r}'
         refs = self.refs.of_adapter(name)
         levels = self._levels(refs)
-        for side, ref in refs.items():
-            check_features(where, ref, levels[side])
         given = self.config.adapters[name]
+        cls = adapter_class(name, given)
+        for side, ref in refs.items():
+            if side not in getattr(cls, 'reads_calls', ()):
+                check_features(where, ref, levels[side])
         match = LevelMatch()
-        if not issubclass(adapter_class(name, given), Probe):
+        if not issubclass(cls, Probe):
             match = self._match(refs, where, given.match)
         specs = {
             s: pick(self.plan.specs[ref.owner, ref.key], match.of(s))
@@ -252,6 +295,9 @@ class Planner:
         teacher = refs['teacher']
         tap = self.plan.taps[teacher.owner][teacher.key]
         adapter.bind(self.teachers[teacher.owner].model, tap, where)
+        if isinstance(adapter, Probe) and refs['student'].owner == 'student':
+            tap = self.plan.taps['student'][refs['student'].key]
+            adapter.bind_student(self.student, tap, where)
         node = AdapterNode(name, refs, adapter, match)
         with frozen_state(adapter):
             adapter.to(first_tensor(levels['student'][0]).device)
@@ -274,6 +320,8 @@ class Planner:
             activation = check_heads(where, refs, found, cls.matches_rows)
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
+            if 'aligned' in argument_names(cls):
+                rest['aligned'] = self.plan.is_aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -281,13 +329,29 @@ class Planner:
         beside = {side: self._beside.get(refs[side], {}) for side in readers}
         loss = build_component(LOSSES, rest, where)
         term = Term(name, refs, loss, readers, beside, match)
-        sides = self._read_heads(term) if readers else self._check_levels(term)
-        like = next(self.student.parameters()).detach()
-        truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
-        # What only the loss can check, it checks now and not in the first step.
-        with frozen_state(loss):
-            check_result(where, term(sides, **truth))
+        with advise_class_map(self.plan, term):
+            sides = self._read_heads(term) if readers else self._check_levels(term)
+            like = next(self.student.parameters()).detach()
+            truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
+            # What only the loss can check, it checks now and not in the first step.
+            with frozen_state(loss), prefix_errors(where):
+                term.parts = check_result(where, term(sides, **truth))
+        if term.classes is not None:
+            sides = term.classes(sides, labels=False)
+        for part, value in find_idle_parts(loss, sides, **truth).items():
+            self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
+
+    def _build_truth(self, ref: Ref) -> TeacherTruth:
+        reader: Any = self._reader(ref, 'unlabeled.truth')
+        check_truth_reader(ref, reader)
+        specs = self.plan.specs[ref.owner, ref.key]
+        reader.strides = tuple(spec.stride for spec in specs)
+        features = self.probed.features.get(ref.owner)
+        if features is not None:
+            head = self.plan.head_at(ref, self.student, self.teachers)
+            reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
+        return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""
@@ -353,6 +417,7 @@ class Planner:
                 self.plan.head_at(ref, self.student, self.teachers),
                 levels[side],
                 term.readers[side],
+                is_mapped(self.plan, term),
             )
             for side, ref in term.refs.items()
         }
@@ -363,6 +428,7 @@ class Planner:
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
             sides[side] = (reader.read(head, given, **beside),)
+        term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
         for side, reader in term.readers.items():
             reader.decodes = decodes
@@ -370,17 +436,27 @@ class Planner:
         return sides
 
     def _prove(self, term: Term, side: str, reader: HeadReader, head: Any) -> None:
-        """Prove that a head is read exactly, once for each head."""
+        """Prove that a head is read exactly, once for each head.
+
+        And that it has nothing to learn by the term from itself.
+        """
         key = id(head), type(reader), reader.decodes
-        if key in self._proved:
-            return
         ref = term.refs[side]
-        node = self.plan.adapters.get(ref.owner)
-        owner = ref.owner if node is None else self.plan.teacher_of(node)
+        owners = ('student', *self.teachers)
+        owner = next(o for o in owners if head in self._model(o).modules())
         features = self.probed.features.get(owner)
-        if features is not None:
-            reader.prove(head, features, f'term {term.name!r}: {ref}')
-            self._proved.add(key)
+        if features is None:
+            return
+        where = f'term {term.name!r}: {ref}'
+        if key not in self._proved:
+            model = self._model(owner)
+            with self.refs.name_model(owner, model):
+                self._proved[key] = reader.prove(model, head, features, where)
+        read = self._proved[key]
+        if read is not None and side in SIDES:
+            if term.classes is not None:
+                read = ReadTwice(*(term.classes.of_side(side, out) for out in read))
+            check_agreement(where, term, read, self.probed.size)
 
     def _check_levels(self, term: Term) -> dict[str, Any]:
         """Check that a term reads features that have the shapes that it demands."""
@@ -390,13 +466,17 @@ class Planner:
             side: pick(self.plan.specs[ref.owner, ref.key], term.kept(side))
             for side, ref in term.refs.items()
         }
+        kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
+        for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
-        return {side: pick(levels[side], term.kept(side)) for side in levels}
+        return kept
 
     def _check_weighed_terms(self) -> None:
         """Check that the terms of weighed teachers can be weighed by sample."""

@@ -2,7 +2,8 @@
 
 A recipe says how one teacher called `t` teaches: taps, adapters, branches and terms.
 The recipes of this package are the files under `configs/_base_/recipes`. Each has two
-variables, `recipe` (arguments of `Distiller`) and `needs` (see `Needs`).
+variables, `recipe` (arguments of `Distiller`) and `needs` (see `Needs`). Each term has
+the `share` that carries over to other data, and the weight that gave it on BCCD.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ def repeat_recipe(
         recipe: Arguments of `Distiller`, with a teacher called `t`. Its own
             `teachers` may be pruned copies of `t` only.
         teachers: Names of the teachers.
-        factor: Factor on the weights of terms and of adapters' own losses.
+        factor: Factor on the weights and shares of terms, and on the weights of
+            adapters' own losses.
         where: Name of the recipe, for messages.
 
     Returns:
@@ -253,6 +255,8 @@ def _scale_weight(
                 actual=repr(arguments['weight']),
             )
         cfg['weight'] = factor * arguments['weight']
+        if is_number(cfg.get('share')):
+            cfg['share'] = factor * cfg['share']
     elif kind == 'terms':  # adapters may have no loss of their own
         raise ConfigError(
             f'{where}.terms.{name}: {cls.__name__} takes no weight',

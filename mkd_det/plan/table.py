@@ -34,6 +34,9 @@ def describe(plan: Plan) -> dict[str, str]:
         words = [f'{part} [{yielded}]' if yielded else str(part)]
         words += [f'{count} parameters'] if count else []
         lines[f'{kind} {part.name}'] = ', '.join(words)
+    for name, classes in plan.class_maps.items():
+        if not classes.changes_nothing:
+            lines[f'class map {name}'] = str(classes)
     for name, branch in plan.branches.items():
         paths = [path for paths in branch.taps().values() for path in paths]
         lines[f'branch {name}'] = f'{type(branch).__name__}: {", ".join(paths)}'
@@ -52,6 +55,8 @@ def render(plan: Plan, width: int = 110) -> str:
         table.add_column(column, overflow='fold')
     for name, speed in plan.speeds.items():
         table.add_row(f'teacher {name}', speed, '', '', '')
+    for name, classes in plan.class_maps.items():
+        table.add_row(f'class map {name}', classes.summary(), '', '', '')
     for owner, taps in plan.taps.items():
         for name, tap in taps.items():
             ref = Ref(owner, name)

@@ -18,6 +18,7 @@ from ..checkpoints.checkpoint import (
     read_checkpoint,
 )
 from ..checkpoints.shape_mismatch import describe_difference
+from ..class_maps.counting import class_count
 from ..contrib.row_conv import middle_row
 from ..data import check_data, check_loaders
 from ..data.datasets import dataset_classes
@@ -28,17 +29,19 @@ from ..io.quiet import suppress_info_logs
 from ..registry import type_name
 from ..training.class_order import check_class_order
 from ..training.resume import check_resume
-from ..training.runtime import build_model, class_count, is_distill
+from ..training.runtime import build_model, is_distill
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
 from .pipeline_switches import check_pipeline_switches
 from .runner_parts import (
     check_clip,
+    check_rates,
     check_runner_parts,
     check_schedules,
     check_submodules,
 )
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
+from .unlabeled_data import check_infinite_sampler, check_unlabeled
 
 # Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
@@ -66,6 +69,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     if stock:
         check_length(cfg)
         check_runner_parts(cfg)
+        check_infinite_sampler(cfg)
     _check_folders(cfg)
     check_data(cfg)
     model = build_model(cfg)
@@ -79,6 +83,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_hooks(cfg, model)
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
+    check_unlabeled(loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)
@@ -148,6 +153,7 @@ def check_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
     with suppress_info_logs(), as_config_error('optim_wrapper'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_clip(wrapper)
+    check_rates(wrapper)
     return wrapper
 
 

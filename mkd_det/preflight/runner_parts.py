@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,17 +100,43 @@ def check_schedules(
 
 
 def check_clip(wrapper: OptimWrapper) -> None:
-    """Raise ConfigError for a `clip_grad` that fails in the first step.
+    """Raise ConfigError for a `clip_grad` that fails, or turns gradients around.
 
     Args:
         wrapper: The optimizer, built.
     """
     clip = getattr(wrapper, 'clip_grad_kwargs', None)  # not of several optimizers
     if clip:
+        for name in ('max_norm', 'clip_value'):
+            value = clip.get(name)
+            # A negative limit would train uphill. Written so that NaN is invalid.
+            if isinstance(value, (int, float)) and not value > 0:
+                raise ConfigError(
+                    f'optim_wrapper.clip_grad: {name} must be above 0',
+                    actual=value,
+                    fix=f'clip_grad=dict({name}=35), or clip_grad=None',
+                )
         parameter = nn.Parameter(torch.zeros(1))
         parameter.grad = torch.ones(1)
         with as_config_error('optim_wrapper.clip_grad'):
             wrapper.clip_func([parameter], **clip)
+
+
+def check_rates(wrapper: OptimWrapper) -> None:
+    """Raise ConfigError for settings of the optimizer that are not finite.
+
+    Args:
+        wrapper: The optimizer, built.
+    """
+    groups = getattr(getattr(wrapper, 'optimizer', None), 'param_groups', ())
+    for group in groups:
+        for name, value in group.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f'optim_wrapper: {name} must be a finite number',
+                    actual=value,
+                    fix='optimizer=dict(lr=0.01, ...)',
+                )
 
 
 def check_submodules(cfg: Config, model: nn.Module) -> None:
@@ -205,14 +232,20 @@ def _check_monitors(cfg: Config, cls: type, given: Mapping, where: str) -> None:
 def _check_annotated_numbers(cls: type, given: Mapping, where: str) -> None:
     """Raise ConfigError for texts where a class takes numbers.
 
-    mmengine's hooks take them, and fail when they count.
+    mmengine's hooks take them, and fail when they count; of a fraction of an epoch
+    they make a number of epochs that nobody meant.
     """
     for name, parameter in inspect.signature(cls).parameters.items():
         kind = getattr(parameter.annotation, '__name__', parameter.annotation)
-        if kind in ('int', 'float') and isinstance(given.get(name), (str, dict, list)):
-            raise ConfigError(
-                f'{where}: {name} must be a number', actual=repr(given[name])
-            )
+        value = given.get(name)
+        fraction = isinstance(value, float) and not value.is_integer()
+        if (
+            kind in ('int', 'float')
+            and isinstance(value, (str, dict, list))
+            or (kind == 'int' and fraction)
+        ):
+            number = 'whole number' if kind == 'int' else 'number'
+            raise ConfigError(f'{where}: {name} must be a {number}', actual=repr(value))
 
 
 def _check_monitor(cfg: Config, name: str, where: str) -> None:

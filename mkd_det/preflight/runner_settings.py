@@ -25,6 +25,7 @@ from ..errors import ConfigError, is_integer, nearest_names
 from ..registry import type_name
 from ..training.runtime import is_distill
 from .launchers import check_launcher
+from .strategies import check_strategy
 
 # What numpy takes as a seed.
 _LARGEST_SEED = 2**32 - 1
@@ -51,6 +52,7 @@ def check_runner_settings(cfg: Config) -> None:
     _check_runner_type(cfg)
     _check_types(cfg)
     check_launcher(cfg)
+    check_strategy(cfg)
     if not has_stock_runner(cfg):
         return
     _check_compile(cfg)
@@ -276,6 +278,11 @@ def _check_environment(given: Mapping[str, Any]) -> None:
     if method not in methods:
         raise ConfigError(
             'env_cfg.mp_cfg: unknown mp_start_method', actual=method, available=methods
+        )
+    if not isinstance(given.get('cudnn_benchmark', False), bool):
+        raise ConfigError(
+            'env_cfg.cudnn_benchmark must be True or False',
+            actual=repr(given['cudnn_benchmark']),
         )
     for name, value in (
         ('mp_cfg.opencv_num_threads', processes.get('opencv_num_threads', 0)),

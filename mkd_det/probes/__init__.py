@@ -1,4 +1,4 @@
-"""Probes: adapters that run a part of the frozen teacher again."""
+"""Probes: adapters that run a part of the teacher again, or of both models."""
 
 from ..registry import import_files
 from .base import Probe

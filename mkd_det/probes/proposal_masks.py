@@ -55,7 +55,10 @@ class ProposalMasks(RegionHead):
 
     @torch.no_grad()
     def forward(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> AdapterOutput:
         """Run the teacher's mask head on the student's regions."""
         assert self._teacher is not None

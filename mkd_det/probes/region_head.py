@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ class RegionHead(ProposalHead):
     Chen, Choi, Yu, Han, Chandraker: "Learning Efficient Object Detection Models with
     Knowledge Distillation", NIPS 2017, compare both stages on the student's regions. A
     cascade is run once, as in prediction: each stage refines the regions for the next
-    one, the classes are the mean over the stages, the boxes those of the last. For a
-    student that is a cascade, a probe for each stage runs the teacher's stage of that
-    number on the regions of the student's:
+    one and clips them to the image, the classes are the mean over the stages, the boxes
+    those of the last. For a student that is a cascade, a probe for each stage runs the
+    teacher's stage of that number on the regions of the student's:
 
         taps=dict(rois_1='roi_head.bbox_roi_extractor.1:in1', ...)
         adapters=dict(regions_1=dict(
@@ -52,6 +52,8 @@ class RegionHead(ProposalHead):
         - output: one level of the teacher: logits (R, K + 1), deltas (R, 4) or
           (R, 4K), and the regions (R, 5) that they start from
     """
+
+    reads_sizes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,11 +78,15 @@ class RegionHead(ProposalHead):
 
     @torch.no_grad()
     def forward(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> AdapterOutput:
         """Run the teacher's box head on the student's regions."""
         assert self._teacher is not None
-        level = run_box_heads(self._teacher.module, teacher, student[0], self.stage)
+        model = self._teacher.module
+        level = run_box_heads(model, teacher, student[0], self.stage, image_sizes)
         return AdapterOutput((), (level,), {})
 
 

@@ -111,7 +111,9 @@ class Teacher:
                 + ('these classes in another order' if same else 'other classes'),
                 expected=tuple(classes),
                 actual=self.classes,
-                fix='metainfo=dict(classes=...) of the data as the teacher had it',
+                fix=f"teachers=dict({self.name}=dict(class_map='auto')), which teaches"
+                ' the classes that both know by name; or metainfo=dict(classes=...) of'
+                ' the data as the teacher had it',
             )
 
 

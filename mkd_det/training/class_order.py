@@ -9,14 +9,15 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import nn
 
+from ..class_maps.class_map import ClassMap
+from ..class_maps.matching import match_names
 from ..data.datasets import dataset_classes
 from ..data.labels import Labels, agreed_names, compare_labels, read_labels
 from ..distiller.model import Distiller
-from ..errors import MkdError, TeacherClassesError
+from ..errors import TeacherClassesError
 from ..teachers.loading import Teacher
+from .class_names import recorded_labels, trained_labels
 
-# Key of `meta` in a checkpoint where `RunRecordHook` notes facts of its training.
-RUN_RECORD = 'run'
 SPLITS = ('train', 'val', 'test')
 
 
@@ -46,9 +47,12 @@ def check_class_order(
     if isinstance(model, Distiller) and teachers and _checks_classes(cfg):
         # Training and validation data can have different classes.
         for name, teacher in model.teachers.items():
-            if name in model.plan.taps:
+            classes = model.plan.class_maps.get(name)
+            if name in model.plan.taps or classes is not None:
                 for split in ('train', 'val'):
-                    lines += check_teacher_labels(teacher, cfg, split, found[split])
+                    lines += check_teacher_labels(
+                        teacher, cfg, split, found[split], classes
+                    )
     _warn(lines)
 
 
@@ -77,8 +81,11 @@ def check_teacher_labels(
     cfg: Mapping[str, Any],
     split: str,
     found: Sequence[Labels] | None = None,
+    classes: ClassMap | None = None,
 ) -> list[str]:
     """Raise unless a teacher was trained on the labels of the data.
+
+    Or, with a class map, on those that the map is for.
 
     What its checkpoint notes of its data decides; else the annotation files that its
     config names. The class names of a checkpoint alone are those of `metainfo`, which
@@ -89,6 +96,7 @@ def check_teacher_labels(
         cfg: Config of the data.
         split: 'train', 'val' or 'test'.
         found: `read_labels` of both.
+        classes: The teacher's class map, if it has one.
 
     Returns:
         What could not be compared, in words.
@@ -101,6 +109,8 @@ def check_teacher_labels(
     if not names:
         return []  # `compare_labels` says so
     own = teacher_labels(teacher)
+    if classes is not None:
+        return _check_mapped(teacher, classes, names, own, split)
     if own.names:
         if own.names != names:
             raise _other_classes(teacher, own.names, names, own.source)
@@ -123,35 +133,7 @@ def teacher_labels(teacher: Teacher) -> Labels:
     Args:
         teacher: The teacher, loaded.
     """
-    noted = recorded_labels(teacher.meta)
-    if noted:
-        return Labels('its checkpoint', noted)
-    if teacher.source_cfg is None:
-        return Labels('its config', (), 'its `cfg` is a model alone, without data')
-    try:
-        found = read_labels(teacher.source_cfg, 'train')
-    except MkdError as error:
-        return Labels('its config', (), error.message)
-    names = agreed_names(found)
-    if not names:
-        reasons = [labels.unknown for labels in found if labels.unknown]
-        return Labels('its config', (), (reasons or ['its config names no data'])[0])
-    if teacher.classes is not None and set(teacher.classes) != set(names):
-        return Labels('its config', (), 'it was trained on other data than its config')
-    return Labels(found[0].source + ' of its config', names)
-
-
-def recorded_labels(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes of the labels that `RunRecordHook` noted in a checkpoint.
-
-    Args:
-        meta: `meta` of the checkpoint.
-    """
-    record = meta.get(RUN_RECORD)
-    names = record.get('label_names') if isinstance(record, Mapping) else None
-    if not isinstance(names, (list, tuple)):
-        return ()
-    return tuple(names) if all(isinstance(name, str) for name in names) else ()
+    return trained_labels(teacher.meta, teacher.source_cfg)
 
 
 def is_described(cfg: Mapping[str, Any], split: str) -> bool:
@@ -169,17 +151,66 @@ def is_described(cfg: Mapping[str, Any], split: str) -> bool:
     return bool(agreed_names(read_labels(cfg, split)))
 
 
+def _check_mapped(
+    teacher: Teacher,
+    classes: ClassMap,
+    names: tuple[str, ...],
+    own: Labels,
+    split: str,
+) -> list[str]:
+    """Raise unless a class map is for the labels of the data and of the teacher.
+
+    Returns:
+        What could not be compared, in words.
+    """
+    where = f'teachers.{teacher.name}.class_map'
+    lines = []
+    if classes.ours.names and names != classes.ours.names:
+        message = f'{where}: the {split} data has other classes than the map is for'
+        if split != 'train':
+            return [message]
+        raise TeacherClassesError(
+            message,
+            expected=classes.ours.names,
+            actual=names,
+            fix='without model.classes, which are then taken from the training data',
+        )
+    given, key = classes.theirs.names, f'teachers.{teacher.name}.classes'
+    known = own.names or teacher.classes
+    if given and known and known != given:
+        raise TeacherClassesError(
+            f'{key} are not the classes that the teacher was trained on, as'
+            f' {own.source if own.names else "its checkpoint"} says',
+            expected=known,
+            actual=given,
+            fix=f'without model.{key}, which are then taken from there',
+        )
+    if not own.names:
+        lines.append(
+            f'teacher {teacher.name!r}: in which order the data that it was trained on'
+            f' has its classes is not known ({own.unknown}), so the map goes by'
+            ' the order of its class names'
+        )
+    return lines
+
+
 def _other_classes(
     teacher: Teacher, own: Sequence[str], names: Sequence[str], source: str
 ) -> TeacherClassesError:
     same = sorted(own) == sorted(names)
+    shared = match_names(names, own)
+    advice = (
+        f"teachers=dict({teacher.name}=dict(class_map='auto')): it teaches the"
+        f' {len(shared)} of {len(names)} classes that both know\n'
+    )
     return TeacherClassesError(
         f'teacher {teacher.name!r} was trained on '
         + ('these classes in another order' if same else 'other classes')
         + f', as {source} says',
         expected=tuple(names),
         actual=tuple(own),
-        fix='the annotation files (of a COCO json: the order of its categories), or the'
+        fix=(advice if shared else '')
+        + 'the annotation files (of a COCO json: the order of its categories), or the'
         '\nmetainfo=dict(classes=...) of the data, as the teacher had it',
     )
 

@@ -19,9 +19,9 @@ from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import read_checkpoint
+from ..distiller.losses import STATISTIC
 from ..distiller.model import Distiller
 from ..distiller.state import STATE
-from ..distiller.step import STATISTIC
 from ..errors import CheckpointFileError, CheckpointKeysError, ConfigError
 from ..io.atomic import write_atomically
 from ..io.random_state import random_state, set_random_state
@@ -151,7 +151,7 @@ def examine_step(
         for name, v in found.items()
         if 'loss' in name and not name.startswith(STATISTIC)
     }
-    values = {name: float(value) for name, value in losses.items()}
+    values = {name: float(value.detach()) for name, value in losses.items()}
     findings = StepFindings(values, ''.join(layers[:1]))
     if findings.bad_losses:
         return findings

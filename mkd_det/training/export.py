@@ -18,7 +18,8 @@ from ..errors import ConfigError
 from ..io.atomic import write_atomically
 from ..io.paths import check_output_file
 from ..registry import type_name
-from .class_order import RUN_RECORD
+from .class_names import RUN_RECORD
+from .runtime import build_model
 from .student_config import student_config
 
 # Parts of a checkpoint's `meta` that are kept. `init_detector` reads the classes from
@@ -71,18 +72,39 @@ def export(
     sources = (checkpoint, *([cfg.filename] if cfg.filename else []))
     for path in (weights, config):
         check_output_file(path, 'OUT', *sources)
-    plain = student_config(cfg)
-    model = MODELS.build(plain.model)
-    content = load_checkpoint_strict(model, checkpoint, 'the student of the config')
-    state = model.state_dict()
-    if square:
-        plain = square_filter_config(plain)
-        state = to_square(state, MODELS.build(plain.model))
+    plain, model, content = load_student(cfg, checkpoint, square)
     text = plain.pretty_text
     # The weights first: a config without weights is of no use.
-    save_student(weights, state, read_meta(content), text)
+    save_student(weights, model.state_dict(), read_meta(content), text)
     write_atomically(config, text.encode())
     verify_export(config, weights)
+
+
+def load_student(
+    cfg: Config, checkpoint: str, square: bool = False
+) -> tuple[Config, Any, dict[str, Any]]:
+    """Return the student of a config with the weights of a checkpoint.
+
+    Args:
+        cfg: The distill config. Of any other config, its model is the student.
+        checkpoint: A checkpoint that was trained with it.
+        square: Whether 1xK filters of a `RowModel` become KxK ones.
+
+    Returns:
+        Its plain config, the model, and the content of the checkpoint.
+
+    Raises:
+        MkdError: The checkpoint does not fit the student completely.
+    """
+    plain = student_config(cfg)
+    model = build_model(plain)
+    content = load_checkpoint_strict(model, checkpoint, 'the student of the config')
+    if square:
+        plain = square_filter_config(plain)
+        wide = build_model(plain)
+        wide.load_state_dict(to_square(model.state_dict(), wide), strict=True)
+        model = wide
+    return plain, model, content
 
 
 def square_filter_config(cfg: Config) -> Config:

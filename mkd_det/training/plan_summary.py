@@ -21,6 +21,8 @@ def summarize_plan(model: Distiller) -> str:
         lines.append(
             f'teacher {name} {_title(teacher.model, teacher.model)}, {weights}'
         )
+    for name, classes in model.plan.class_maps.items():
+        lines.append(f'class map of {name}: {classes}')
     for name, term in model.plan.terms.items():
         lines.append(f'{name} {term}, weight {term.loss.weight:g}')
     if model.balance is not None:

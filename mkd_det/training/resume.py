@@ -153,11 +153,16 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return read_checkpoint(path)
     except CheckpointFileError as error:
+        file = Path(path)
+        others = _newest_first(
+            p for p in file.parent.glob(f'{file.stem.split("_")[0]}_*.pth') if p != file
+        )
         raise ResumeError(
             error.message,
             expected=error.expected,
             actual=error.actual,
-            available=error.available,
+            available=others or error.available,
+            fix=f'--resume {others[0]}' if others else error.fix,
         ) from error
 
 

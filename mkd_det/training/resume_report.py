@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import ResumeError
-from .class_order import RUN_RECORD
+from .class_names import RUN_RECORD
 
 # What a schedule counts; everything else in its state is a setting.
 _COUNTERS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')

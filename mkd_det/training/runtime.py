@@ -10,11 +10,11 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from torch import nn
 
 from ..distiller.model import Distiller
 from ..errors import ConfigError
 from ..registry import argument_names, build_mmengine_model, type_name
+from .class_names import with_class_names
 
 # Hooks that `prepare_config` adds to the `default_hooks` of a distill config.
 DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
@@ -87,33 +87,19 @@ def build_model(cfg: Config) -> Any:
         MkdError: The config of the model is not valid.
     """
     # mmdet's models write to the config that they are built from.
-    model = deepcopy(cfg.model)
+    model = deepcopy(with_class_names(cfg).model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return build_mmengine_model(MODELS, model, 'model')
 
 
-def class_count(model: nn.Module) -> int | None:
-    """Return the number of classes of a detector or classifier.
-
-    None if the model does not say, or if its classes are given as text.
-    """
-    if hasattr(model, 'language_model'):
-        return None
-    head: Any = model
-    for name in ('roi_head', 'bbox_head'):
-        head = getattr(head, name, head)
-    if isinstance(head, nn.ModuleList):
-        head = head[-1]
-    return getattr(head, 'num_classes', None)
-
-
 def prepare_config(cfg: Config) -> Config:
     """Return a distill config with the hooks that a distillation needs.
 
-    Adds the hooks of `DEFAULT_HOOKS`, unless the config has them, and saves checkpoints
-    with `SafeCheckpointHook`. None turns a hook off:
-    `default_hooks=dict(teacher_check=None)`. Other configs are returned as given.
+    Adds the hooks of `DEFAULT_HOOKS`, unless the config has them, saves checkpoints
+    with `SafeCheckpointHook`, and names the classes that class maps need. None turns a
+    hook off: `default_hooks=dict(teacher_check=None)`. Other configs are returned as
+    given.
 
     Args:
         cfg: A config of a training, which is not changed.
@@ -125,7 +111,7 @@ def prepare_config(cfg: Config) -> Config:
         return cfg
     _check_hook_types(cfg)
     _check_optimizer_constructor(cfg)
-    cfg = deepcopy(cfg)
+    cfg = deepcopy(with_class_names(cfg))
     if torch.cuda.is_available():
         _enable_async_copy(cfg)
     hooks = dict(cfg.get('default_hooks') or {})

@@ -8,11 +8,13 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from ..config import TermConfig
 from ..errors import ConfigError, is_number, nearest_names
 from ..registry import BALANCES
 
 TASK = 'task'
 _UNKNOWN = -1.0  # a factor that is not measured yet
+_MEASURED = 'measured_'
 
 
 def gradient_norms(
@@ -89,44 +91,59 @@ def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
     return found
 
 
+def shares_of(terms: Mapping[str, TermConfig]) -> dict[str, float]:
+    """Return the share that each term of a config gives, of those that give one."""
+    given = {name: term.arguments.get('share') for name, term in terms.items()}
+    return {name: share for name, share in given.items() if share is not None}
+
+
 @BALANCES.register_module()
 class GradientShare(nn.Module):
     r"""Scales each term so that its gradient has a wanted share of the task's.
 
-    .. math:: f_k \leftarrow f_k^{m} \left(
-        \frac{s_k \, \| \nabla L_{task} \|}{\| \nabla L_k \|}\right)^{1 - m}
+    .. math:: \log f_k = \frac{\sum_i m^{n - i} \log r_{k,i}}{\sum_i m^{n - i}}, \qquad
+        r_{k,i} = \frac{s_k \, \| \nabla L_{task} \|}{\| \nabla L_k \|}
 
-    on the parameters of one module, measured every `interval` iterations; the first
-    measurement sets the factor. Gradients are compared, not values: neither the size
-    of a loss nor its weight matters. A term's schedule still applies. (GradNorm, Chen
-    et al., ICML 2018, arXiv 1711.02257, balances rates of learning; here the shares
-    are given.)
+    over the measurements i = 1, ..., n on the parameters of one module: a mean that
+    forgets, with the same weights for the first measurements as for later ones.
+    Gradients are compared, not values: neither the size of a loss nor its weight
+    matters. A term's schedule still applies. (GradNorm, Chen et al., ICML 2018, arXiv
+    1711.02257, balances rates of learning; here the shares are given.)
+
+    In the first iterations gradients change by orders of magnitude: an attention loss
+    may pull 200 times as hard as the task at iteration 0, and 4 times at iteration 50.
+    So the pauses between measurements grow with the training, from one iteration to
+    `interval`, and what was measured in the warm-up is soon forgotten.
 
     A term has factor 0 until it is measured, in the first step that it takes part in.
-    A term whose gradient is zero (no objects in a batch, say) is measured again after
-    `interval`. The factors are saved with the training, and logged as
-    `stat_<term>_factor`.
+    A term whose gradient is zero (no objects in a batch, say) keeps its factor. The
+    factors are saved with the training, and logged as `stat_<term>_factor`.
 
     Args:
         terms: Names of all terms of the config.
         shares: Share of each term, or one share for all. Terms that are not named keep
-            their weight.
+            their weight. By default, the `share` that each term gives.
         on: Module of the student whose parameters count.
-        interval: Iterations between measurements. Each costs one backward pass for
-            each term.
-        momentum: m, from 0 to below 1.
+        interval: Iterations between measurements, at most. Each costs one backward pass
+            for each term.
+        momentum: m, from 0 to below 1: what a measurement still counts when the next
+            one is there.
     """
 
     def __init__(
         self,
         terms: Sequence[str],
-        shares: Mapping[str, float] | float,
+        shares: Mapping[str, float] | float | None = None,
         on: str = 'backbone',
         interval: int = 50,
-        momentum: float = 0.9,
+        momentum: float = 0.3,
     ) -> None:
         super().__init__()
-        given = shares if isinstance(shares, Mapping) else dict.fromkeys(terms, shares)
+        given: Mapping[str, float] = {}
+        if isinstance(shares, Mapping):
+            given = shares
+        elif shares is not None:
+            given = dict.fromkeys(terms, shares)
         if not given:
             raise ConfigError(
                 'balance: no term has a share', fix='shares=dict(loss_soft=0.5)'
@@ -153,6 +170,8 @@ class GradientShare(nn.Module):
         self.on, self.interval, self.momentum = on, interval, momentum
         for name in self.shares:
             self.register_buffer(name, torch.tensor(_UNKNOWN))
+            # What the measurements so far count together, from 0 towards 1.
+            self.register_buffer(f'{_MEASURED}{name}', torch.tensor(0.0))
         # Terms whose factor is known to be measured, without asking the device.
         self._measured: set[str] = set()
 
@@ -174,7 +193,15 @@ class GradientShare(nn.Module):
         # A resumed training has loaded factors.
         known = {name for name in new if self.get_buffer(name) != _UNKNOWN}
         self._measured |= known
-        return iteration % self.interval == 0 or bool(new - known)
+        return iteration % self._pause(iteration) == 0 or bool(new - known)
+
+    def _pause(self, iteration: int) -> int:
+        """Return how many iterations lie between measurements at `iteration`.
+
+        A power of two, up to an eighth of the iterations so far, then `interval`.
+        """
+        growing = 2 ** max(iteration.bit_length() - 4, 0)
+        return min(growing, self.interval)
 
     def measure(
         self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
@@ -185,20 +212,34 @@ class GradientShare(nn.Module):
             losses: 'task', and the terms that take part, each a scalar.
             parameters: See `shared_parameters`.
         """
+        wanted = self.wanted_factors(losses, parameters)
+        self._measured.update(wanted)
+        for name, now in wanted.items():
+            factor, known = self.get_buffer(name), self.get_buffer(_MEASURED + name)
+            factor.clamp_(min=0)
+            if not (now.isfinite() and now > 0):
+                continue
+            kept = self.momentum * known
+            known.copy_(kept + 1 - self.momentum)
+            past = torch.where(factor > 0, factor, now).log()
+            share = torch.where(factor > 0, kept / known, torch.zeros_like(known))
+            factor.copy_((share * past + (1 - share) * now.log()).exp())
+
+    def wanted_factors(
+        self, losses: Mapping[str, Tensor], parameters: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the factor of each term at which it has its share in this step.
+
+        Args:
+            losses: 'task', and the terms that take part, each a scalar.
+            parameters: See `shared_parameters`.
+        """
         names = [name for name in self.shares if name in losses]
-        self._measured.update(names)
         norms = gradient_norms(
             {name: losses[name] for name in (TASK, *names)}, parameters
         )
         task = norms.pop(TASK)
-        for name, norm in norms.items():
-            wanted = self.shares[name] * task / norm
-            old = self.get_buffer(name)
-            old.clamp_(min=0)
-            if not (wanted.isfinite() and wanted > 0):
-                continue
-            kept = old**self.momentum * wanted ** (1 - self.momentum)
-            old.copy_(torch.where(old > 0, kept, wanted))
+        return {name: self.shares[name] * task / norm for name, norm in norms.items()}
 
     def factors(self) -> dict[str, Tensor]:
         """Return the factor of each term; 0 where it is not measured yet."""

@@ -55,7 +55,7 @@ def test_chain_passes_its_arguments(
     assert chain.main(['mkd_det::chain/x.py', *options]) == 0
     (call,) = calls
     assert call[:2] == ('mkd_det::chain/x.py', Path('work_dirs/x'))
-    assert call[2:] == ({'lam': 0.25}, ['cpu'], [Path('b')])
+    assert call[2:] == ({'lam': 0.25}, ['cpu'], [Path('b')], None)
     output = capsys.readouterr().out
     assert 'taught by' in output and 's.pth' in output
 
@@ -164,3 +164,30 @@ def test_demo_passes_its_arguments(
     work_dir, size, seed = calls[0]
     assert (work_dir, size.train) == (Path(folder), images)
     assert seed == (3 if '--seed' in arguments else 0)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'fix'),
+    [
+        (['--jobs', '3'], '--executor slurm'),
+        (['--executor', 'slurm', '--devices', 'cpu'], 'gpus_per_node=1'),
+        (['--executor', 'local', '--jobs', '2'], '--devices cpu cpu'),
+        (['--executor', 'local', '--executor-options', 'x=1'], 'timeout_min=600'),
+    ],
+)
+def test_wrong_arguments_of_an_executor(
+    arguments: list[str],
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    code, *_ = call_compare(monkeypatch, 'a.py', '--base', 'b', *arguments)
+    message = capsys.readouterr().err
+    assert code == 2 and message.startswith('ConfigError') and fix in message
+
+
+def test_an_executor_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ['--executor', 'local', '--executor-options', 'timeout_min=9']
+    call = call_compare(monkeypatch, 'a.py', '--base', 'b', *more)
+    launcher = call[4].launcher
+    assert (launcher.executor, launcher.options) == ('local', {'timeout_min': 9})

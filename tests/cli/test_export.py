@@ -5,8 +5,10 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
+from mmengine.config import Config
 
 import tiny
 from tooling import fails, run_command
@@ -32,6 +34,51 @@ def test_stock_mmdet_loads_the_exported_student(trained: Path, tmp_path: Path) -
     assert model.dataset_meta['classes'] == tiny.CLASSES
     picture = next((trained / 'coco/images').glob('*.png'))
     assert inference_detector(model, str(picture)).pred_instances is not None
+
+
+def test_onnx_lies_beside_the_student_and_equals_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """From the distill run, and from the plain student that it yields."""
+    argv = [trained / 'config.py', trained / 'run/epoch_1.pth', tmp_path, '--onnx']
+    assert run_command('export', [*argv, '--image-size', '64']) == 0
+    shown = capsys.readouterr().out
+    assert 'cls_scores_0' in shown and 'dynamic: batch, height, width' in shown
+    plain = [tmp_path / 'student_config.py', tmp_path / 'student.pth']
+    again = tmp_path / 'again' / 'small.onnx'
+    assert run_command('export', [*plain, again, '--fixed', '--image-size', '64']) == 0
+    assert (tmp_path / 'again' / 'small.pth').is_file()
+    images = torch.randn(1, 3, 64, 64).numpy()
+    first, second = (
+        onnxruntime.InferenceSession(path).run(None, {'images': images})
+        for path in (tmp_path / 'student.onnx', again)
+    )
+    assert len(first) == 10
+    for one, other in zip(first, second, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_student_that_is_refused_as_onnx_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = tiny.faster_rcnn()
+    weights = tiny.write_checkpoint(model, tmp_path / 'two_stages.pth')
+    config = tmp_path / 'two_stages.py'
+    Config(dict(model=model, default_scope='mmdet')).dump(config)
+    argv = [config, weights, tmp_path / 'out', '--image-size', '64', '--onnx']
+    fails(capsys, 'export', argv, 'ExportError', 'FasterRCNN', '--features')
+    assert not (tmp_path / 'out').exists()
+    assert run_command('export', [*argv, '--features']) == 0
+    assert (tmp_path / 'out/student.onnx').is_file()
+
+
+def test_options_of_onnx_need_onnx(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [trained / 'config.py', trained / 'run/epoch_1.pth', tmp_path / 'out']
+    fails(capsys, 'export', [*argv, '--fixed'], 'ConfigError', '--onnx --fixed')
+    size = ['--onnx', '--image-size', '1', '2', '3']
+    fails(capsys, 'export', [*argv, *size], 'ConfigError', '--image-size 640 640')
 
 
 def test_a_wrong_checkpoint_writes_nothing(

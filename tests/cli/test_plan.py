@@ -151,3 +151,20 @@ def test_debug_shows_the_traceback(
     monkeypatch.setenv('MKD_DEBUG', '1')
     with pytest.raises(TapNotFoundError):
         run_command('plan', [config])
+
+
+def test_the_class_map_of_a_teacher_is_printed(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    five = tiny.gfl(16, 24, num_classes=5)
+    names = ('cat', 'Blue', 'red', 'greens', 'dog')
+    file = tiny.write_checkpoint(five, tmp_path / 'five.pth', classes=names)
+    model = distiller_cfg(file)
+    model['teachers']['t'].update(cfg=five, class_map='auto')
+    assert run_command('plan', [write(model)]) == 0
+    rows = [line.split('│') for line in capsys.readouterr().out.splitlines()]
+    found = [[cell.strip() for cell in row[1:-1]] for row in rows if len(row) == 5]
+    assert ['red', 'red', 'same name'] in found
+    assert ['blue', 'Blue', 'same name, written otherwise'] in found
+    reason = "gets nothing from the teacher; perhaps 'greens'?"
+    assert ['green', '-', reason] in found

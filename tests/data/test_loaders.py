@@ -72,6 +72,7 @@ CASES: dict[str, tuple[Callable[[Config], Any], str]] = {
     'batch True': (loader(batch_size=True), 'batch_size'),
     'val batch 0': (lambda c: c.val_dataloader.update(batch_size=0), 'val_dataloader'),
     'workers': (loader(num_workers=-1), 'num_workers'),
+    'ahead': (loader(num_workers=1, prefetch_factor=0), 'prefetch_factor'),
     'unknown key': (loader(batchsize=2), 'batchsize'),
     'sampler': (loader(sampler=dict(type='DefaultSamplr')), 'DefaultSamplr'),
     'no iteration': (loader(batch_size=99, drop_last=True), 'no iteration'),

@@ -886,13 +886,44 @@ def test_knowledge_is_that_of_the_models_themselves(model: Distiller) -> None:
 # -- names of losses, several teachers -------------------------------------------
 
 
-@pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox'])
-def test_no_term_takes_the_place_of_the_students_own_loss(name: str) -> None:
-    terms = {name: dict(type='AttentionKD', student='fpn', teacher='t.fpn')}
+def attending(name: str, **more: Any) -> dict[str, Any]:
+    terms = {name: dict(type='AttentionKD', student='fpn', teacher='t.fpn'), **more}
     cfg = tiny.distiller(tiny.gfl(), tiny.gfl(), terms=terms, adapters={}, branches={})
-    cfg['taps'] = dict(fpn='neck')
-    with pytest.raises(ConfigError, match=f'two losses are called {name!r}'):
-        losses_of(tiny.build(cfg))
+    cfg['taps'] = dict(fpn='neck', head='bbox_head')
+    return cfg
+
+
+@pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_dfl'])
+def test_no_term_takes_the_place_of_the_students_own_loss(name: str) -> None:
+    """The plan refuses it."""
+    with pytest.raises(ConfigError, match=f'two losses are called {name!r}') as error:
+        tiny.build(attending(name))
+    assert error.value.fix == f'another name for the term: {name.replace("_", "_kd_")}'
+    tiny.build(attending(name.replace('_', '_kd_')))
+
+
+def test_a_name_that_the_student_makes_at_run_time_is_refused_in_the_first_step() -> (
+    None
+):
+    model = tiny.build(attending('loss_made'))
+    loss = model.student.loss
+    model.student.loss = lambda *x: {**loss(*x), 'loss_' + 'made': torch.ones(())}
+    with pytest.raises(ConfigError, match="two losses are called 'loss_made'"):
+        losses_of(model)
+
+
+def test_parts_of_a_term_do_not_take_the_place_of_another_loss() -> None:
+    """A term of two parts is called after both; an RPN has losses of its own."""
+    soft = dict(type='SoftOutputKD', student='head', teacher='t.head')
+    with pytest.raises(ConfigError, match="two losses are called 'loss_soft_cls'"):
+        tiny.build(attending('loss_soft_cls', loss_soft=soft))
+    models = tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16)
+    parts = dict(adapters={}, branches={}, taps=dict(head='rpn_head'))
+    cfg = tiny.distiller(*models, **parts, terms=dict(loss_rpn=soft))
+    with pytest.raises(ConfigError, match="two losses are called 'loss_rpn_cls'"):
+        tiny.build(cfg)
+    cfg = tiny.distiller(*models, **parts, terms=dict(loss_kd_rpn=soft))
+    assert losses_of(tiny.build(cfg))['loss_kd_rpn_cls'] > 0
 
 
 def test_a_term_may_need_two_teachers() -> None:

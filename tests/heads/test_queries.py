@@ -64,31 +64,86 @@ def test_memory_and_queries_are_distilled(name: str) -> None:
     assert all(torch.isfinite(found[f'loss_it_{k}']) for k in ('cls', 'l1', 'giou'))
 
 
-@pytest.mark.parametrize('name', ['detr', 'conditional', 'dab', 'deformable'])
+@pytest.mark.parametrize('name', FAMILIES)
 def test_decoder_layers_are_distilled(name: str) -> None:
     family = FAMILIES[name]
     assert losses(distiller(family(), family(), DECODER))['loss_it'] > 0
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])
-def test_denoising_queries_are_no_features(name: str) -> None:
-    family = FAMILIES[name]
+def test_decoder_layers_are_read_without_denoising_queries(name: str) -> None:
+    """Those of training come after random boxes, and are no rows of the teacher's."""
+    model = distiller(FAMILIES[name](), FAMILIES[name](), DECODER).train()
+    student, tap = model.student, model.plan.taps['student']['decoder']
+    data = model.data_preprocessor(tiny.batch(), training=True)
+    raw = {'raw': Tap(tap.paths), 'own': tap}
+    with capture(student, raw) as seen:
+        student(**data, mode='loss')
+    first = seen['raw'][0].shape[1] - student.num_queries
+    if name == 'ddq':
+        first = student.cache_dict['dis_query_info'][0]
+    assert first > 0
+    for whole, own in zip(seen['raw'], seen['own'], strict=True):
+        assert torch.equal(own, whole[:, first : first + student.num_queries])
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_inside_of_layers_denoising_queries_cannot_be_told(name: str) -> None:
+    family, term = FAMILIES[name], dict(DECODER)
     with pytest.raises(PlanError, match='denoising') as caught:
-        distiller(family(), family(), DECODER)
-    assert 'QueryKD' in caught.value.fix
+        tiny.build(
+            tiny.distiller(
+                family(),
+                family(),
+                taps=dict(decoder='decoder.layers.*.ffn'),
+                adapters={},
+                branches={},
+                terms=dict(loss_it=term),
+            )
+        )
+    assert 'decoder.layers.*' in caught.value.fix
+
+
+def maps_of(model: Any) -> list[torch.Tensor]:
+    """Maps like those that the encoder gets of an image of 128x128."""
+    with torch.no_grad():
+        return list(model.eval().extract_feat(torch.zeros(1, 3, 128, 128)))
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_a_head_is_read_as_it_predicts(name: str) -> None:
-    head: Any = tiny.build(FAMILIES[name]()).bbox_head
-    QueryReader(head).prove(head, [], 'head')
+def test_a_head_is_read_as_it_predicts_in_both_modes(name: str) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    head = model.bbox_head
+    read = QueryReader(head).prove(model, head, maps_of(model), 'head')
+    assert read.trained.scores.shape == read.evaluated.scores.shape
+    assert read.evaluated.boxes is not None and read.evaluated.earlier
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[key].nan_to_num())
 
 
-def test_a_head_that_is_read_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    head: Any = tiny.build(tiny.deformable_detr()).bbox_head
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_head_that_is_read_wrong_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    head = model.bbox_head
     monkeypatch.setattr('mkd_det.heads.readers.queries._corners', lambda boxes: boxes)
-    with pytest.raises(HeadKindError):
-        QueryReader(head).prove(head, [], 'head')
+    with pytest.raises(HeadKindError, match='boxes are not read as') as caught:
+        QueryReader(head).prove(model, head, maps_of(model), 'head')
+    assert "fpn='neck'" in caught.value.fix
+
+
+@pytest.mark.parametrize('name', ['dino', 'ddq'])
+def test_denoising_queries_that_are_read_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = tiny.build(FAMILIES[name]())
+    monkeypatch.setattr(QueryReader, '_first', lambda self, head, count: 0)
+    with pytest.raises(HeadKindError, match='otherwise in train'):
+        QueryReader(model.bbox_head).prove(
+            model, model.bbox_head, maps_of(model), 'head'
+        )
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])

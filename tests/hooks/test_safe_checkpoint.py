@@ -178,6 +178,25 @@ def test_a_copied_work_dir_leaves_the_original_alone(
     assert _files(cfg) == {'epoch_2.pth', 'best_toy_mAP_epoch_2.pth'}
 
 
+def test_a_copy_of_links_leaves_the_original_alone(
+    original: Path, tmp_path: Path
+) -> None:
+    """`cp -rs` makes links: they are replaced, not written through."""
+    cfg, theirs = _copy(original, tmp_path)
+    for name in ('epoch_2.pth', 'best_toy_mAP_epoch_2.pth', 'student_last.pth'):
+        (theirs / name).write_bytes(b'theirs')
+        Path(cfg.work_dir, name).symlink_to(theirs / name)
+    cfg.default_hooks.export_student = dict(type='ExportStudentHook')
+    before = _bytes(theirs)
+    settle_resume(cfg)
+    runner = hook_runs.build(cfg, 'copy of links')
+    use_safe_checkpoint_hook(runner)
+    runner.train()
+    assert _bytes(theirs) == before
+    written = Path(cfg.work_dir, 'epoch_2.pth')
+    assert written.stat().st_size > 1000 and not written.is_symlink()
+
+
 def test_a_best_checkpoint_that_is_elsewhere_stays_there(
     original: Path, tmp_path: Path
 ) -> None:

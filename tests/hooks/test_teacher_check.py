@@ -20,6 +20,7 @@ from mkd_det.data import check_data, check_loaders
 from mkd_det.errors import ConfigError, TeacherChanceError, TeacherClassesError
 from mkd_det.hooks.teacher_check_hook import TeacherCheckHook
 from mkd_det.preflight.hook_checks import check_hooks
+from mkd_det.training.class_names import with_class_names
 
 
 @MODELS.register_module()
@@ -39,6 +40,27 @@ class OracleGFL(GFL):
                 labels=truth.labels,
                 scores=torch.ones(len(truth)),
             )
+        return samples
+
+
+# Where a teacher of five classes has the data's; it lacks the second.
+FIVE, OF_DATA = ('cat', 'blue', 'Red', 'dog', 'tan'), torch.tensor([2, 0, 1])
+
+
+@MODELS.register_module()
+class OracleOfFive(OracleGFL):
+    """An oracle of other classes, which also sees a dog everywhere."""
+
+    def predict(self, inputs: Any, samples: list, rescale: bool = True) -> list:
+        for sample in super().predict(inputs, samples, rescale):
+            found = sample.pred_instances
+            found.labels = OF_DATA[found.labels]
+            dogs = InstanceData(
+                bboxes=found.bboxes,
+                labels=torch.full_like(found.labels, 3),
+                scores=found.scores,
+            )
+            sample.pred_instances = InstanceData.cat([dogs, found])
         return samples
 
 
@@ -180,6 +202,19 @@ def test_another_number_of_classes_stops_unless_allowed(tmp_path: Path) -> None:
     assert 'Teacher t is not evaluated' in _log(_train(cfg, 'allowed'))
 
 
+def test_a_mapped_teacher_is_measured_on_what_both_know(tmp_path: Path) -> None:
+    """What it lacks is not missed, and its other classes are no false alarms."""
+    cfg = _cfg(tmp_path, 'OracleOfFive')
+    wide = tiny.gfl(base_channels=8, neck=16, num_classes=5)
+    tiny.write_checkpoint(wide, tmp_path / 'teacher.pth', classes=FIVE)
+    cfg.model.teachers.t.cfg.bbox_head.num_classes = 5
+    cfg.model.teachers.t.class_map = 'auto'
+    log = _log(_train(with_class_names(cfg)))
+    assert 'coco/bbox_mAP 1.0000 on all 6 validation images' in log
+    assert 'Teacher t: 2 of 3 classes are taught; green: nothing from' in log
+    assert 'red <- Red, blue <- blue' in log
+
+
 def test_other_normalisation_is_logged(tmp_path: Path) -> None:
     cfg = _cfg(tmp_path, val=False)
     own = cfg.model.teachers.t.cfg.data_preprocessor
@@ -254,6 +289,19 @@ def test_a_classifier_better_than_guessing_goes_on(tmp_path: Path) -> None:
     assert 'accuracy/top1 18.1818 on all 22 validation images' in log
     log = _log(_train(_classifier_cfg(tmp_path / 'two', (6, 4)), 'two'))
     assert 'accuracy/top1 60.0000' in log
+
+
+def test_a_mapped_classifier_is_measured_on_images_that_it_knows(
+    tmp_path: Path,
+) -> None:
+    """It always says its first class, which is the second of the data."""
+    cfg = _classifier_cfg(tmp_path, (6, 4, 2), threshold=0.0)
+    cfg.model.teachers.t.cfg.num_classes = 2
+    cfg.model.teachers.t.classes = ['class01', 'class02']
+    cfg.model.teachers.t.class_map = 'auto'
+    log = _log(_train(with_class_names(cfg)))
+    # Of class00 it knows nothing: 4 of 6 are right, not 4 of 12.
+    assert 'accuracy/top1 66.6667' in log
 
 
 def test_a_given_threshold_is_used(tmp_path: Path) -> None:

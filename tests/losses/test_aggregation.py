@@ -127,12 +127,14 @@ def test_a_term_meets_the_teachers_probabilities_at_the_temperature() -> None:
     assert loss([student], [teacher]).item() == pytest.approx(wanted)
 
 
-def test_a_term_of_dense_heads_is_divided_by_the_teachers_confidence() -> None:
+def test_a_term_of_dense_heads_is_divided_by_the_teachers_squared_confidence() -> None:
     student = HeadOutput(torch.zeros(1, 2, 1))
-    teacher = HeadOutput(torch.tensor([[[logit(0.75)], [logit(0.5)]]]))
+    teacher = HeadOutput(torch.tensor([[[logit(0.75)], [logit(0.9)]]]))
     loss = LossAggregation(activation='sigmoid')
-    # ln 2 at each place, over 3/4 + 1/2.
-    assert loss([student], [teacher]).item() == pytest.approx(2 * ln(2) / 1.25)
+    # ln 2 at each place, over 9/16 + 0.81.
+    assert loss([student], [teacher]).item() == pytest.approx(2 * ln(2) / 1.3725)
+    plain = LossAggregation(activation='sigmoid', focus=1)([student], [teacher])
+    assert plain.item() == pytest.approx(2 * ln(2) / 1.65)
     half = loss([student], [teacher], [torch.tensor([[1.0, 0.0]])])
     assert half.item() == pytest.approx(ln(2) / 1)
     assert not loss.needs_boxes(student, teacher)

@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mkd_det.class_maps.class_map import Classes, ClassMap
+from mkd_det.class_maps.restriction import Restriction
 from mkd_det.losses import PairLoss
 from mkd_det.registry import LOSSES, argument_names
 from mkd_det.structures import GroundTruth, HeadOutput
@@ -330,3 +332,118 @@ def test_demands_and_reads_are_of_the_known_ones(name: str) -> None:
     loss = CLASSES[name]()
     assert loss.demands <= {'same_channels', 'same_spatial'}
     assert loss.reads in ('features', 'outputs')
+
+
+# -- class maps: losses get the shared classes, and know nothing of maps ----------
+
+
+def _of_classes() -> list:
+    """Return every loss that compares classes, with its options."""
+    return [
+        case
+        for case in _variants()
+        if case.values[0].of_classes or case.values[0].reads == 'outputs'
+    ]
+
+
+every_class_loss = pytest.mark.parametrize('cls, kwargs', _of_classes())
+
+
+def _restriction(
+    cls: type[PairLoss], kwargs: dict, sources: tuple, theirs: int
+) -> Restriction:
+    """Return a map of the classes of `levels`; the last of a softmax head is the
+    background."""
+    given = levels(cls, 0)[0]
+    head = isinstance(given, HeadOutput)
+    background = head and 'softmax' in kwargs.values()
+    exclusive = background or not head
+    classes = ClassMap('t', Classes(len(sources)), Classes(theirs), sources)
+    whose = {'student': 'student', 'teacher': 'teacher'}
+    whose |= {name: side for name, side in cls.also.items() if name != 'labels'}
+    return Restriction(classes, whose, background, exclusive)
+
+
+def _columns(level: Any, order: list[int]) -> Any:
+    """Return a level with its class columns in this order; others repeat."""
+    if isinstance(level, HeadOutput):
+        return level._replace(scores=level.scores[..., order])
+    return level[:, order]
+
+
+def _mapped(
+    cls: type[PairLoss], kwargs: dict, restriction: Restriction, sides: tuple
+) -> Any:
+    student, teacher = sides
+    also = {n: change(list(teacher), lambda t: t / 2) for n in cls.also}
+    first = leaves(student)[0]
+    if 'labels' in also:
+        also['labels'] = [torch.ones(len(first), dtype=torch.long)]
+    told = restriction({'student': student, 'teacher': teacher, **also})
+    if cls.truth:
+        truth = truth_of(cls, len(first))
+        labels = cls.truth == 'labels'
+        told['truth'] = restriction.truth(truth) if labels else truth
+    torch.manual_seed(0)
+    return total(cls(**kwargs)(told.pop('student'), told.pop('teacher'), **told))
+
+
+@every_class_loss
+def test_a_mapped_teacher_is_the_same_teacher_with_permuted_classes(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    student, teacher = levels(cls, 1), levels(cls, 2)
+    count = 4 if isinstance(student[0], HeadOutput) else 5
+    background = isinstance(student[0], HeadOutput) and 'softmax' in kwargs.values()
+    count -= background
+    order = [2, 0, *range(3, count), 1][:count] if count > 3 else [2, 0, 1]
+    # Class c of the student is class `sources[c]` of the teacher.
+    sources = tuple((order.index(c),) for c in range(count))
+    restriction = _restriction(cls, kwargs, sources, count)
+    columns = [*order, *([count] if background else [])]
+    permuted = [_columns(level, columns) for level in teacher]
+    plain = _restriction(cls, kwargs, tuple((c,) for c in range(count)), count)
+    wanted = _mapped(cls, kwargs, plain, (student, teacher))
+    assert torch.equal(wanted, total(made(cls, kwargs)(student, teacher)))
+    assert torch.equal(wanted, _mapped(cls, kwargs, restriction, (student, permuted)))
+
+
+@every_class_loss
+def test_classes_that_the_teacher_lacks_get_no_gradient(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    student, teacher = require_grad(levels(cls, 1)), levels(cls, 2)
+    head = isinstance(student[0], HeadOutput)
+    count = (4 if head else 5) - (head and 'softmax' in kwargs.values())
+    # The teacher knows the class of the labels (1), others and two of its own.
+    sources = ((), *((c - 1,) for c in range(1, count)))
+    restriction = _restriction(cls, kwargs, sources, count + 1)
+    wide = [*range(count), 0, *([count] if restriction.background else [])]
+    teacher = [_columns(level, wide) for level in teacher]
+    _mapped(cls, kwargs, restriction, (student, teacher)).backward()
+    for level in student:
+        scores = level.scores if head else level
+        if scores.grad is None:
+            continue  # of losses that compare boxes alone
+        classes = scores.grad.movedim(1, -1) if not head else scores.grad
+        assert torch.equal(classes[..., 0], torch.zeros_like(classes[..., 0]))
+        assert classes[..., 1:].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    'cls, kwargs',
+    [
+        case
+        for case in _of_classes()
+        if case.values[0].truth == 'labels' or 'labels' in case.values[0].also
+    ],
+)
+def test_a_label_that_the_teacher_lacks_has_no_target(
+    cls: type[PairLoss], kwargs: dict
+) -> None:
+    student, teacher = require_grad(levels(cls, 1)), levels(cls, 2)
+    restriction = _restriction(cls, kwargs, ((0,), (), (1,), (2,), (3,)), 5)
+    value = _mapped(cls, kwargs, restriction, (student, teacher))
+    value.backward()
+    assert value == 0
+    assert all(not leaf.grad.any() for leaf in leaves(student))

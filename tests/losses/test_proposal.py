@@ -47,16 +47,16 @@ def test_background_weight_1_is_the_mean() -> None:
 
 
 def test_boxes_by_hand() -> None:
-    """Confidences 0.5 and 0.125: their sum is under 1, which is the divisor."""
+    """Confidences 0.5 and 0.125, squares 1/4 and 1/64: the divisor is 1."""
     same = [0.0, 0.0, 10.0, 10.0]
     # Half as wide: IoU 0.5, no hull beyond; and a quarter of the mean relative L1.
     student = output(T.log(), [0.0, 0.0, 5.0, 10.0], same)
     teacher = output(T.log(), same, same)
     parts = ProposalKD()([student], [teacher])
     assert parts['cls'].item() == pytest.approx(0, abs=1e-6)
-    assert parts['box'].item() == pytest.approx(0.5 * 0.5, rel=1e-4)
+    assert parts['box'].item() == pytest.approx(0.25 * 0.5, rel=1e-4)
     parts = ProposalKD(boxes='l1', box_weight=2.0)([student], [teacher])
-    assert parts['box'].item() == pytest.approx(2 * 0.5 * 0.5 / 4, rel=1e-5)
+    assert parts['box'].item() == pytest.approx(2 * 0.25 * 0.5 / 4, rel=1e-5)
 
 
 def test_a_mask_leaves_proposals_out() -> None:
@@ -76,7 +76,9 @@ def test_the_box_of_the_teachers_class_is_compared() -> None:
         value = ProposalKD()([student], [teacher])['box'].item()
         assert value == pytest.approx(0, abs=1e-5)
     turned = HeadOutput(scores, torch.tensor([[[wrong, right]]]))
-    assert ProposalKD()([turned], [shared])['box'] > 0.5
+    # Confidence 1/2; hull 3600, union 200.
+    value = ProposalKD()([turned], [shared])['box'].item()
+    assert value == pytest.approx(0.25 * (1 + 3400 / 3600), rel=1e-5)
 
 
 def test_box_formulas() -> None:

@@ -71,13 +71,13 @@ def test_values_of_one_query() -> None:
     student = outputs(torch.tensor([[[1.3863, -1.3863]]]), box + 0.1)
     found = parts(QueryKD(negatives=0.1), student, teacher)
     bce = -(0.5 * torch.tensor(0.8).log() + 0.5 * torch.tensor(0.2).log())
-    # The divisor is one per image at least.
+    # The divisor is one per image at least. Boxes weigh 0.5^2.
     assert found['cls'] == pytest.approx((0.1 + 0.9 * 0.5) * 0.3 * float(bce), 1e-3)
-    assert found['l1'] == pytest.approx(5 * 0.5 * 0.2, 1e-4)
+    assert found['l1'] == pytest.approx(5 * 0.25 * 0.2, 1e-4)
     iou = 0.09 / (2 * 0.16 - 0.09)
     hull = 0.25
     giou = iou - (hull - (2 * 0.16 - 0.09)) / hull
-    assert found['giou'] == pytest.approx(2 * 0.5 * (1 - giou), 1e-3)
+    assert found['giou'] == pytest.approx(2 * 0.25 * (1 - giou), 1e-3)
 
 
 def test_negatives_weigh_little() -> None:

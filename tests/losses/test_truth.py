@@ -260,7 +260,7 @@ def test_heads_without_distributions_are_refused_by_name(detector: Any) -> None:
     cfg = tiny.distiller(detector(), detector(), **term('LD', 'head'))
     with pytest.raises(HeadKindError, match='box distributions') as caught:
         tiny.build(cfg)
-    assert 'CrossHead' in str(caught.value)
+    assert "type='SoftOutputKD'" in str(caught.value)
 
 
 def test_fgd_on_a_head_is_refused() -> None:
@@ -331,6 +331,9 @@ def test_boxes_with_swapped_corners_are_valid() -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     turned = torch.tensor([[10.0, 0.0, 0.0, 10.0]])
     assert MF.giou_distance(box, turned).item() == pytest.approx(0, abs=1e-6)
+    flat = torch.tensor([[3.0, 4.0, 3.0, 9.0], [5.0, 5.0, 5.0, 5.0]])
+    assert MF.giou_distance(flat, flat).tolist() == [0.0, 0.0]
+    assert MF.giou_distance(flat, flat + 1).min() > 0
     draw = torch.randn(2, 1000, 4, generator=torch.Generator().manual_seed(0))
     distance = MF.giou_distance(*draw)
     assert distance.min() >= 0 and distance.max() <= 2

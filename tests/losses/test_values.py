@@ -31,6 +31,10 @@ def logit(p: float) -> float:
     return ln(p / (1 - p))
 
 
+def total(parts: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(parts.values())).sum()
+
+
 def dense(
     sigmas: list[list[float]],
     boxes: list[list[float]] | None = None,
@@ -84,49 +88,71 @@ def test_quality_bce() -> None:
     assert softer.item() == pytest.approx(4 * bce / 2)
 
 
-def test_sigmoid_classes_are_divided_by_the_teachers_confidence() -> None:
+def test_sigmoid_classes_are_divided_by_the_teachers_squared_confidence() -> None:
     student = dense([[0.25, 0.5], [0.25, 0.5]])
     teacher = dense([[0.75, 0.5], [0.75, 0.5]])
     bce = -0.75 * ln(0.25) - 0.25 * ln(0.75)
-    # Two places, one class of each differs; max_c sigma_t = 3/4 twice.
+    # Two places, one class of each differs; max_c sigma_t = 3/4, squares sum to 1.125.
     loss = SoftOutputKD()([student], [teacher])
     assert set(loss) == {'cls'}
-    assert loss['cls'].item() == pytest.approx(2 * bce / 2 / 1.5, rel=1e-5)
-    squared = SoftOutputKD(focus=2, class_weight=3)([student], [teacher])['cls']
-    # 2 * 9/16 = 1.125
-    assert squared.item() == pytest.approx(3 * 2 * bce / 2 / 1.125, rel=1e-5)
+    assert loss['cls'].item() == pytest.approx(2 * bce / 2 / 1.125, rel=1e-5)
+    plain = SoftOutputKD(focus=1, class_weight=3)([student], [teacher])['cls']
+    assert plain.item() == pytest.approx(3 * 2 * bce / 2 / 1.5, rel=1e-5)
+
+
+def test_background_does_not_add_up_to_objects() -> None:
+    # Two objects, of confidence 0.9 and 0.8; then 3,000 places of 0.02 beside them, as
+    # student and teacher see them: 1.45 becomes 2.65. In a sum of f, 1.7 became 61.7.
+    objects, empty = [[0.9], [0.8]], [[0.02]] * 3000
+    teacher, student = dense(objects), dense([[0.5], [0.5]])
+    alone = SoftOutputKD()([student], [teacher])['cls'].item()
+    pair = [dense([[0.5], [0.5], *empty])], [dense(objects + empty)]
+    among = SoftOutputKD()(*pair)['cls'].item()
+    assert among == pytest.approx(alone * 1.45 / 2.65, rel=1e-4)
+    ratio = SoftOutputKD(focus=1)(*pair)['cls'].item() / (alone * 1.45)
+    assert ratio == pytest.approx(1 / 61.7, rel=1e-4)
 
 
 def test_class_factors_give_each_class_equal_weight() -> None:
-    # Confidences 3 and 1 of 4: 1/3 and 1, so scaled that the sum stays 4.
-    confidence = torch.tensor([[[0.75, 0.75]] + [[0.75, 0.25 / 3]] * 3])
-    assert MF.class_factors(confidence, 1.0).tolist() == pytest.approx([2 / 3, 2])
-    assert MF.class_factors(confidence, 0.0).tolist() == pytest.approx([1, 1])
+    # 3 and 1, mean 2: 2/3 and 2, which give 2 each; the sum stays 4.
+    counts = torch.tensor([3.0, 1.0])
+    assert MF.class_factors(counts, 1.0).tolist() == pytest.approx([2 / 3, 2])
+    assert MF.class_factors(counts, 0.0).tolist() == pytest.approx([1, 1])
     # Square roots: 3/sqrt(3) + 1/1 = 2.732.
     half = [4 / 2.7320508 / 3**0.5, 4 / 2.7320508]
-    assert MF.class_factors(confidence, 0.5).tolist() == pytest.approx(half)
-    # A class that is hardly there counts as one per image: 3 and 1 again.
-    rare = confidence * torch.tensor([1.0, 0.01])
-    assert MF.class_factors(rare, 1.0).tolist() == pytest.approx([2 / 3, 2])
-    # Where the mask is 0 nothing is counted: 1.5 and 1 of 2.5.
-    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
-    masked = MF.class_factors(confidence, 1.0, mask).tolist()
-    assert masked == pytest.approx([2.5 / 2 / 1.5, 2.5 / 2])
+    assert MF.class_factors(counts, 0.5).tolist() == pytest.approx(half)
+    # A class that is not there counts 1 before the sum is set: (4/9, 4/3, 1) * 3/2.
+    with_absent = MF.class_factors(torch.tensor([3.0, 1.0, 0.0]), 1.0).tolist()
+    assert with_absent == pytest.approx([2 / 3, 2, 1.5])
+    # Of 3.9 and 0.1, the latter has 1/20 of the mean. From 1/10 on (v = 10) v falls
+    # in proportion: to 5. 3.9 * 0.5128 + 0.1 * 5 = 2.5 is brought to 4.
+    rare = MF.class_factors(torch.tensor([3.9, 0.1]), 1.0, rarest=0.1).tolist()
+    assert rare == pytest.approx([1.6 * 2 / 3.9, 1.6 * 5])
+    # No class is there at all.
+    assert MF.class_factors(torch.zeros(2), 1.0).tolist() == [1, 1]
 
 
 def test_balance_weights_rare_classes_in_classes_and_boxes() -> None:
-    rest = [[0.75, 0.25 / 3]] * 3
+    rest = [[0.5, 0.1]] * 3
     square, half = [0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]
-    teacher = dense([[0.75, 0.75], *rest], [square] * 4)
-    student = dense([[0.75, 0.25], *rest], [half] + [square] * 3)
-    bce = -0.75 * ln(0.25) - 0.25 * ln(0.75)
+    teacher = dense([[0.5, 0.5], *rest], [square] * 4)
+    student = dense([[0.5, 0.25], *rest], [half] + [square] * 3)
+    bce = -0.5 * ln(0.25) - 0.5 * ln(0.75)
+    # The divisor is 4 * 1/4 = 1, with balance too.
     plain = SoftOutputKD(box_weight=1.0)([student], [teacher])
-    assert plain['cls'].item() == pytest.approx(bce / 2 / 3, rel=1e-5)
-    assert plain['box'].item() == pytest.approx(0.75 * 0.5 / 3, rel=1e-5)
-    # Factors 2/3 and 2: places weigh 3/2 and three times 1/2; together 3.
-    balanced = SoftOutputKD(box_weight=1.0, balance=1.0)([student], [teacher])
-    assert balanced['cls'].item() == pytest.approx(2 * bce / 2 / 3, rel=1e-5)
-    assert balanced['box'].item() == pytest.approx(1.5 * 0.5 / 3, rel=1e-5)
+    assert plain['cls'].item() == pytest.approx(bce / 4, rel=1e-5)
+    assert plain['box'].item() == pytest.approx(0.25 * 0.5, rel=1e-5)
+    # Counts 4 * 0.25 = 1 and 0.25 + 3 * 0.01 = 0.28, mean 0.64: factors 0.64, 2.2857.
+    loss = SoftOutputKD(box_weight=1.0, balance=1.0)
+    balanced = loss([student], [teacher])
+    factor = 0.64 / 0.28
+    assert balanced['cls'].item() == pytest.approx(factor * bce / 4, rel=1e-5)
+    assert balanced['box'].item() == pytest.approx(factor * 0.25 * 0.5, rel=1e-5)
+    # A batch with counts 0.01 and 0.25: mean of both 0.505 and 0.265, factor
+    # 0.385 / 0.265. The divisor is one per image.
+    pair = [dense([[0.1, 0.25]])], [dense([[0.1, 0.5]])]
+    second = loss(*pair)['cls'].item()
+    assert second == pytest.approx(0.385 / 0.265 * bce / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize('balance', [-0.1, 1.1, float('nan')])
@@ -171,9 +197,9 @@ def test_the_confidence_of_softmax_heads_excludes_the_background() -> None:
     teacher = HeadOutput(torch.tensor([[object_, empty, empty]]))
     student = HeadOutput(torch.zeros(1, 3, 3))
     kl = 0.5 * ln(1.5) + 2 * 0.25 * ln(0.75)
-    # Confidence of foreground, which is all but the last: 1/2 + 1/4 + 1/4 = 1; twice
-    # as many places: 2, for twice the loss.
-    for times, divisor in ((1, 1.0), (2, 2.0)):
+    # Confidence of foreground, which is all but the last: 1/4 + 1/16 + 1/16 = 3/8, so
+    # one per image; eight times as many places: 3, for eight times the loss.
+    for times, divisor in ((1, 1.0), (8, 3.0)):
         given = [
             [HeadOutput(torch.cat([side.scores] * times, 1))]
             for side in (student, teacher)
@@ -187,22 +213,22 @@ def test_box_distributions() -> None:
     kl = 0.75 * ln(1.5) + 0.25 * ln(0.5)
     even = [[0.0, 0.0]] * 4
     sure = [[10 * ln(3), 0.0], *even[1:]]
-    student = dense([[0.8], [0.4]], bins=[even, even])
-    teacher = dense([[0.8], [0.4]], bins=[sure, even])
+    student = dense([[0.8], [0.9]], bins=[even, even])
+    teacher = dense([[0.8], [0.9]], bins=[sure, even])
     loss = SoftOutputKD(box_weight=1)([student], [teacher])
     assert loss['cls'].item() == pytest.approx(0, abs=1e-6)
-    assert loss['box'].item() == pytest.approx(100 * kl / 4 * 0.8 / 1.2, rel=1e-4)
-    quarter = SoftOutputKD()([student], [teacher])['box']
-    assert quarter.item() == pytest.approx(loss['box'].item() / 4)
+    assert loss['box'].item() == pytest.approx(100 * kl / 4 * 0.64 / 1.45, rel=1e-4)
+    default = SoftOutputKD()([student], [teacher])['box']
+    assert default.item() == pytest.approx(loss['box'].item() * 0.35)
 
 
 def test_boxes_without_distributions() -> None:
     # 2x2 boxes one apart: overlap 2, union 6, hull 6. GIoU 1/3.
     # Disjoint 1x1 boxes one apart: IoU 0, union 2, hull 3. GIoU -1/3.
-    student = dense([[0.8], [0.4]], boxes=[[0.0, 0, 2, 2], [0.0, 0, 1, 1]])
-    teacher = dense([[0.8], [0.4]], boxes=[[1.0, 0, 3, 2], [2.0, 0, 3, 1]])
+    student = dense([[0.8], [0.9]], boxes=[[0.0, 0, 2, 2], [0.0, 0, 1, 1]])
+    teacher = dense([[0.8], [0.9]], boxes=[[1.0, 0, 3, 2], [2.0, 0, 3, 1]])
     loss = SoftOutputKD(box_weight=1)([student], [teacher])['box']
-    wanted = (0.8 * (2 / 3) + 0.4 * (4 / 3)) / 1.2
+    wanted = (0.64 * (2 / 3) + 0.81 * (4 / 3)) / 1.45
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
@@ -222,7 +248,7 @@ def test_boxes_are_compared_in_the_best_form_that_both_heads_offer() -> None:
     assert 'box' in SoftOutputKD()([both], [plain])
     # 1x1 in 2x2: GIoU 1/4.
     loss = SoftOutputKD(box_weight=1)([other_bins], [both])['box']
-    assert loss.item() == pytest.approx(0.75 * 0.5 / 1.0)
+    assert loss.item() == pytest.approx(0.75 * 0.25 / 1.0)
     assert set(SoftOutputKD()([bare], [both])) == {'cls'}
     assert set(SoftOutputKD(boxes='off')([both], [both])) == {'cls'}
     with pytest.raises(HeadKindError, match='student scores, boxes;'):
@@ -634,33 +660,33 @@ def test_dist_is_one_minus_the_correlations_within_samples_and_classes() -> None
     # First sample, times 30: (5, -1, -4) and (5, -4, -1): 33 / 42. The second: 1.
     within = (1 - 33 / 42) / 2
     # Columns of two: both fall, (0.2, 0.2) does not vary, both rise: nothing is lost.
-    loss = DIST(beta=2.0, gamma=1.0)([student.log()], [teacher.log()])
+    loss = total(DIST(beta=2.0, gamma=1.0)([student.log()], [teacher.log()]))
     assert loss.item() == pytest.approx(2 * within, rel=1e-4)
     # Columns that go against each other: 1 - (-1), of two in three.
     turned = teacher.flip(0)
-    between = DIST(beta=0.0, gamma=3.0)([teacher.log()], [turned.log()])
+    between = DIST(beta=0.0, gamma=3.0)([teacher.log()], [turned.log()])['samples']
     assert between.item() == pytest.approx(3 * (2 + 0 + 2) / 3, rel=1e-4)
 
 
 def test_dist_has_the_square_of_the_temperature() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
-    one = DIST()([student], [teacher])
-    assert DIST(tau=3.0)([3 * student], [3 * teacher]).item() == pytest.approx(
-        9 * one.item(), rel=1e-4
-    )
+    one = total(DIST()([student], [teacher]))
+    warm = total(DIST(tau=3.0)([3 * student], [3 * teacher]))
+    assert warm.item() == pytest.approx(9 * one.item(), rel=1e-4)
 
 
 def test_dist_is_invariant_to_scale_and_shift_of_probabilities() -> None:
     teacher = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
     softer = 0.5 * teacher + 0.5 / 3
-    loss = DIST()([softer.log()], [teacher.log()])
+    loss = total(DIST()([softer.log()], [teacher.log()]))
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_dist_of_one_sample_has_one_part() -> None:
     student, teacher = torch.randn(1, 5, requires_grad=True), torch.randn(1, 5)
-    whole = DIST()([student], [teacher])
-    assert whole.item() == pytest.approx(DIST(gamma=0.0)([student], [teacher]).item())
+    parts = DIST()([student], [teacher])
+    assert parts['samples'] == 0
+    whole = total(parts)
     whole.backward()
     assert student.grad is not None and student.grad.isfinite().all()
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from mkd_det import PairLoss
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, is_number
 from mkd_det.packaged import configs_folder
 from mkd_det.plan.recipes import (
+    Recipe,
     apply_recipe,
     packaged_recipes,
     read_recipe,
@@ -202,3 +203,20 @@ def test_one_share_holds_for_all_repeated_terms() -> None:
 def test_what_cannot_be_repeated_is_told(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match='chain: recipe'):
         repeat_recipe({**RECIPE, **change}, ['t', 'a'], 0.5, 'chain: recipe')
+
+
+@pytest.mark.parametrize('recipe', packaged_recipes(), ids=lambda r: r.name)
+def test_every_term_of_a_recipe_gives_its_share(recipe: Recipe) -> None:
+    """A weight does not carry over to other data: `mkd-det calibrate` needs shares."""
+    shares = {
+        name: term.get('share') for name, term in recipe.arguments['terms'].items()
+    }
+    assert all(is_number(share) and share > 0 for share in shares.values()), shares
+
+
+def test_shares_are_scaled_as_weights_are() -> None:
+    term = {**RECIPE['terms']['loss_soft'], 'share': 3.0, 'weight': 0.8}
+    made = repeat_recipe({**RECIPE, 'terms': dict(loss_soft=term)}, ['t', 'a'], 0.5)
+    for name in ('loss_soft_t', 'loss_soft_a'):
+        assert made['terms'][name]['share'] == 1.5
+        assert made['terms'][name]['weight'] == 0.4

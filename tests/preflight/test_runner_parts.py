@@ -57,6 +57,7 @@ BAD: dict[str, tuple[Change, str]] = {
     'hook None': (top(custom_hooks=[None]), 'custom_hooks[0]'),
     'argument': (default('logger', intervall=1), 'intervall'),
     'interval': (default('checkpoint', interval='1'), 'interval'),
+    'interval of a part': (default('checkpoint', interval=1.5), 'whole number'),
     'keep': (default('checkpoint', max_keep_ckpts='2'), 'max_keep_ckpts'),
     'logger': (default('logger', interval='10'), 'interval'),
     'priority': (hook(type='EMAHook', priority='URGENT'), 'priority'),
@@ -200,7 +201,17 @@ def test_schedules_that_mmengine_takes_pass(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    'clip', [dict(max_norm='ten'), dict(norm=2), dict(type='nrm', max_norm=1), 35]
+    'clip',
+    [
+        dict(max_norm='ten'),
+        dict(norm=2),
+        dict(type='nrm', max_norm=1),
+        35,
+        dict(max_norm=-1),
+        dict(max_norm=0),
+        dict(max_norm=float('nan')),
+        dict(type='value', clip_value=-0.1),
+    ],
 )
 def test_a_clip_of_gradients_is_refused(cfg: Config, clip: Any) -> None:
     cfg.optim_wrapper.clip_grad = clip
@@ -219,6 +230,15 @@ def test_a_clip_of_gradients_is_refused(cfg: Config, clip: Any) -> None:
 def test_a_clip_of_gradients_passes(cfg: Config, clip: Any) -> None:
     cfg.optim_wrapper.clip_grad = clip
     assert check_optimizer(cfg, nn.Linear(1, 1)) is not None
+
+
+@pytest.mark.parametrize('change', [dict(lr=float('nan')), dict(lr=float('inf'))])
+def test_a_learning_rate_that_is_not_finite_is_refused(
+    cfg: Config, change: dict
+) -> None:
+    cfg.optim_wrapper.optimizer.update(change)
+    with pytest.raises(ConfigError, match='lr must be a finite number'):
+        check_optimizer(cfg, nn.Linear(1, 1))
 
 
 # -- modules -----------------------------------------------------------------------

@@ -39,6 +39,7 @@ def by_iteration(**changes: Any) -> Change:
 
 # What it is, and a word that the message must hold.
 BAD: dict[str, tuple[Change, str]] = {
+    'benchmark': (top(env_cfg=dict(cudnn_benchmark='maybe')), 'cudnn_benchmark'),
     'epochs 0': (loop(max_epochs=0), 'max_epochs'),
     'epochs -1': (loop(max_epochs=-1), 'max_epochs'),
     'epochs str': (loop(max_epochs='3'), 'max_epochs'),

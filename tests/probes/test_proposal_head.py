@@ -169,7 +169,7 @@ def test_proposals_beside_the_rpn_and_features() -> None:
         loss_attention=dict(type='AttentionKD', student='stages', teacher='t.stages'),
     )
     losses = loss_of(tiny.build(cfg))
-    for name in ('loss_roi', 'loss_dense_cls', 'loss_dense_box', 'loss_dist'):
+    for name in ('loss_roi', 'loss_dense_cls', 'loss_dense_box', 'loss_dist_classes'):
         assert float(losses[name]) > 0, name
 
 

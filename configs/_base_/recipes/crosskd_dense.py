@@ -20,7 +20,11 @@ recipe = dict(
     adapters=dict(cross=dict(type='CrossHead', student='inner', teacher='t.inner')),
     terms=dict(
         loss_cross=dict(
-            type='SoftOutputKD', student='cross.student', teacher='t.head', weight=3.0
+            type='SoftOutputKD',
+            student='cross.student',
+            teacher='t.head',
+            share=3.0,
+            weight=1.25,
         )
     ),
 )

@@ -12,7 +12,11 @@ recipe = dict(
     terms=dict(
         _delete_=True,
         loss_dist=dict(
-            type='DIST', student='classes', teacher='proposals.teacher', weight=1.0
+            type='DIST',
+            student='classes',
+            teacher='proposals.teacher',
+            share=1.0,
+            weight=1.0,
         ),
     ),
 )

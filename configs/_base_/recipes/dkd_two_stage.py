@@ -32,6 +32,7 @@ recipe = dict(
             student='classes',
             teacher='proposals.teacher',
             labels='labels',
+            share=1.0,
             weight=1.0,
         )
     ),

@@ -9,5 +9,9 @@ needs = dict(student=['neck'], teacher=['neck'])
 
 recipe = dict(
     taps=dict(fpn='neck'),
-    terms=dict(loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.1)),
+    terms=dict(
+        loss_fgd=dict(
+            type='FGD', student='fpn', teacher='t.fpn', share=2.0, weight=0.1
+        )
+    ),
 )

@@ -12,7 +12,11 @@ recipe = dict(
     taps=dict(logits='head'),
     terms=dict(
         loss_soft=dict(
-            type='SoftOutputKD', student='logits', teacher='t.logits', tau=4.0
+            type='SoftOutputKD',
+            student='logits',
+            teacher='t.logits',
+            tau=4.0,
+            share=2.0,
         )
     ),
 )

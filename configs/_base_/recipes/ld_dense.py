@@ -15,13 +15,16 @@ needs = dict(
 recipe = dict(
     taps=dict(head='bbox_head'),
     terms=dict(
-        loss_ld=dict(type='LD', student='head', teacher='t.head', weight=0.25),
+        loss_ld=dict(
+            type='LD', student='head', teacher='t.head', share=1.0, weight=0.25
+        ),
         loss_soft=dict(
             type='SoftOutputKD',
             student='head',
             teacher='t.head',
             boxes='off',
-            weight=1.0,
+            share=1.0,
+            weight=0.4,
         ),
     ),
 )

@@ -1,15 +1,8 @@
-"""M-KD with each term held at a share of the task's gradient, instead of fixed weights.
+"""M-KD with each term held at its share of the task's gradient, instead of fixed weights.
 
-The shares are those to which the fixed weights come in their first epochs on BCCD
-(docs/results/recipes.md, "Gradient shares"). A config takes it as `**_base_.pop('recipe')`.
+The shares are those of `mkd_dense.py`. A config takes it as `**_base_.pop('recipe')`.
+For fixed weights that give the same shares: mkd-det calibrate.
 """
 
 _base_ = ['mkd_dense.py']
-recipe = dict(
-    balance=dict(
-        type='GradientShare',
-        shares=dict(
-            loss_soft=5.0, loss_relation=0.03, loss_attention=3.0, loss_feature=2.5
-        ),
-    ),
-)
+recipe = dict(balance=dict(type='GradientShare'))

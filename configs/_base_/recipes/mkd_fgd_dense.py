@@ -6,5 +6,9 @@ takes it as `**_base_.pop('recipe')`.
 
 _base_ = ['mkd_dense.py']
 recipe = dict(
-    terms=dict(loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.1)),
+    terms=dict(
+        loss_fgd=dict(
+            type='FGD', student='fpn', teacher='t.fpn', share=2.0, weight=0.1
+        )
+    ),
 )

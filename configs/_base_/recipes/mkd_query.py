@@ -23,6 +23,7 @@ recipe = dict(
             student='queries',
             teacher='t.queries',
             layers='all',
+            share=3.0,
             weight=1.0,
         ),
         loss_feature=dict(
@@ -30,6 +31,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
+            share=2.0,
             weight=10.0,
         ),
     ),

@@ -18,6 +18,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
+            share=2.0,
             weight=200.0,
         )
     ),

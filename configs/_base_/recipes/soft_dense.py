@@ -19,7 +19,8 @@ recipe = dict(
             student='head',
             teacher='t.head',
             balance=1.0,
-            weight=3.0,
+            share=3.0,
+            weight=0.8,
         )
     ),
 )

@@ -9,6 +9,7 @@ model = dict(
             type='LossAggregation',
             student='head',
             teacher='t.head',
+            weight=0.4,
             losses=[
                 dict(type='BinaryCE'),
                 dict(type='Focal', use_sigmoid=True, alpha=None)

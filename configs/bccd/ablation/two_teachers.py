@@ -12,10 +12,10 @@ model = dict(
             cfg='mkd_det::bccd/gfl_r18-w64_bccd.py',
             checkpoint='checkpoints/gfl_r18-w64_seed1_bccd.pth')),
     terms=dict(
-        loss_soft=dict(weight=1.5),
+        loss_soft=dict(weight=0.4),
         loss_soft_a=dict(
             type='SoftOutputKD',
             student='head',
             teacher='a.head',
             balance=1.0,
-            weight=1.5)))
+            weight=0.4)))

@@ -10,6 +10,7 @@ from .arguments import (
     add_verbose,
     command_parser,
 )
+from .executors import add_executor, use_executor
 from .guard import BAD_INPUT, command, guard, print_error
 from .interrupts import INTERRUPTED, leave_process
 from .output import console, quiet_libraries, shown_output
@@ -20,6 +21,7 @@ __all__ = [
     'INTERRUPTED',
     'add_config',
     'add_devices',
+    'add_executor',
     'add_launcher',
     'add_verbose',
     'command',
@@ -31,4 +33,5 @@ __all__ = [
     'quiet_libraries',
     'set_work_dir',
     'shown_output',
+    'use_executor',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,31 +11,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
+from ...data.pipelines import image_size
+
 Batch = dict[str, Any]
-
-
-def image_size(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Return (H, W) of the images that a pipeline yields.
-
-    That is the last size it names; of several (multi-scale training), the largest.
-    """
-    found = (640, 640)
-    for step in pipeline:
-        for key in ('scale', 'scales', 'img_scale', 'crop_size', 'size'):
-            sizes = _sizes(step.get(key))
-            if sizes:
-                width, height = max(sizes, key=lambda wh: wh[0] * wh[1])
-                # mmcv writes scales as (W, H), crops as (H, W).
-                found = (width, height) if key == 'crop_size' else (height, width)
-    return found
-
-
-def _sizes(value: Any) -> list[tuple[int, int]]:
-    if not isinstance(value, (tuple, list)) or not value:
-        return []
-    if all(isinstance(v, int) for v in value) and len(value) == 2:
-        return [(value[0], value[1])]
-    return [size for part in value for size in _sizes(part)]
 
 
 def random_batch(

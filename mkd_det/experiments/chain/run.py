@@ -19,6 +19,7 @@ from ...io.lock import locked_folder
 from ...training.export import export, save_student
 from ..runs import (
     Display,
+    Launcher,
     TrainingResult,
     make_display,
     run_in_parallel,
@@ -63,6 +64,7 @@ def run_chain(
     options: Mapping[str, Any] | None = None,
     devices: Sequence[str] = ('',),
     beside: Sequence[Path] = (),
+    launcher: Launcher | None = None,
 ) -> FinishedChain:
     """Train a chain, or what is missing of it.
 
@@ -72,6 +74,7 @@ def run_chain(
         options: Overrides of the chain file.
         devices: GPUs for the stages of a parallel group, see `run_in_parallel`.
         beside: Work dirs of other chains, for the figure.
+        launcher: Starts the trainings; as processes of this one by default.
 
     Raises:
         MkdError: The chain cannot be trained, or a training failed.
@@ -94,7 +97,7 @@ def run_chain(
         others = read_other_chains(beside, metric)
         remove_outdated(runs, folder)
         with make_display(len(runs), 'chain') as display:
-            done = run_members(runs, chain, devices, display)
+            done = run_members(runs, chain, devices, display, launcher)
         results = chain_results(runs, done)
         write_json(folder / RESULTS, results)
         own = {folder.resolve(): results}
@@ -124,7 +127,11 @@ def remove_outdated(runs: Sequence[MemberRun], folder: Path) -> None:
 
 
 def run_members(
-    runs: Sequence[MemberRun], chain: Chain, devices: Sequence[str], display: Display
+    runs: Sequence[MemberRun],
+    chain: Chain,
+    devices: Sequence[str],
+    display: Display,
+    launcher: Launcher | None = None,
 ) -> list[TrainingResult]:
     """Run all members in order, those of a parallel group on several devices.
 
@@ -133,13 +140,14 @@ def run_members(
         chain: The chain.
         devices: GPUs, see `run_in_parallel`.
         display: Shows the progress.
+        launcher: Starts the trainings.
     """
     by_name = {run.member.name: run for run in runs}
 
     def work(
         run: MemberRun, environment: Mapping[str, str], stop: Event
     ) -> TrainingResult:
-        return run_member(run, environment, display, stop)
+        return run_member(run, environment, display, stop, launcher)
 
     results = []
     for group in chain.groups():
@@ -149,7 +157,11 @@ def run_members(
 
 
 def run_member(
-    run: MemberRun, environment: Mapping[str, str], display: Display, stop: Event
+    run: MemberRun,
+    environment: Mapping[str, str],
+    display: Display,
+    stop: Event,
+    launcher: Launcher | None = None,
 ) -> TrainingResult:
     """Train a member, or test a given one, and write its plain model.
 
@@ -158,10 +170,11 @@ def run_member(
         environment: Additional environment variables.
         display: Shows the progress.
         stop: Stops the training when set.
+        launcher: Starts the training.
     """
     if run.training is None:
         return evaluate_given(run, environment, display)
-    result = run_training(run.training, environment, display, stop)
+    result = run_training(run.training, environment, display, stop, launcher)
     if not run.has_student():
         config, weights = run.student
         with _ONE_MODEL:

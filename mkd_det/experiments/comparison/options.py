@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ..runs import Launcher
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ComparisonOptions:
         metric: Key of the metric that counts; default: the evaluator's first.
         least_gain: The smallest gain that counts; default: half a percentage point.
         devices: GPUs for the trainings, see `run_in_parallel`.
+        launcher: Starts the trainings; as processes of this one by default.
     """
 
     seeds: Sequence[int] = (0, 1, 2)
@@ -36,6 +38,7 @@ class ComparisonOptions:
     metric: str = ''
     least_gain: float | None = None
     devices: Sequence[str] = ('',)
+    launcher: Launcher | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -103,7 +103,7 @@ def compare(
     with locked_folder(folder, 'comparison'):
         prepared = prepare_comparison(read, options, folder)
         teachers = measure_teachers(prepared.teachers, prepared.base.cfg, folder)
-        finished = _run_trainings(prepared, options.devices)
+        finished = _run_trainings(prepared, options)
         comparison = None
         if finished.of_row(prepared, prepared.base.name):
             comparison = _summarize(prepared, finished, options, command, teachers)
@@ -112,7 +112,9 @@ def compare(
     return ComparisonOutcome(comparison, out, finished.failed, finished.stopped)
 
 
-def _run_trainings(prepared: PreparedComparison, devices: Sequence[str]) -> _Finished:
+def _run_trainings(
+    prepared: PreparedComparison, options: ComparisonOptions
+) -> _Finished:
     """Run what is missing."""
     finished = _Finished()
     key_of_metric = prepared.metric[1]
@@ -125,7 +127,9 @@ def _run_trainings(prepared: PreparedComparison, devices: Sequence[str]) -> _Fin
         ) -> None:
             (row, seed), training = item
             try:
-                result = run_training(training, environment, display, stop)
+                result = run_training(
+                    training, environment, display, stop, options.launcher
+                )
                 finished.results[row, seed] = read_seed_result(
                     row, seed, training, result, key_of_metric
                 )
@@ -134,7 +138,7 @@ def _run_trainings(prepared: PreparedComparison, devices: Sequence[str]) -> _Fin
                 finished.failed[training.title] = error
 
         try:
-            run_in_parallel(list(prepared.trainings.items()), devices, work)
+            run_in_parallel(list(prepared.trainings.items()), options.devices, work)
         except KeyboardInterrupt:
             return replace(finished, stopped=True)
     return finished
@@ -186,7 +190,7 @@ def _summarize(
         steps=training.budget,
         unit='epochs' if training.by_epoch else 'iterations',
         least_gain=least_gain,
-        parallel=len(options.devices),
+        parallel=min(len(options.devices), len(prepared.trainings)),
         command=command,
         notes=[*notes_on_schedules(prepared), *_notes_on_missing(prepared, finished)],
         teachers=teachers,
@@ -207,7 +211,10 @@ def _add_history(
 
 def _notes_on_missing(prepared: PreparedComparison, finished: _Finished) -> list[str]:
     """Describe trainings that are not in the report."""
-    notes = [f'{title}: failed; not included.' for title in finished.failed]
+    notes = []
+    for title, error in finished.failed.items():
+        why = str(error).splitlines()[0].removeprefix(f'{title}: ')
+        notes.append(f'{title} is not included: {why}')
     if finished.stopped:
         total = len(prepared.trainings)
         left = total - len(finished.results) - len(finished.failed)

@@ -19,6 +19,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner
 
+from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...data.datasets import dataset_classes
 from ...distiller.model import Distiller
@@ -26,7 +27,6 @@ from ...io.json_files import read_json, write_json
 from ...io.random_state import preserved_random_state
 from ...taps import frozen_state
 from ...teachers.loading import Teacher
-from ...training.runtime import class_count
 
 # Results of earlier evaluations, in the folder of a comparison.
 RESULTS = 'teachers.json'

@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from threading import Event, current_thread, main_thread
 from typing import TypeVar
 
+from ...utils import release_instance_lock
+
 Item = TypeVar('Item')
 Out = TypeVar('Out')
 # Gets an item, environment variables that select a device, and a stop event.
@@ -34,6 +36,7 @@ def run_in_parallel(
             that only followed from that error is not raised in its place.
         KeyboardInterrupt: Everything was stopped by Ctrl-C or SIGTERM.
     """
+    release_instance_lock()  # an error of earlier would stop all threads
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)

@@ -14,7 +14,7 @@ from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ..base import HeadReader, TappedHead, find_reader
 from ..predictions import Predictions, own_predictions
-from ..proof import prove_dense
+from ..proof import ReadTwice, prove_dense
 
 # What to write where the outputs of two heads cannot be compared.
 ON_FEATURES = (
@@ -196,9 +196,11 @@ class DenseReader(HeadReader):
 
     # -- checks --------------------------------------------------------------------
 
-    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
+    def prove(
+        self, model: Any, head: Any, features: Sequence[Tensor], where: str
+    ) -> ReadTwice:
         """Raise unless scores and boxes are those of the head's own predictions."""
-        prove_dense(self, head, features, where)
+        return prove_dense(self, head, features, where)
 
     def predict(self, head: Any, output: Any, images: int) -> list[Predictions]:
         """Return the head's own predictions without NMS, for `prove`.
@@ -230,7 +232,7 @@ class DenseReader(HeadReader):
             TeacherClassesError: They have another number of classes.
         """
         ours, theirs = (_Places.of(side) for side in (student, teacher))
-        if ours.classes != theirs.classes:
+        if ours.classes != theirs.classes and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{theirs.classes} class outputs, as the teacher',
@@ -266,7 +268,7 @@ class _Places:
     @classmethod
     def of(cls, tapped: TappedHead) -> _Places:
         """Return the places of a head."""
-        head, levels, reader = tapped
+        head, levels, reader, _ = tapped
         if reader is None:
             kind = find_reader(head)
             assert kind is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from mmdet.models.dense_heads import (
     ConditionalDETRHead,
     DABDETRHead,
@@ -19,11 +20,14 @@ from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
-from ...errors import HeadKindError, PlanError, TeacherClassesError
+from ...errors import PlanError, TeacherClassesError
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
+from ..decoding import call_layout
+from ..proof import ReadTwice
+from ..query_proof import prove_queries
 
 # Subclasses such as Grounding DINO's need more than images.
 _KNOWN = (
@@ -34,6 +38,8 @@ _KNOWN = (
     DINOHead,
     DDQDETRHead,
 )
+# A whole layer of the decoder.
+_LAYER = re.compile(r'decoder\.layers\.(\*|\d+)')
 
 
 @HEADS.register_module()
@@ -83,6 +89,8 @@ class QueryReader(HeadReader):
         inside = [path for path in tap.paths if path.split('.')[0] == 'decoder']
         if not inside or not isinstance(model, DetectionTransformer):
             return
+        if tap.whole:
+            return
         if 'decoder' in inside:
             raise PlanError(
                 f'{where} ({tap}): the decoder yields its layers stacked',
@@ -90,15 +98,29 @@ class QueryReader(HeadReader):
                 actual='decoder',
                 fix="'decoder.layers.*'",
             )
-        if of_student and hasattr(model, 'dn_query_generator'):
+        layers = not tap.inputs and all(map(_LAYER.fullmatch, inside))
+        if of_student and hasattr(model, 'dn_query_generator') and not layers:
             raise PlanError(
                 f'{where} ({tap}): the decoder of {type(model).__name__} has denoising'
                 ' queries too in training, which the teacher has not',
-                expected='the head, or what is before the decoder',
+                expected='whole layers of the decoder, whose other queries are read, or'
+                ' what is before it',
                 actual=', '.join(inside),
-                fix="taps=dict(queries='bbox_head') with QueryKD, or"
-                " taps=dict(memory='encoder')",
+                fix="'decoder.layers.*'",
             )
+
+    @classmethod
+    def layout_at(
+        cls, model: nn.Module, tap: Tap, of_student: bool
+    ) -> Callable[[Any], list[Level] | None] | None:
+        """Read decoders' calls by name; leave out denoising queries of layers."""
+        if not isinstance(model, DetectionTransformer):
+            return None
+        if tap.whole and tap.paths == ('decoder',):
+            return call_layout(model)
+        denoises = of_student and hasattr(model, 'dn_query_generator')
+        layers = not tap.inputs and all(map(_LAYER.fullmatch, tap.paths))
+        return partial(_own_queries, model) if denoises and layers else None
 
     @classmethod
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
@@ -137,48 +159,17 @@ class QueryReader(HeadReader):
 
     def _first(self, head: Any, count: int) -> int:
         """Return the index of the first query that is no denoising query."""
+        if count == self.queries:  # in eval mode, and of shared queries
+            return 0
         if isinstance(head, DDQDETRHead) and head.training:
             return head.cache_dict['dis_query_info'][0]
         return count - self.queries
 
-    def prove(self, head: Any, features: Sequence[Tensor], where: str) -> None:
-        """Raise unless scores and boxes are those of the head's own prediction.
-
-        Args:
-            head: The head.
-            features: Not used: the head runs on queries, and random outputs do.
-            where: Name of the head, for messages.
-
-        Raises:
-            HeadKindError: They are not.
-        """
-        if isinstance(head, DDQDETRHead):
-            return  # its predictions are those that its NMS leaves
-        like = next(head.parameters())
-        count, classes = 20, head.cls_out_channels
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            scores = torch.randn(1, 1, count, classes).to(like)
-            boxes = (torch.rand(1, 1, count, 4) * 0.3 + 0.35).to(like)
-            metas = [dict(img_shape=(1, 1), scale_factor=(1.0, 1.0))]
-            limit = head.test_cfg.get('max_per_img', count)
-            try:
-                head.test_cfg['max_per_img'] = min(limit, count)
-                (found,) = head.predict_by_feat(scores, boxes, metas, rescale=False)
-            finally:
-                head.test_cfg['max_per_img'] = limit
-        mine = type(self)(head).read(head, [(scores[0], boxes[0])])
-        own = mine.scores[0]
-        chances = own.sigmoid() if self.activation == 'sigmoid' else own.softmax(-1)
-        assert mine.boxes is not None
-        apart = (found.bboxes[:, None] - mine.boxes[0]).abs().amax(-1)
-        wrong = (chances[:, found.labels].T - found.scores[:, None]).abs()
-        if bool((torch.maximum(apart, wrong).amin(1) > 1e-4).any()):
-            raise HeadKindError(
-                f'{where}: {type(head).__name__}: queries are not read as the head'
-                ' predicts them',
-                fix="a loss on features: taps=dict(fpn='neck')",
-            )
+    def prove(
+        self, model: Any, head: Any, features: Sequence[Tensor], where: str
+    ) -> ReadTwice:
+        """Raise unless scores and boxes are those of the head's own predictions."""
+        return prove_queries(self, model, head, features, where)
 
     def check_comparable(
         self, student: TappedHead, teacher: TappedHead, where: str
@@ -189,13 +180,27 @@ class QueryReader(HeadReader):
             TeacherClassesError: They have another number of classes.
         """
         ours, theirs = (side.levels[-1][0].shape[-1] for side in (student, teacher))
-        if ours != theirs:
+        if ours != theirs and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{theirs} class outputs, as the teacher',
                 actual=f'{ours} in the student',
                 fix='bbox_head=dict(num_classes=...) of both, as the data has them',
             )
+
+
+def _own_queries(model: Any, value: Tensor) -> list[Level]:
+    """Return what a decoder layer yields (N, Q, C), without denoising queries.
+
+    Args:
+        model: A DINO or DDQ. In training denoising queries come first; dense queries,
+            which DDQ has, come last.
+        value: What the layer yielded.
+    """
+    first = value.shape[1] - model.num_queries
+    if isinstance(model.bbox_head, DDQDETRHead):
+        first = model.cache_dict['dis_query_info'][0]
+    return [value[:, first : first + model.num_queries]]
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead, TridentRoIHead
+from mmdet.models.roi_heads import (
+    CascadeRoIHead,
+    MultiInstanceRoIHead,
+    PISARoIHead,
+    StandardRoIHead,
+    TridentRoIHead,
+)
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ...errors import HeadKindError, PlanError, TeacherClassesError
-from ...functional import boxes_of_class
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, Levels, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
+from ..proof import ReadTwice
+from ..region_proof import prove_regions
 from .masks import knows_mask_heads, masks_of_regions
 
 # Where mmdet's detectors have their second stage.
@@ -26,6 +34,8 @@ BOX_HEAD = 'roi_head.bbox_head'
 EXTRACTOR = 'roi_head.bbox_roi_extractor'
 # Coders of deltas of x, y, w, h, whose boxes can be decoded for any regions.
 _CODERS = (DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder)
+# The class loss of a box head, whose second argument is the labels.
+_CLASS_LOSS = re.compile(r'roi_head\.bbox_head(\.(\d+|\*))?\.loss_cls')
 # Samplers that run the box head themselves, on more regions than are learned from.
 _RUN_BOX_HEAD = ('OHEMSampler', 'ScoreHLRSampler')
 
@@ -113,6 +123,14 @@ class RegionReader(HeadReader):
             )
 
     @classmethod
+    def when_silent(cls, tap: Tap) -> Callable[[nn.Module], Level] | None:
+        """Make no labels: without regions in a batch mmdet computes no class loss."""
+        labels = tap.inputs and tap.position == 1
+        if not labels or not all(map(_CLASS_LOSS.fullmatch, tap.paths)):
+            return None
+        return _no_labels
+
+    @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
         """Run box heads, class losses and mask heads; an image is its only region."""
         if not knows_box_heads(model):
@@ -150,19 +168,25 @@ class RegionReader(HeadReader):
             full_precision(logits)[None], None if boxes is None else boxes[None]
         )
 
+    def prove(
+        self, model: Any, head: Any, features: Sequence[Tensor], where: str
+    ) -> ReadTwice:
+        """Raise unless classes and boxes are those of the head's own predictions."""
+        return prove_regions(self, model, head, features, where)
+
     def check_comparable(
         self, student: TappedHead, teacher: TappedHead, where: str
     ) -> None:
         """Raise unless both heads have the same classes, for the same regions."""
         shapes = [tuple(side.levels[0][0].shape) for side in (student, teacher)]
-        if shapes[0][1] != shapes[1][1]:
+        if shapes[0][1] != shapes[1][1] and not teacher.mapped:
             raise TeacherClassesError(
                 f'{where}: student and teacher have different numbers of classes',
                 expected=f'{shapes[1][1]} class outputs, as the teacher',
                 actual=f'{shapes[0][1]} in the student',
                 fix='num_classes=... of both box heads, as the data has them',
             )
-        if shapes[0] != shapes[1]:
+        if shapes[0][0] != shapes[1][0]:
             raise HeadKindError(
                 f'{where}: the box heads were run on different regions',
                 expected=f'{shapes[1][0]} regions, as the teacher',
@@ -170,12 +194,19 @@ class RegionReader(HeadReader):
             )
 
 
+def _no_labels(model: nn.Module) -> Tensor:
+    device = next(model.parameters()).device
+    return torch.zeros(0, dtype=torch.long, device=device)
+
+
 def knows_box_heads(model: nn.Module) -> bool:
     """Return whether a detector has box heads that need nothing but regions."""
     head: Any = getattr(model, 'roi_head', None)
-    # Subclasses of the cascade need more than regions; Trident counts images anew.
+    # Subclasses of the cascade need more than regions; Trident counts images anew;
+    # the other one predicts two objects for each region.
     known = isinstance(head, StandardRoIHead) or type(head) is CascadeRoIHead
-    return known and head.with_bbox and not isinstance(head, TridentRoIHead)
+    other = isinstance(head, (TridentRoIHead, MultiInstanceRoIHead))
+    return known and head.with_bbox and not other
 
 
 def check_box_heads(model: nn.Module, where: str) -> None:
@@ -197,7 +228,7 @@ def check_box_heads(model: nn.Module, where: str) -> None:
             expected='a StandardRoIHead or CascadeRoIHead, as of Faster R-CNN, Mask'
             ' R-CNN, Cascade R-CNN',
             actual=None if head is None else type(head).__name__,
-            fix='SoftOutputKD for dense heads; FeatureKD on the neck for all',
+            fix="FeatureKD on the neck: taps=dict(fpn='neck')",
         )
     for box_head in _box_heads(head):
         _check_softmax(box_head, where)
@@ -225,7 +256,10 @@ def _check_sampler(model: Any, where: str) -> None:
                 ' are not learned from',
                 expected='a sampler that does not, such as RandomSampler',
                 fix='--cfg-options'
-                ' model.student.train_cfg.rcnn.sampler.type=RandomSampler',
+                ' model.student.train_cfg.rcnn.sampler.type=RandomSampler'
+                # which needs the sampler of its own
+                + ' model.student.roi_head.type=StandardRoIHead'
+                * isinstance(model.roi_head, PISARoIHead),
             )
 
 
@@ -247,19 +281,24 @@ def logits_of_regions(
 
 
 def run_box_heads(
-    model: Any, features: Sequence[Tensor], regions: Tensor, stage: int | None = None
+    model: Any,
+    features: Sequence[Tensor],
+    regions: Tensor,
+    stage: int | None = None,
+    image_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Tensor, ...]:
     """Run the box heads of a detector on regions, as its prediction does.
 
     The stages of a cascade follow each other, each on the regions that the one before
-    has refined; here these are not clipped to the image. The logits are the mean over
-    the stages, the boxes those of the last.
+    has refined, clipped to the image. The logits are the mean over the stages, the
+    boxes those of the last.
 
     Args:
         model: A detector that `knows_box_heads` accepts.
         features: What its `extract_feat` returned.
         regions: Regions (R, 5): index of the image, x1, y1, x2, y2 in input pixels.
         stage: Index of the one stage of a cascade that is run; None for all.
+        image_sizes: (H, W) of each image, without padding; None to clip nothing.
 
     Returns:
         Logits (R, K + 1), and, where boxes can be decoded, deltas (R, 4) or (R, 4K) and
@@ -274,6 +313,8 @@ def run_box_heads(
     for number in stages:
         if logits:
             regions = _refined(head.bbox_head[number - 1], regions, *found)
+            if image_sizes is not None:
+                regions = _clipped(regions, image_sizes)
         result = head._bbox_forward(number, features, regions)
         found = result['cls_score'], result['bbox_pred']
         logits.append(found[0])
@@ -288,11 +329,22 @@ def _level(logits: Tensor, deltas: Any, regions: Tensor) -> tuple[Tensor, ...]:
 
 def _refined(box_head: Any, regions: Tensor, logits: Tensor, deltas: Any) -> Tensor:
     """Return the regions (R, 5) that a stage of a cascade makes of its own."""
-    boxes = decode_regions(box_head, regions, deltas)
-    if boxes is None:
+    if deltas is None:
         return regions
+    if isinstance(deltas, Tensor):
+        deltas = full_precision(deltas)
     likely = logits[:, :-1].argmax(-1)
-    return torch.cat([regions[:, :1], boxes_of_class(boxes[None], likely[None])[0]], 1)
+    unclipped = dict(img_shape=None)
+    boxes = box_head.regress_by_class(regions[:, 1:], likely, deltas, unclipped)
+    return torch.cat([regions[:, :1], get_box_tensor(boxes)], 1)
+
+
+def _clipped(regions: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Clip regions (R, 5) to their images."""
+    height, width = regions.new_tensor(sizes)[regions[:, 0].long()].unbind(1)
+    limits = torch.stack([width, height, width, height], 1)
+    boxes = torch.minimum(regions[:, 1:].clamp_min(0), limits)
+    return torch.cat([regions[:, :1], boxes], 1)
 
 
 def decode_regions(box_head: Any, regions: Tensor, deltas: Any) -> Tensor | None:

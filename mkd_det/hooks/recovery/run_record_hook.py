@@ -11,7 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...data.labels import agreed_names, read_labels
-from ...training.class_order import RUN_RECORD, is_described
+from ...training.class_names import RUN_RECORD
+from ...training.class_order import is_described
 from ...training.resume_report import report_differences
 
 

@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...errors import ConfigError, is_integer, nearest_names
-from ...io.atomic import write_atomically
+from ...io.atomic import write_own
 from ...io.paths import own_file
 from ...preflight.metric_names import is_logged
 
@@ -73,7 +73,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not is_main_process():
             return
         pointer = osp.join(runner.work_dir, 'last_checkpoint')
-        write_atomically(pointer, str(self.last_ckpt).encode())
+        write_own(pointer, str(self.last_ckpt).encode())
         for path in outdated:
             _remove(self.file_backend, path)
 

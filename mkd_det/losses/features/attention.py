@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
 from ...errors import ShapeMismatchError
@@ -36,6 +39,11 @@ class AttentionKD(PairLoss):
         - mask: per level (N, 1, H, W)
         - output: ()
     """
+
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "a tap with more than one position; or type='FeatureKD', which compares"
+        ' channels'
+    }
 
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -62,6 +62,9 @@ class FeatureKD(PairLoss):
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "form='l2', or a tap with more than one position"
+    }
 
     def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
         super().__init__(**base)

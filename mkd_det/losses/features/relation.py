@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -59,6 +59,10 @@ class RelationKD(PairLoss):
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels'})
+    instead: ClassVar[Mapping[str, str]] = {
+        '': 'taps with more than one channel and more than one position; or'
+        " type='FeatureKD', form='l2'"
+    }
 
     def __init__(
         self,

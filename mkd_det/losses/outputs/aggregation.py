@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ from ...errors import ConfigError, HeadKindError, ShapeMismatchError, is_number
 from ...functional import logit_rows, weighted_average
 from ...registry import LOSSES, build_component
 from ...structures import HeadOutput, full_precision
-from ..base import Activation, PairLoss
+from ..base import Activation, PairLoss, check_focus
 from .class_losses import CLASS_LOSSES
 
 
@@ -41,8 +41,9 @@ class LossAggregation(PairLoss):
       weights grow with the number of levels, in equal proportions.
     - A term: the targets are the teacher's probabilities at temperature tau, and the
       loss is multiplied by tau^2. For heads the loss is summed over rows and divided by
-      the teacher's confidence, as in `SoftOutputKD`. The loss of equal student and
-      teacher is the entropy of the teacher, because the summands are cross entropies.
+      the teacher's squared confidence, as in `SoftOutputKD`. The loss of equal student
+      and teacher is the entropy of the teacher, because the summands are cross
+      entropies.
 
     Args:
         losses: Configs of class losses: dict(type='CE'), 'BalancedCE', 'BinaryCE' or
@@ -53,6 +54,7 @@ class LossAggregation(PairLoss):
             config. It must agree with the losses.
         loss_weight: Factor on the loss, as in mmdet's losses.
         activation: What the class logits of the heads are for. The plan fills it in.
+        focus: Exponent of the teacher's confidence in the divisor, for terms of heads.
         **base: `weight` and `schedule` of a term, see `PairLoss`.
 
     Shape:
@@ -63,6 +65,9 @@ class LossAggregation(PairLoss):
 
     reads: ClassVar[str] = 'outputs'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "losses=[dict(type='BinaryCE')], as one class has no other to exclude"
+    }
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class LossAggregation(PairLoss):
         use_sigmoid: bool | None = None,
         loss_weight: float = 1.0,
         activation: Activation | None = None,
+        focus: float = 2.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -87,7 +93,8 @@ class LossAggregation(PairLoss):
         self.log_variances: nn.Parameter | None = None
         if weights == 'learned':
             self.log_variances = nn.Parameter(torch.zeros(len(self.class_losses)))
-        self.tau, self.loss_weight = tau, loss_weight
+        check_focus('LossAggregation', focus)
+        self.tau, self.loss_weight, self.focus = tau, loss_weight, focus
         self._check_activation(use_sigmoid, activation)
         self.use_sigmoid = all(x.activation == 'sigmoid' for x in self.class_losses)
         self._has_use_sigmoid = use_sigmoid is not None
@@ -109,6 +116,12 @@ class LossAggregation(PairLoss):
                     " for independent classes;\ndict(type='CE'), dict(type='Focal')"
                     ' for a softmax',
                 )
+
+    @property
+    def least_at_agreement(self) -> bool:
+        """Whether each of the class losses is least at equal probabilities."""
+        losses = self.class_losses
+        return all(loss.least_at_agreement for loss in losses)
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
         """Return False: it compares class scores only."""
@@ -177,6 +190,7 @@ class LossAggregation(PairLoss):
             confidence = t.sigmoid().amax(-1)
         else:
             confidence = t.softmax(-1)[:, :-1].amax(-1)
+        confidence = confidence**self.focus
         if mask is not None:
             weights = mask.reshape(-1)
             loss, confidence = loss * weights, confidence * weights

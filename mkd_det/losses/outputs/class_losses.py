@@ -23,6 +23,8 @@ class ClassLoss(nn.Module):
     Class attributes:
         activation: 'softmax' for mutually exclusive classes, 'sigmoid' for independent
             classes.
+        least_at_agreement: Whether it is least where the probabilities are the
+            targets, also for targets between 0 and 1.
 
     Shape:
         - logits, target: (M, K)
@@ -30,6 +32,7 @@ class ClassLoss(nn.Module):
     """
 
     activation: Activation = 'softmax'
+    least_at_agreement: bool = True
 
 
 @CLASS_LOSSES.register_module()
@@ -53,6 +56,8 @@ class BalancedCE(ClassLoss):
             background for heads whose last class is the background.
         beta: See `functional.effective_number_weights`.
     """
+
+    least_at_agreement = False
 
     def __init__(self, counts: Sequence[int], beta: float = 0.999) -> None:
         super().__init__()
@@ -130,6 +135,7 @@ class Focal(ClassLoss):
             )
         self.gamma, self.alpha = gamma, alpha
         self.activation = 'sigmoid' if use_sigmoid else 'softmax'
+        self.least_at_agreement = use_sigmoid or gamma == 0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample."""

@@ -40,12 +40,18 @@ class DKD(PairLoss):
         - student, teacher: logits (N, K) with K >= 2, (N, K, H, W) or (N, L, K); all
           positions have the label of their image
         - mask: one weight per row of logits
-        - output: dict(target=(), rest=())
+        - output: dict(target=(), rest=()), those whose weight is not 0
+
+    Rows with the label -1 are left out.
     """
 
     demands: ClassVar[frozenset[str]] = frozenset({'same_channels', 'same_spatial'})
+    of_classes: ClassVar[bool] = True
     truth: ClassVar[str] = 'labels'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        'rest': 'beta=0, as two classes leave only one besides the label'
+    }
 
     def __init__(
         self, alpha: float = 1.0, beta: float = 2.0, tau: float = 4.0, **base: Any
@@ -92,15 +98,20 @@ class DKD(PairLoss):
             for s, t, m in zip(student, teacher, masks, strict=True)
         ]
         target, rest = (torch.stack(part).mean() for part in zip(*parts))
-        return {'target': self.alpha * target, 'rest': self.beta * rest}
+        weighed = {'target': (self.alpha, target), 'rest': (self.beta, rest)}
+        return {
+            name: factor * part for name, (factor, part) in weighed.items() if factor
+        }
 
     def _parts(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
         s, t = (logit_rows(level) for level in (student, teacher))
         labels = labels.repeat_interleave(len(s) // max(len(labels), 1))
-        weights = None if mask is None else mask.reshape(-1)
-        parts = decoupled_kl(s, t, labels, self.tau)
+        weights = (labels >= 0).to(s)
+        if mask is not None:
+            weights = weights * mask.reshape(-1)
+        parts = decoupled_kl(s, t, labels.clamp_min(0), self.tau)
         return tuple(weighted_average(part, weights) for part in parts)
 
 
@@ -125,7 +136,7 @@ class ProposalDKD(DKD):
         - student: logits (R, K + 1)
         - teacher: logits (R, K + 1), of `ProposalHead`
         - labels: (R,)
-        - output: dict(target=(), rest=())
+        - output: dict(target=(), rest=()), those whose weight is not 0
     """
 
     truth: ClassVar[str] = ''

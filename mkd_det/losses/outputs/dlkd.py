@@ -19,7 +19,7 @@ from ...functional import (
 )
 from ...registry import LOSSES
 from ...structures import HeadOutput, Level
-from ..base import Activation, PairLoss
+from ..base import Activation, PairLoss, check_focus
 
 Map = Literal['rank', 'linear']
 
@@ -46,15 +46,16 @@ class DLKD(PairLoss):
     `teachers=dict(t=..., pruned=dict(prune_of='t', prune=0.5))`.
 
     For heads the samples are the rows where the teacher is confident, weighted by its
-    confidence as in `SoftOutputKD`. For sigmoid heads, d is that of the teacher's best
-    class against the rest, and the loss is the sum over classes of two-way divergences.
-    For the boxes add the term `SoftOutputKD(class_weight=0)`.
+    squared confidence as in `SoftOutputKD`. For sigmoid heads, d is that of the
+    teacher's best class against the rest, and the loss is the sum over classes of
+    two-way divergences. For the boxes add the term `SoftOutputKD(class_weight=0)`.
 
     Args:
         tau_min: Temperature of the easiest sample.
         tau_max: Temperature of the most difficult sample.
         map: Mapping from difficulty to temperature: 'rank' or 'linear', see above.
         confident: Minimum confidence of the teacher in a row of a head.
+        focus: Exponent of the confidence in the weights of rows.
         activation: What the class logits of the heads are for. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
@@ -71,6 +72,10 @@ class DLKD(PairLoss):
     reads: ClassVar[str] = 'outputs'
     also: ClassVar[Mapping[str, str]] = {'pruned': 'teacher'}
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "activation='sigmoid', or type='SoftOutputKD', classes='sigmoid': one class"
+        ' has no other to exclude'
+    }
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class DLKD(PairLoss):
         tau_max: float = 6.0,
         map: Map = 'rank',
         confident: float = 0.05,
+        focus: float = 2.0,
         activation: Activation | None = None,
         **base: Any,
     ) -> None:
@@ -96,6 +102,8 @@ class DLKD(PairLoss):
                 actual=confident,
                 fix='confident=0.05',
             )
+        check_focus('DLKD', focus)
+        self.focus = focus
         self.tau_min, self.tau_max, self.map = tau_min, tau_max, map
         self.confident, self.activation = confident, activation
         self.difficulties = torch.zeros(0)
@@ -140,7 +148,7 @@ class DLKD(PairLoss):
         confidence = probabilities.amax(-1).flatten()
         chosen = confidence > self.confident
         s, t, p = (x.flatten(0, 1)[chosen] for x in (student, teacher, pruned))
-        confidence = confidence[chosen]
+        confidence = confidence[chosen] ** self.focus
         if weights is not None:
             confidence = confidence * weights[chosen]
         if softmax:

@@ -16,7 +16,7 @@ from ...functional import (
 )
 from ...registry import LOSSES
 from ...structures import HeadOutput
-from ..base import PairLoss
+from ..base import PairLoss, check_focus
 
 RegionBoxes = Literal['giou', 'l1', 'off']
 
@@ -27,7 +27,7 @@ class ProposalKD(PairLoss):
 
     .. math:: \frac{\sum_r w_r \, \tau^2 \mathrm{KL}(p^t_r \| p^s_r)}{\sum_r w_r}
         \qquad \text{and} \qquad
-        \frac{\sum_r f_r \, d(b^s_{r}, b^t_{r})}{\max(1, \sum_r f_r)}
+        \frac{\sum_r f_r^2 \, d(b^s_{r}, b^t_{r})}{\max(1, \sum_r f_r^2)}
 
     with :math:`w_r = 1 + (w - 1) \, p^t_{r, background}` and the teacher's confidence
     :math:`f_r`, its largest probability of an object. Boxes are decoded and belong to
@@ -49,13 +49,14 @@ class ProposalKD(PairLoss):
         boxes: 'giou', 'l1' or 'off'.
         class_weight: Factor on the classes' part.
         box_weight: Factor on the boxes' part.
+        focus: Exponent of f in the weights of the boxes and their divisor.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
         - student, teacher: one `HeadOutput` of (N, P, K + 1) scores, the background
           last, and boxes (N, P, 4), (N, P, 1, 4) or (N, P, K, 4)
         - mask: (N, P), how much each proposal counts
-        - output: dict(cls=(), box=())
+        - output: dict(cls=(), box=()), those whose weight is not 0
     """
 
     reads: ClassVar[str] = 'outputs'
@@ -67,6 +68,7 @@ class ProposalKD(PairLoss):
         boxes: RegionBoxes = 'giou',
         class_weight: float = 1.0,
         box_weight: float = 1.0,
+        focus: float = 2.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -86,6 +88,8 @@ class ProposalKD(PairLoss):
                 'ProposalKD: class_weight and box_weight must be numbers >= 0',
                 actual=(class_weight, box_weight),
             )
+        check_focus('ProposalKD', focus)
+        self.focus = focus
         self.tau = tau
         self.background = background
         self.boxes = 'off' if box_weight == 0 else boxes
@@ -120,12 +124,15 @@ class ProposalKD(PairLoss):
             )
         probabilities = teacher.scores.softmax(-1)
         confidence, likely = probabilities[..., :-1].max(-1)
+        confidence = confidence**self.focus
         weights = 1 + (self.background - 1) * probabilities[..., -1]
         if mask is not None:
             mask = mask.reshape(confidence.shape)
             confidence, weights = confidence * mask, weights * mask
         loss = softmax_kl(student.scores, teacher.scores, self.tau)
-        parts = {'cls': self.class_weight * weighted_average(loss, weights)}
+        parts = {}
+        if self.class_weight:
+            parts['cls'] = self.class_weight * weighted_average(loss, weights)
         if self.boxes != 'off':
             distance = self._distance(student, teacher, likely)
             divisor = confidence.sum().clamp_min(len(confidence))

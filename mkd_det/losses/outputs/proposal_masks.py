@@ -27,7 +27,8 @@ class ProposalMaskKD(PairLoss):
     side with one mask for all classes is compared by that one. `labels` are the targets
     of the student's own classification loss, for all of its proposals:
     `taps=dict(labels='roi_head.bbox_head.loss_cls:in1')`. In mmdet, the positive ones
-    of them are in the order of the masks. Without positives the loss is 0.
+    of them are in the order of the masks. Masks with the label -1 are left out. Without
+    positives the loss is 0.
 
     Args:
         tau: Temperature.
@@ -40,6 +41,7 @@ class ProposalMaskKD(PairLoss):
         - output: ()
     """
 
+    of_classes: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {'labels': 'student'}
 
     def __init__(self, tau: float = 1.0, **base: Any) -> None:
@@ -69,7 +71,9 @@ class ProposalMaskKD(PairLoss):
         s, t = student[0], teacher[0]
         _check_shapes(s, t)
         count = max(s.shape[1], t.shape[1])
-        positive = labels[0] if count == 1 else labels[0][labels[0] < count]
+        positive = labels[0][labels[0] < count]
+        if count == 1 and len(positive) != len(s):  # one mask for all classes
+            positive = torch.zeros(len(s), dtype=torch.long, device=s.device)
         if count > 1 and len(positive) != len(s):
             raise ShapeMismatchError(
                 'ProposalMaskKD: the labels are not those of the masks',
@@ -79,6 +83,8 @@ class ProposalMaskKD(PairLoss):
                 " the same stage for all: 'roi_head.bbox_head.0.loss_cls:in1',"
                 " 'roi_head.mask_head.0', 'roi_head.mask_roi_extractor.0:in1'",
             )
+        known = positive >= 0
+        s, t, positive = s[known], t[known], positive[known]
         if not len(s):
             return s.sum() * 0
         s, t = (_of_label(side, positive).unsqueeze(-1) for side in (s, t))

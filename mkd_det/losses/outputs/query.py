@@ -13,7 +13,7 @@ from ...errors import ConfigError, HeadKindError
 from ...functional import giou_distance, quality_bce, softmax_kl
 from ...registry import LOSSES
 from ...structures import HeadOutput
-from ..base import Activation, PairLoss
+from ..base import Activation, PairLoss, check_focus
 
 Layers = Literal['last', 'all']
 
@@ -39,8 +39,14 @@ class QueryKD(PairLoss):
     sigmoid heads, the divergence for softmax heads. Its weight is
     :math:`\lambda + (1 - \lambda) f`, with f the teacher's confidence, the highest
     probability of an object's class, and :math:`\lambda` = `negatives`. The box parts,
-    L1 of normalised centres and sizes and 1 - GIoU, have the weight f. All are divided
-    by the sum of f, but by no less than one per image.
+    L1 of normalised centres and sizes and 1 - GIoU, have the weight :math:`f^2`. All
+    are divided by the sum of :math:`f^2`, which counts objects and not queries, but by
+    no less than one per image.
+
+    Queries that both decoders have run on (the probe `SharedQueries`) need no matching:
+    row i meets row i, and all rows count. With `negatives=0` it is then the loss of
+    Wang et al.: "KD-DETR: Knowledge Distillation for Detection Transformer with
+    Consistent Distillation Points Sampling", CVPR 2024, arXiv 2211.08071.
 
     Args:
         activation: What the class logits of the heads are for. The plan fills it in.
@@ -53,6 +59,9 @@ class QueryKD(PairLoss):
         l1_weight: Factor on the L1 part.
         giou_weight: Factor on the GIoU part.
         costs: Factors :math:`a_c, a_1, a_g` of the matching.
+        focus: Exponent of f in the weights of the boxes and in the divisor.
+        aligned: Whether row i of both sides is one query; then nothing is matched, and
+            `targets` and `costs` are not used. The plan fills it in.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -77,6 +86,8 @@ class QueryKD(PairLoss):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         costs: tuple[float, float, float] = (2.0, 5.0, 2.0),
+        focus: float = 2.0,
+        aligned: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -91,6 +102,8 @@ class QueryKD(PairLoss):
         self._check_numbers(
             targets, negatives, tau, (class_weight, l1_weight, giou_weight), costs
         )
+        check_focus('QueryKD', focus)
+        self.focus = focus
         self.activation = activation
         self.layers = layers
         self.targets = targets
@@ -100,6 +113,7 @@ class QueryKD(PairLoss):
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.costs = tuple(costs)
+        self.aligned = aligned
 
     @staticmethod
     def _check_numbers(
@@ -173,18 +187,21 @@ class QueryKD(PairLoss):
                 for side in (student, teacher)
             )
             confidence = self._probabilities(t_scores).amax(-1)
-            count = min(self.targets, len(s_scores), len(t_scores))
-            known = confidence.topk(count).indices
-            mine, theirs = self._match(
-                s_scores.detach(), s_boxes.detach(), t_scores[known], t_boxes[known]
-            )
-            known = known[theirs]
+            if self.aligned:
+                mine = known = torch.arange(len(t_scores), device=t_scores.device)
+            else:
+                count = min(self.targets, len(s_scores), len(t_scores))
+                known = confidence.topk(count).indices
+                mine, theirs = self._match(
+                    s_scores.detach(), s_boxes.detach(), t_scores[known], t_boxes[known]
+                )
+                known = known[theirs]
             parts = self._parts(
                 s_scores[mine], s_boxes[mine], t_scores[known], t_boxes[known]
             )
             weight = 1.0 if weights is None else weights[image]
             total = total + weight * parts
-            divisor = divisor + weight * confidence[known].sum()
+            divisor = divisor + weight * (confidence[known] ** self.focus).sum()
         return total / divisor.clamp_min(len(student.scores))
 
     def _parts(
@@ -197,6 +214,7 @@ class QueryKD(PairLoss):
         else:
             classes = softmax_kl(scores[None], t_scores[None], self.tau)[0]
         weight = self.negatives + (1 - self.negatives) * confidence
+        confidence = confidence**self.focus
         l1 = bbox_xyxy_to_cxcywh(boxes) - bbox_xyxy_to_cxcywh(t_boxes)
         giou = giou_distance(boxes, t_boxes)
         return torch.stack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -10,7 +11,6 @@ from ...errors import ConfigError, HeadKindError, ShapeMismatchError
 from ...functional import (
     box_distribution_kl,
     boxes_of_class,
-    class_factors,
     giou_distance,
     logit_rows,
     quality_bce,
@@ -19,7 +19,8 @@ from ...functional import (
 )
 from ...registry import LOSSES
 from ...structures import HeadOutput
-from ..base import Activation, PairLoss
+from ..base import Activation, PairLoss, check_focus
+from .class_balance import ClassBalance
 
 Classes = Literal['auto', 'sigmoid', 'softmax']
 Boxes = Literal['auto', 'distribution', 'giou', 'off']
@@ -49,10 +50,13 @@ class SoftOutputKD(PairLoss):
     with the same weights.
 
     Every part of a head's output is summed over its rows (places, regions) and divided
-    by the sum of the teacher's confidence :math:`f = \max_c \sigma_t` over them (over
-    foreground classes for softmax heads, whose last class is the background), but by no
-    less than one per image: so it does not grow with the image, and is finite without
-    objects. The sum is that of this process; ranks are averaged as gradients are.
+    by the sum of :math:`f^2` over them, but by no less than one per image, with f the
+    teacher's confidence, :math:`\max_c \sigma_t` (over foreground classes for softmax
+    heads, whose last class is the background). So it does not grow with the image, and
+    is finite without objects. Squared, confidence counts objects: thousands of places
+    of background with a confidence of 0.03 do not add up to an object, as they do in
+    the sum of f. The gradient of the class part at the start is :math:`f^2` as well.
+    The sum is that of this process; ranks are averaged as gradients are.
 
     Args:
         classes: 'sigmoid' (independent classes), 'softmax' (exclusive classes), or
@@ -66,13 +70,14 @@ class SoftOutputKD(PairLoss):
         box_tau: Temperature of the box distributions.
         class_weight: Factor on the classes' part.
         box_weight: Factor on the boxes' part.
-        focus: Exponent of f in the weights and the divisor. Above 1, rows where the
-            teacher is unsure count less.
-        balance: How much more rare classes count, from 0 to 1, in the class part, the
-            weights of the boxes and the divisor. Class c counts :math:`n_c^{-b}`, with
-            :math:`n_c` the teacher's confidence in c summed over the batch, but no less
-            than one per image. At 1 all classes count the same, as with distributions
-            over positions (Shu et al., ICCV 2021, arXiv 2011.13256). For sigmoid heads.
+        focus: Exponent of f in the weights of the boxes and in the divisor. At 1, the
+            background counts by its number of places.
+        balance: How much more objects of rare classes count, from 0 to 1, in classes
+            and boxes. An object of class c counts :math:`n_c^{-b}`, with :math:`n_c`
+            how much of the class the teacher has seen, mean over the batches so far. At
+            1, over a training, all classes have the same say: objects of a class that
+            is rarer by ten count ten times as much, down to a twentieth of the mean
+            class. Background counts as it is, see `ClassBalance`. For sigmoid heads.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -80,11 +85,16 @@ class SoftOutputKD(PairLoss):
           logits (N, K), (N, L, K) or (N, K, H, W)
         - mask: (N, P) or anything of as many entries for `HeadOutput`; for logits,
           as many entries as rows
-        - output: dict(cls=(), box=()) for `HeadOutput`, () for logits
+        - output: dict(cls=(), box=()) for `HeadOutput`, those whose weight is not 0; ()
+          for logits
     """
 
     reads: ClassVar[str] = 'outputs'
     weighs_samples: ClassVar[bool] = True
+    instead: ClassVar[Mapping[str, str]] = {
+        '': "classes='sigmoid', as one class has no other to exclude",
+        'box': "boxes='giou' for heads whose distribution has one bin; or box_weight=0",
+    }
 
     def __init__(
         self,
@@ -95,18 +105,19 @@ class SoftOutputKD(PairLoss):
         boxes: Boxes = 'auto',
         box_tau: float = 10.0,
         class_weight: float = 1.0,
-        box_weight: float = 0.25,
-        focus: float = 1.0,
+        box_weight: float = 0.35,
+        focus: float = 2.0,
         balance: float = 0.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self._check_names(classes, activation, boxes)
         self._check_numbers(tau, beta, box_tau, class_weight, box_weight)
-        if not focus >= 0 or class_weight == box_weight == 0:
+        check_focus('SoftOutputKD', focus)
+        if class_weight == box_weight == 0:
             raise ConfigError(
-                'SoftOutputKD: focus must be >= 0, and one of the weights above 0',
-                actual=(focus, class_weight, box_weight),
+                'SoftOutputKD: one of the weights must be above 0',
+                actual=(class_weight, box_weight),
             )
         softmax = 'softmax' in (classes, activation)
         if not 0 <= balance <= 1 or (balance and softmax):
@@ -123,7 +134,7 @@ class SoftOutputKD(PairLoss):
         self.class_weight = class_weight
         self.box_weight = box_weight
         self.focus = focus
-        self.balance = balance
+        self.balance = ClassBalance(balance) if balance else None
 
     @staticmethod
     def _check_names(classes: str, activation: str | None, boxes: str) -> None:
@@ -175,7 +186,7 @@ class SoftOutputKD(PairLoss):
     ) -> Tensor:
         """Return the loss of one level of logits; softmax by default."""
         _same(student, teacher, 'logits')
-        if self.balance:
+        if self.balance is not None:
             raise ConfigError(
                 'SoftOutputKD: balance is for the output of heads', fix='balance=0'
             )
@@ -198,30 +209,38 @@ class SoftOutputKD(PairLoss):
         _same(student.scores, teacher.scores, 'class scores')
         if mask is not None:
             mask = mask.reshape(teacher.scores.shape[:2])
-        confidence, loss = self._class_rows(student.scores, teacher.scores, mask)
+        confidence, weight, loss = self._class_rows(
+            student.scores, teacher.scores, mask
+        )
         if mask is not None:
-            confidence, loss = confidence * mask, loss * mask
+            confidence, weight, loss = confidence * mask, weight * mask, loss * mask
         divisor = confidence.sum().clamp_min(len(confidence))
-        parts = {'cls': self.class_weight * loss.sum() / divisor}
+        parts = {}
+        if self.class_weight:
+            parts['cls'] = self.class_weight * loss.sum() / divisor
         distance = self._box_distance(student, teacher)
         if distance is not None:
-            parts['box'] = self.box_weight * (confidence * distance).sum() / divisor
+            parts['box'] = self.box_weight * (weight * distance).sum() / divisor
         return parts
 
     def _class_rows(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the teacher's confidence and the class loss of each row, (N, P)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what each row counts, its weight and its class loss, (N, P) each.
+
+        The weight is what it counts, times the factor of its class.
+        """
         if self.classes == 'softmax':
-            objects = teacher.softmax(-1)[..., :-1]
-            loss = softmax_kl(student, teacher, self.tau)
-            return objects.amax(-1) ** self.focus, loss
-        confidence = teacher.sigmoid() ** self.focus
+            confidence = teacher.softmax(-1)[..., :-1].amax(-1) ** self.focus
+            return confidence, confidence, softmax_kl(student, teacher, self.tau)
+        sigma = teacher.sigmoid()
+        by_class = sigma**self.focus
+        confidence = by_class.amax(-1)
         loss = quality_bce(student, teacher, self.beta, self.tau)
-        if self.balance:
-            factors = class_factors(confidence, self.balance, mask)
-            confidence, loss = confidence * factors, loss * factors
-        return confidence.amax(-1), loss.sum(-1)
+        if self.balance is None:
+            return confidence, confidence, loss.sum(-1)
+        factors = self.balance(sigma, by_class, mask)
+        return confidence, (by_class * factors).amax(-1), (loss * factors).sum(-1)
 
     def _box_distance(self, student: HeadOutput, teacher: HeadOutput) -> Tensor | None:
         """Return the distance of the boxes of each row, (N, P); None for none."""

@@ -147,7 +147,7 @@ def test_a_stage_that_fails_stops_those_beside_it(
     stages = [member('a', parallel='g'), member('s', parallel='g')]
     file = str(write_chain(files, stages=stages))
 
-    def run_member(run: Any, _: Any, display: Any, stop: Event) -> Any:
+    def run_member(run: Any, _: Any, display: Any, stop: Event, *__: Any) -> Any:
         if run.member.name == 's':
             raise ValueError('s has failed')
         if run.member.name == 'a':

@@ -135,7 +135,7 @@ def test_the_others_are_compared_if_one_fails(
     assert [(run['row'], run['seed']) for run in data['runs']] == [
         ('alone', 0), ('alone', 1), ('alone', 2), ('a <b>|c', 0), ('a <b>|c', 2)
     ]  # fmt: skip
-    assert data['notes'] == ['a <b>|c, seed 1: failed; not included.']
+    assert data['notes'] == ['a <b>|c, seed 1 is not included: the training has failed']
     page = (outcome.report / 'index.html').read_text()
     assert 'Over those that both have (0, 2), it has 0.250 and the base 0.250' in page
 
@@ -207,6 +207,36 @@ def test_a_real_comparison_is_repaired_and_repeated(
     assert 'mkd-det compare x --seeds 5 0 1\n</code>' in page
     assert 'optional stopping' in page
     check_real_report(json.loads((outcome.report / 'report.json').read_text()))
+
+
+def test_a_row_that_diverges_is_no_result(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither 0.000 nor the last finite checkpoint stands for it."""
+    monkeypatch.setattr(execution, '_start_process', ForkedTraining)
+    monkeypatch.setattr(execution, '_POLL', 0.01)
+    rows = [
+        f'wild={changed(files, "wild", optim_wrapper__optimizer__lr=1e30)}',
+        f'tame={files / "alone.py"}',
+    ]
+    options = options_of(files, teachers={}, seeds=[5], epochs=2)
+    outcome = compare(str(files / 'alone.py'), rows, files / 'work', options)
+    (title, error), *others = outcome.failed.items()
+    assert (title, others) == ('wild, seed 5', [])
+    assert type(error) is ExperimentError
+    assert 'DivergenceError: the training has diverged' in str(error)
+    data = json.loads((outcome.report / 'report.json').read_text())
+    assert [row['name'] for row in data['rows']] == ['alone', 'tame']
+    assert {run['row'] for run in data['runs']} == {'alone', 'tame'}
+    (note,) = (note for note in data['notes'] if note.startswith('wild'))
+    assert note.startswith('wild, seed 5 is not included: the training failed')
+    assert 'DivergenceError' in note
+    for name in ('index.html', 'report.md'):
+        text = (outcome.report / name).read_text()
+        assert 'wild, seed 5 is not included' in text, name
+        assert not [
+            line for line in text.splitlines() if 'wild' in line and '0.0' in line
+        ]
 
 
 def check_real_report(data: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from mkd_det.experiments.runs import (
     TrainingRun,
     execution,
     run_training,
+    training_job,
 )
 
 
@@ -63,7 +64,7 @@ def test_a_training_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         'import os, subprocess, sys\n'
         'sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]\n'
-        f'wrapper = {execution._DIE_WITH_PARENT!r}\n'
+        f'wrapper = {training_job.DIE_WITH_PARENT!r}\n'
         'command = [sys.executable, "-c", wrapper, str(os.getpid()), *sleeper]\n'
         'child = subprocess.Popen(command)\n'
         'while b"prctl" in open(f"/proc/{child.pid}/cmdline", "rb").read(): pass\n'

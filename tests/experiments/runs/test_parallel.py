@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from threading import Barrier, Event
 
 import pytest
+from mmengine.logging import MMLogger
+from mmengine.utils import manager
 
 from mkd_det.experiments.runs import run_in_parallel
 
@@ -59,3 +61,16 @@ def test_sigterm_stops_as_ctrl_c_does() -> None:
         run_in_parallel([1, 2, 3], [''], work)
     assert finished == [1]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_threads_do_not_wait_for_a_lock_that_an_error_has_left() -> None:
+    """mmengine keeps its lock of named instances after an error inside of it."""
+    with pytest.raises(AssertionError):
+        MMLogger.get_instance(None)
+
+    def work(item: int, *_: object) -> str:
+        assert manager._lock.acquire(timeout=20), 'the lock is held'
+        manager._lock.release()
+        return MMLogger.get_instance(f'parallel {item}').instance_name
+
+    assert run_in_parallel([1, 2], ['', ''], work) == ['parallel 1', 'parallel 2']

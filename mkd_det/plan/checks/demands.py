@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..adapters.base import check_level_counts
-from ..errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
-from ..heads.base import Activation, HeadReader
-from ..losses.base import PairLoss
-from ..structures import Level, LevelSpec
-from .refs import Ref
+from ...adapters.base import check_level_counts
+from ...errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
+from ...heads.base import Activation, HeadReader
+from ...losses.base import PairLoss
+from ...structures import Level, LevelSpec
+from ..refs import Ref
 
 # The equalities that `PairLoss.demands` may name.
 DEMANDS = ('same_channels', 'same_spatial')
@@ -126,7 +126,9 @@ def check_demands(
         " the teacher's own, or a list of paths, a level each",
     )
     for index, (s, t) in enumerate(zip(*specs, strict=True)):
-        if 'same_channels' in loss.demands and s.channels != t.channels:
+        # Classes are compared where it is known whether a map stands between them.
+        compared = 'same_channels' in loss.demands and not loss.of_classes
+        if compared and s.channels != t.channels:
             raise ShapeMismatchError(
                 f'{where}: {name} needs equal channels; level {index} has {s.channels}'
                 f' in the student and {t.channels} in the teacher',
@@ -149,12 +151,15 @@ def check_demands(
             )
 
 
-def check_result(where: str, result: Any) -> None:
+def check_result(where: str, result: Any) -> tuple[str, ...]:
     """Raise unless a loss on zeros is a finite number, or a dict of them.
 
     Args:
         where: Name of the term, for messages.
         result: What the loss returned.
+
+    Returns:
+        Names of its parts; '' for a loss without parts.
 
     Raises:
         ConfigError: It is anything else.
@@ -172,3 +177,4 @@ def check_result(where: str, result: Any) -> None:
             raise ConfigError(
                 f'{where} {name}: the loss is not finite on zeros', actual=float(part)
             )
+    return tuple(parts)

@@ -1,0 +1,1 @@
+"""Class maps: which class of a teacher is which of the student."""

@@ -1,0 +1,90 @@
+"""Finds images without labels that are also labelled, or that results are read from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import DataError
+
+
+def same_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of files of equal content, one of each side.
+
+    Args:
+        first: Paths of files.
+        second: Likewise. Files of a size that the other side lacks are not read.
+    """
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for path in second:
+        sizes[_size(path)].append(path)
+    sizes.pop(-1, None)
+    known: dict[str, bytes] = {}
+
+    def content(path: str) -> bytes:
+        if path not in known:
+            known[path] = hashlib.sha256(Path(path).read_bytes()).digest()
+        return known[path]
+
+    return [
+        (path, other)
+        for path in first
+        for other in sizes.get(_size(path), ())
+        if os.path.realpath(path) == os.path.realpath(other)
+        or content(path) == content(other)
+    ]
+
+
+def check_overlap(
+    unlabelled: Sequence[str],
+    labelled: Sequence[str],
+    measured: Sequence[str],
+    strict: bool,
+) -> list[str]:
+    """Compare images without labels with those that have labels.
+
+    Args:
+        unlabelled: Paths of images without labels.
+        labelled: Paths of the labelled training images.
+        measured: Paths of validation and test images.
+        strict: Whether an image that results are measured on is an error.
+
+    Returns:
+        What was found, in words; '' where the images differ.
+
+    Raises:
+        DataError: `strict`, and there is a validation or test image.
+    """
+    remarks = []
+    twice = same_images(unlabelled, labelled)
+    if twice:
+        remarks.append(
+            f'{len(twice)} of {len(unlabelled)} images without labels are labelled'
+            f' training images as well, the first is {twice[0][0]}'
+        )
+    leaked = same_images(unlabelled, measured)
+    if leaked and strict:
+        raise DataError(
+            f'{len(leaked)} images without labels are images that results are measured'
+            ' on',
+            actual=f'{leaked[0][0]} is {leaked[0][1]}',
+            fix="UnlabeledImages(exclude='folder/of/validation/images', ...); or"
+            ' strict=False, and results on them are no test any more',
+        )
+    if leaked:
+        remarks.append(
+            f'{len(leaked)} of {len(unlabelled)} images without labels are images that'
+            f' results are measured on, the first is {leaked[0][0]}: figures on them'
+            ' are no test of images that were never seen'
+        )
+    return remarks
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1

@@ -1,0 +1,184 @@
+"""Images without labels, as a dataset for mmdet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import AnnotationError, ImageError
+from .formats.images import check_images
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+# Key of a data sample's metainfo: the image has no labels.
+UNLABELED = 'unlabeled'
+
+
+@DATASETS.register_module()
+class UnlabeledImages(BaseDetDataset):
+    """Images that nobody has labelled.
+
+    Each data sample says so in its metainfo (`unlabeled=True`), whatever keys the
+    pipeline packs. A `Distiller` lets the teachers' terms read such images and leaves
+    them out of the student's own loss. Any other model takes them for images without
+    objects.
+
+    Put it behind labelled data in a `ConcatDataset`, with
+    `ignore_keys=['classes', 'palette']`: it needs no `metainfo`.
+
+    Args:
+        images: A folder, which is searched with its folders; a json in COCO's format,
+            whose annotations are ignored; a json list of paths; a text file with a
+            path in each line; or a list of paths.
+        exclude: Like `images`: images that are left out, such as the labelled ones of
+            the same folder.
+        strict: Whether an image that is also a validation or test image is an error.
+            If not, it is told.
+        **kwargs: Arguments of `BaseDetDataset`: `data_root`, which relative paths begin
+            from, `data_prefix`, `pipeline`, `indices`.
+
+    Class attributes:
+        unlabeled: Tells checks that there are no labels.
+
+    Raises:
+        AnnotationError: There are no images, or the list cannot be read.
+        ImageError: An image is missing, or is no image.
+    """
+
+    unlabeled: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        images: str | Sequence[str],
+        exclude: str | Sequence[str] = (),
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.images, self.exclude, self.strict = images, exclude, strict
+        super().__init__(ann_file='', **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images with their sizes.
+
+        Returns:
+            An entry for each image: `img_path`, `img_id`, `height`, `width`, no
+            `instances`, and `unlabeled=True`.
+        """
+        left_out = {path.resolve() for path in self._list(self.exclude)}
+        paths = [p for p in self._list(self.images) if p.resolve() not in left_out]
+        if not paths:
+            raise AnnotationError(
+                'UnlabeledImages: there are no images',
+                expected=f'files that end in {", ".join(SUFFIXES)}',
+                actual=f'images={self.images!r}, data_root={self.data_root!r}'
+                + (f', {len(left_out)} excluded' if left_out else ''),
+                fix="images='folder/of/images'",
+            )
+        return [self._entry(index, path) for index, path in enumerate(paths)]
+
+    def __getitem__(self, idx: int) -> dict:
+        """Return an image through the pipeline, marked as unlabelled."""
+        result = super().__getitem__(idx)
+        sample = result.get('data_samples')
+        if sample is not None:
+            sample.set_metainfo({UNLABELED: True})
+            if 'bboxes' not in sample.gt_instances:  # no LoadAnnotations
+                sample.gt_instances.bboxes = torch.zeros(0, 4)
+                sample.gt_instances.labels = torch.zeros(0, dtype=torch.long)
+        return result
+
+    def check(self, images: int) -> str:
+        """Decode images, evenly spaced.
+
+        Args:
+            images: Maximum number of images to decode.
+
+        Returns:
+            A summary in one line.
+
+        Raises:
+            ImageError: An image cannot be decoded.
+        """
+        paths = self.paths
+        decoded = len(check_images(paths, images))
+        counted = 'all' if decoded == len(paths) else decoded
+        return f'{len(paths)} images without labels, {counted} images decoded'
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all images."""
+        self.full_init()
+        return [self.get_data_info(i)['img_path'] for i in range(len(self))]
+
+    def _list(self, images: str | Sequence[str]) -> list[Path]:
+        """Return the paths that a setting names, in a fixed order."""
+        if not isinstance(images, str):
+            return [self._path(name) for name in images]
+        found = self._path(images) if images else None
+        if found is None:
+            return []
+        if found.is_dir():
+            files = (f for f in found.rglob('*') if f.suffix.lower() in SUFFIXES)
+            return sorted(file for file in files if file.is_file())
+        if not found.is_file():
+            raise AnnotationError(
+                'UnlabeledImages: there is no such file or folder', actual=str(found)
+            )
+        names = _names_in(found)
+        return [self._path(name, self.data_prefix.get('img', '')) for name in names]
+
+    def _path(self, name: str, prefix: str = '') -> Path:
+        """Return a path; those of lists may lie behind `data_prefix`."""
+        return Path(self.data_root or '') / prefix / name
+
+    def _join_prefix(self) -> None:
+        """Leave the prefix as it is: `_path` joins it."""
+
+    def _entry(self, index: int, path: Path) -> dict:
+        try:
+            with Image.open(path) as image:  # reads the header only
+                width, height = image.size
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise _broken(str(path), error) from error
+        return {
+            'img_path': str(path),
+            'img_id': f'unlabeled-{index}',
+            'height': height,
+            'width': width,
+            'instances': [],
+            UNLABELED: True,
+        }
+
+
+def _names_in(file: Path) -> list[str]:
+    """Return the image names that a list or a COCO json has."""
+    try:
+        text = file.read_text(encoding='utf-8')
+        if file.suffix != '.json':
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        content = json.loads(text)
+        if isinstance(content, dict):
+            content = [image['file_name'] for image in content['images']]
+        if all(isinstance(name, str) for name in content):
+            return list(content)
+        raise ValueError('not all entries are strings')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnnotationError(
+            f'UnlabeledImages: {file} is no list of images',
+            expected='a COCO json, a json list of paths, or a path in each line',
+            actual=f'{type(error).__name__}: {error}',
+        ) from error
+
+
+def _broken(path: str, error: Exception) -> ImageError:
+    return ImageError(
+        f'an unlabelled image cannot be read: {path}',
+        actual=f'{type(error).__name__}: {error}',
+        fix=f'repair or remove the file; or UnlabeledImages(exclude=[{path!r}])',
+    )

@@ -1,0 +1,1 @@
+"""What is shipped: the student as ONNX, and its speed."""

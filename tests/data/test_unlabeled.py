@@ -1,0 +1,201 @@
+"""Images without labels as data: lists of them, what is wrong with them, leaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import tiny
+from mkd_det.data import check_data
+from mkd_det.data.labels import compare_labels, read_labels
+from mkd_det.errors import AnnotationError, ConfigError, DataError, ImageError
+from mkd_det.preflight.unlabeled_data import check_infinite_sampler, check_unlabeled
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(96, 64), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled data set, and other images without labels in `more`."""
+    root = tiny.write_coco(tmp_path_factory.mktemp('data'), images=4)
+    other = tiny.write_coco(tmp_path_factory.mktemp('other'), images=3, seed=1)
+    shutil.copytree(other / 'images', root / 'more')
+    return root
+
+
+def dataset(**settings: Any) -> Any:
+    init_default_scope('mmdet')
+    return DATASETS.build({'type': 'UnlabeledImages', 'pipeline': PIPELINE, **settings})
+
+
+def names(data: Any) -> list[str]:
+    return [Path(path).name for path in data.paths]
+
+
+def config(root: Path, tmp_path: Path, **settings: Any) -> Config:
+    """A training on both, half of each in a batch."""
+    cfg = tiny.runner_cfg(tiny.gfl(4, 8), root, tmp_path / 'run')
+    labelled = cfg.train_dataloader.dataset.to_dict()
+    cfg.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='MultiSourceSampler', batch_size=2, source_ratio=[1, 1]),
+        dataset=dict(
+            type='ConcatDataset',
+            ignore_keys=['classes', 'palette'],
+            datasets=[
+                labelled,
+                {
+                    'type': 'UnlabeledImages',
+                    'images': str(root / 'more'),
+                    'pipeline': PIPELINE,
+                    **settings,
+                },
+            ],
+        ),
+    )
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+    return cfg
+
+
+def test_samples_say_that_they_have_no_labels(root: Path) -> None:
+    data = dataset(images=str(root / 'more'))
+    sample = data[0]['data_samples']
+    assert sample.metainfo['unlabeled'] is True
+    assert len(sample.gt_instances) == 0 and len(data) == 3
+    assert (data.get_data_info(0)['width'], data.get_data_info(0)['height']) == (96, 64)
+
+
+def test_annotations_need_not_be_loaded(root: Path) -> None:
+    pipeline = [one for one in PIPELINE if one['type'] != 'LoadAnnotations']
+    sample = dataset(images=str(root / 'more'), pipeline=pipeline)[0]['data_samples']
+    assert sample.gt_instances.bboxes.shape == (0, 4)
+    assert sample.gt_instances.labels.shape == (0,)
+
+
+def test_every_way_to_name_images(root: Path, tmp_path: Path) -> None:
+    folder = names(dataset(images='more', data_root=str(root)))
+    coco = tmp_path / 'coco.json'
+    coco.write_text(json.dumps(dict(images=[dict(file_name=n) for n in folder])))
+    listed = tmp_path / 'list.json'
+    listed.write_text(json.dumps(folder))
+    lines = tmp_path / 'list.txt'
+    lines.write_text('\n'.join(folder) + '\n')
+    for file in (coco, listed, lines):
+        prefix = dict(data_root=str(root), data_prefix=dict(img='more'))
+        assert names(dataset(images=str(file), **prefix)) == folder
+    paths = [str(root / 'more' / name) for name in folder]
+    assert names(dataset(images=paths)) == folder
+    assert names(dataset(images=paths, exclude=paths[:2])) == folder[2:]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / 'empty').mkdir()
+    for images in (str(tmp_path / 'empty'), str(tmp_path / 'missing'), []):
+        with pytest.raises(AnnotationError):
+            dataset(images=images)
+    (tmp_path / 'wrong.json').write_text('{"images": 3}')
+    with pytest.raises(AnnotationError):
+        dataset(images=str(tmp_path / 'wrong.json'))
+
+
+def test_a_file_that_is_no_image(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / 'more', tmp_path / 'more')
+    broken = tmp_path / 'more' / 'broken.png'
+    broken.write_bytes(b'no image')
+    with pytest.raises(ImageError) as caught:
+        dataset(images=str(tmp_path / 'more'))
+    assert str(broken) in caught.value.message
+    assert len(dataset(images=str(tmp_path / 'more'), exclude=[str(broken)])) == 3
+    whole = (root / 'more' / '000.png').read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError):
+        dataset(images=str(tmp_path / 'more')).check(10)
+
+
+def test_the_data_check_reads_them(root: Path, tmp_path: Path) -> None:
+    lines = check_data(config(root, tmp_path))
+    assert any('3 images without labels, all images decoded' in line for line in lines)
+    assert not [line for line in lines if 'Warning' in line]
+
+
+def test_images_that_are_labelled_or_measured_on_are_told(
+    root: Path, tmp_path: Path
+) -> None:
+    """Val is the labelled data here, so a labelled image is both."""
+    (tmp_path / 'copies').mkdir()
+    shutil.copy(root / 'images' / '001.png', tmp_path / 'copies' / 'renamed.png')
+    cfg = config(root, tmp_path, images=str(tmp_path / 'copies'))
+    warnings = [line for line in check_data(cfg) if 'Warning' in line]
+    assert len(warnings) == 2
+    cfg = config(root, tmp_path, images=str(tmp_path / 'copies'), strict=True)
+    with pytest.raises(DataError) as caught:
+        check_data(cfg)
+    assert 'exclude' in caught.value.fix
+
+
+def test_the_order_of_classes_is_that_of_labelled_data(
+    root: Path, tmp_path: Path
+) -> None:
+    found = read_labels(config(root, tmp_path), 'train')
+    assert [labels.names for labels in found] == [tuple(tiny.CLASSES)]
+    assert compare_labels(found) == []
+
+
+def test_other_metainfo_is_refused(root: Path, tmp_path: Path) -> None:
+    """A checkpoint would hold a list, which mmdet cannot read."""
+    init_default_scope('mmdet')
+
+    def built(settings: dict, **more: Any) -> Any:
+        cfg = config(root, tmp_path, **settings)
+        cfg.train_dataloader.dataset.update(**more)
+        return DATASETS.build(cfg.train_dataloader.dataset)
+
+    check_unlabeled(built({}))
+    with pytest.raises(ConfigError) as caught:
+        check_unlabeled(built({}, ignore_keys=[]))
+    assert "ignore_keys=['classes', 'palette']" in caught.value.fix
+    others = dict(metainfo=dict(classes=('a', 'b', 'c')))
+    with pytest.raises(ConfigError) as caught:
+        check_unlabeled(built(others, ignore_keys=['palette']))
+    assert 'without metainfo' in caught.value.fix
+
+
+def test_a_wrapper_that_loses_the_mark_is_refused(root: Path) -> None:
+    init_default_scope('mmdet')
+    inner = dict(
+        type='UnlabeledImages',
+        images=str(root / 'more'),
+        pipeline=PIPELINE[:2],
+    )
+    wrapped = dict(type='MultiImageMixDataset', dataset=inner, pipeline=PIPELINE[2:])
+    with pytest.raises(ConfigError) as caught:
+        check_unlabeled(DATASETS.build(wrapped))
+    keys = eval(caught.value.fix)['meta_keys']  # noqa: S307  what it says to write
+    wrapped['pipeline'] = [PIPELINE[2], dict(type='PackDetInputs', meta_keys=keys)]
+    check_unlabeled(DATASETS.build(wrapped))
+
+
+@pytest.mark.parametrize('sampler', ['MultiSourceSampler', 'InfiniteSampler'])
+def test_an_epoch_without_end_is_refused(
+    root: Path, tmp_path: Path, sampler: str
+) -> None:
+    cfg = config(root, tmp_path)
+    check_infinite_sampler(cfg)
+    cfg.train_dataloader.sampler['type'] = sampler
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)
+    with pytest.raises(ConfigError) as caught:
+        check_infinite_sampler(cfg)
+    assert 'IterBasedTrainLoop' in caught.value.fix
