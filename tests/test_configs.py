@@ -373,6 +373,9 @@ def test_comment_says_what_to_download(file: Path) -> None:
             assert 'train' in docstring
         elif f'mkd-det train {teacher.cfg}\n' in docstring:
             assert f'checkpoints/{weights.name}' in docstring
+        elif 'converted' in docstring:
+            assert re.search(r'https://github\.com/\S+/\S+', docstring)
+            assert f'checkpoints/{weights.name}' in docstring
         else:
             assert re.search(rf'https://\S+/{re.escape(weights.name)}\s', docstring)
 
