@@ -63,6 +63,7 @@ ORDER = (
     'experiments.chain',
     'experiments.comparison',
     'experiments.demo',
+    'experiments.distillation',
     'cli',
 )
 # Methods get tensors and shapes: no models, paths or teachers.
@@ -82,6 +83,7 @@ DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
     'skimage': 'scikit-image',
     'sklearn': 'scikit-learn',
+    'yaml': 'pyyaml',
 }
 
 
