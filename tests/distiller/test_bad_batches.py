@@ -1,4 +1,4 @@
-"""Batches without objects, or with crowds alone, are trained on by every kind of term."""
+"""Batches without objects, or with crowds alone, are trained on by every term."""
 
 from __future__ import annotations
 
