@@ -27,6 +27,7 @@ from .checkpoints.mmengine_loader import use_our_reader
 from .data import check_data, check_loaders
 from .distiller.model import Distiller
 from .errors import ConfigError
+from .hooks.progress_bar_hook import progress_bar
 from .hooks.recovery.divergence_hook import DivergenceHook
 from .hooks.recovery.missing_validation_hook import MissingValidationHook
 from .hooks.recovery.run_record_hook import RunRecordHook
@@ -81,7 +82,8 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.register_hook(RunRecordHook())
     runner.register_hook(DivergenceHook())
     runner.register_hook(MissingValidationHook())
-    runner.train()
+    with progress_bar(runner):
+        runner.train()
     return runner
 
 
