@@ -172,6 +172,8 @@ class TermConfig:
         weight: Factor on the loss; 0 switches the term off. None: the default of the
             loss, which is 1 for those of this package.
         match: How levels of student and teacher find each other, as for adapters.
+        only_with: Module paths that student and teacher must have for this term; it is
+            off, and the plan says why, where one of them is missing.
         arguments: All other keys: `schedule`, arguments of the loss's class, and what
             the loss reads besides (`PairLoss.also`).
     """
@@ -181,6 +183,7 @@ class TermConfig:
     teacher: str = ''
     weight: float | None = None
     match: Match = 'stride'
+    only_with: tuple[str, ...] = ()
     arguments: dict[str, Any] = key(rest=True)
 
     def to_build(self) -> dict[str, Any]:

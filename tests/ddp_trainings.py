@@ -64,7 +64,12 @@ def with_truth() -> dict[str, Any]:
     cfg['terms'] = dict(
         loss_fgd=dict(type='FGD', student='fpn', teacher='t.fpn', weight=0.01),
         loss_ld=dict(type='LD', student='head', teacher='t.head'),
-        loss_cross=dict(type='SoftOutputKD', student='cross.student', teacher='t.head'),
+        loss_cross=dict(
+            type='SoftOutputKD',
+            student='cross.student',
+            teacher='t.head',
+            balance=1.0,
+        ),
     )
     cfg['balance'] = dict(type='GradientShare', shares=0.5, interval=2)
     return cfg

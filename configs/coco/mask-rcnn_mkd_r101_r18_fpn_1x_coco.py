@@ -7,7 +7,7 @@ https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_2x_
 
 _base_ = [
     'mask-rcnn_r18_fpn_1x_coco.py',
-    '../_base_/recipes/mkd_mask_two_stage.py']
+    '../_base_/recipes/mkd_two_stage.py']
 model = dict(
     _delete_=True,
     type='Distiller',

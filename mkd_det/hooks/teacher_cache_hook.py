@@ -74,9 +74,10 @@ class TeacherCacheHook(Hook):
         )
         images = distiller.renormalizers[name](batch['inputs'], batch['data_samples'])
         reads = distiller.plan.reads[name]
-        distiller.teachers.run(name, images, reads)  # the entry is there now
+        samples = batch['data_samples']
+        distiller.teachers.run(name, images, reads, samples)  # the entry is there now
         start = time.perf_counter()
-        seen = distiller.teachers.run(name, images, reads)
+        seen = distiller.teachers.run(name, images, reads, samples)
         seconds = time.perf_counter() - start
         cached = distiller.teachers.runners[name]
         each = 2 * sum(t.numel() for t in tensors_in(list(seen.values())))

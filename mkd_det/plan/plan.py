@@ -178,6 +178,17 @@ class Plan:
         adapter = self.adapters.get(owner)
         return self.teacher_of(adapter) if adapter else owner
 
+    def is_aligned(self, refs: Mapping[str, Ref]) -> bool:
+        """Return whether one probe yields all of these, row by row.
+
+        Args:
+            refs: What a term reads, by side.
+        """
+        owners = {ref.owner for ref in refs.values()}
+        nodes = [self.adapters.get(owner) for owner in owners]
+        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
+        return len(owners) == 1 and any(probe.aligned for probe in probes)
+
     def adapters_read_by(self, terms: Mapping[str, Term]) -> dict[str, AdapterNode]:
         """Return the adapters that `terms` read."""
         owners = {ref.owner for term in terms.values() for ref in term.refs.values()}

@@ -27,6 +27,7 @@ from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_compone
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
 from ..weighting.teacher_weights import check_logits
+from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
 from .checks.classes import (
     advise_class_map,
@@ -35,8 +36,8 @@ from .checks.classes import (
     is_mapped,
 )
 from .checks.demands import check_demands, check_features, check_heads, check_result
+from .checks.presence import missing_modules
 from .checks.teaching import describe_idle_part, find_idle_parts
-from .fitting import suggest_recipes
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
@@ -117,10 +118,15 @@ class Planner:
     # -- what is in use ------------------------------------------------------------
 
     def _terms_in_use(self) -> list[str]:
-        """Return the terms whose weight is not zero; note the others as off."""
+        """Return the terms of which nothing is missing; note the others as off."""
+        off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
-        off = [name for name, term in self.config.terms.items() if term.weight == 0]
+            lack = missing_modules(term, self.config, self._model)
+            if lack and term.weight != 0:
+                self.plan.notes.append(f'term {name} is off: {lack}')
+            if lack or term.weight == 0:
+                off.append(name)
         self.plan.off += [f'term {name}' for name in off]
         return [name for name in self.config.terms if name not in off]
 
@@ -315,7 +321,7 @@ class Planner:
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
             if 'aligned' in argument_names(cls):
-                rest['aligned'] = self._aligned(refs)
+                rest['aligned'] = self.plan.is_aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
@@ -328,7 +334,7 @@ class Planner:
             like = next(self.student.parameters()).detach()
             truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
             # What only the loss can check, it checks now and not in the first step.
-            with frozen_state(loss):
+            with frozen_state(loss), prefix_errors(where):
                 term.parts = check_result(where, term(sides, **truth))
         if term.classes is not None:
             sides = term.classes(sides, labels=False)
@@ -346,13 +352,6 @@ class Planner:
             head = self.plan.head_at(ref, self.student, self.teachers)
             reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
         return TeacherTruth(ref, reader, self._beside.get(ref, {}))
-
-    def _aligned(self, refs: Mapping[str, Ref]) -> bool:
-        """Return whether one probe yields all sides, row by row."""
-        owners = {ref.owner for ref in refs.values()}
-        nodes = [self.plan.adapters.get(owner) for owner in owners]
-        probes = [n.adapter for n in nodes if n and isinstance(n.adapter, Probe)]
-        return len(owners) == 1 and any(probe.aligned for probe in probes)
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
         """Yield the taps of the student that are read, through adapters as well."""
@@ -451,7 +450,8 @@ class Planner:
         where = f'term {term.name!r}: {ref}'
         if key not in self._proved:
             model = self._model(owner)
-            self._proved[key] = reader.prove(model, head, features, where)
+            with self.refs.name_model(owner, model):
+                self._proved[key] = reader.prove(model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
             if term.classes is not None:

@@ -169,8 +169,7 @@ class RestOfHead:
                 f'{where}: {paths[0]} of the teacher is in no dense head',
                 expected='layers of a head such as GFLHead, RetinaHead, FCOSHead',
                 available=[n for n, m in modules.items() if is_dense_head(m)],
-                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
-                " 'bbox_head.reg_convs.2']); SoftOutputKD for other heads",
+                fix="type='SoftOutputKD' on the whole heads, without this adapter",
             )
         self.head: Any = modules[name]
         self.paths = paths
@@ -241,8 +240,7 @@ class RestOfHead:
                 ' yield what the whole head yields',
                 expected='a tap of one layer of every branch, the same in all',
                 actual=', '.join(self.paths),
-                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
-                " 'bbox_head.reg_convs.2']); SoftOutputKD for heads of other kinds",
+                fix="type='SoftOutputKD' on the whole heads, without this adapter",
             )
 
     def _watched(self, given: tuple[Tensor, ...]) -> tuple[Any, list[Tensor]]:

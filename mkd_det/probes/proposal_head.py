@@ -52,6 +52,10 @@ class ProposalHead(Probe):
         self, student: Sequence[LevelSpec], teacher: Sequence[LevelSpec]
     ) -> None:
         super().__init__(student, teacher)
+        self._check_student(student)
+        self._teacher: FrozenModule | None = None
+
+    def _check_student(self, student: Sequence[LevelSpec]) -> None:
         if [spec.channels for spec in student] != [5]:
             raise ShapeMismatchError(
                 f'{type(self).__name__}: the student must yield its regions, once in'
@@ -61,7 +65,6 @@ class ProposalHead(Probe):
                 fix="taps=dict(rois='roi_head.bbox_roi_extractor:in1'); of a cascade"
                 " one stage, 'roi_head.bbox_roi_extractor.0:in1'",
             )
-        self._teacher: FrozenModule | None = None
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's box head."""

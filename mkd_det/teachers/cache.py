@@ -32,8 +32,9 @@ MAX_WAITS = 3
 class TeacherCache:
     """The outputs of one teacher for each image, in float16, in a SQLite file.
 
-    The key of an image is its pixels as they reach the teacher, padding included: a
-    changed pipeline changes the key. The file is named after the teacher's weights and
+    The key of an image is its pixels as they reach the teacher, padding included, and
+    its size without padding, which models with masks (DETR) see: a changed pipeline
+    changes the key. The file is named after the teacher's weights and
     taps, so another teacher does not find it. A damaged entry is computed again; a
     folder that cannot be written to is read nevertheless.
 
@@ -93,7 +94,10 @@ class TeacherCache:
                 samples of those.
             samples: A data sample for each image.
         """
-        keys = [_key(image) for image in images]
+        keys = [
+            _key(image, None if samples is None else samples[n])
+            for n, image in enumerate(images)
+        ]
         known = self._read(keys)
         missing = [i for i, key in enumerate(keys) if key not in known]
         self.hits += len(keys) - len(missing)
@@ -192,10 +196,17 @@ def _fingerprint(model: nn.Module, taps: Mapping[str, Tap], engine: str) -> str:
     return digest.hexdigest()[:20]
 
 
-def _key(image: Tensor) -> str:
-    """Return a hash of the pixels of one image (3, H, W)."""
+def _key(image: Tensor, sample: Any = None) -> str:
+    """Return a hash of one image (3, H, W) and, if its sample says, what is no padding.
+
+    Args:
+        image: The image.
+        sample: Its data sample.
+    """
     pixels = image.detach().cpu().contiguous()
-    digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+    inner = getattr(sample, 'img_shape', None)
+    shapes = f'{tuple(pixels.shape)} {tuple(inner) if inner else ""}'
+    digest = hashlib.blake2b(shapes.encode(), digest_size=16)
     digest.update(pixels.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

@@ -136,7 +136,7 @@ class GradientShare(nn.Module):
         shares: Mapping[str, float] | float | None = None,
         on: str = 'backbone',
         interval: int = 50,
-        momentum: float = 0.7,
+        momentum: float = 0.3,
     ) -> None:
         super().__init__()
         given: Mapping[str, float] = {}
@@ -198,9 +198,9 @@ class GradientShare(nn.Module):
     def _pause(self, iteration: int) -> int:
         """Return how many iterations lie between measurements at `iteration`.
 
-        A power of two, up to a quarter of the iterations so far, then `interval`.
+        A power of two, up to an eighth of the iterations so far, then `interval`.
         """
-        growing = 2 ** max(iteration.bit_length() - 3, 0)
+        growing = 2 ** max(iteration.bit_length() - 4, 0)
         return min(growing, self.interval)
 
     def measure(

@@ -8,6 +8,7 @@ from typing import Any
 
 import measure_arsenal
 import measure_bccd
+import measure_calibration
 import measure_chain
 import measure_cifar10
 import measure_speed
@@ -15,10 +16,12 @@ import measuring
 import pytest
 from mmengine.config import Config
 
+from mkd_det.cli import compare
 from mkd_det.config_files.reading import read_config
 from mkd_det.experiments.chain.chain import read_chain
 from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.rows import read_rows
+from mkd_det.plan.recipes import read_recipe
 from tooling import distiller_cfg, plain_dumps, write_config
 
 
@@ -170,3 +173,59 @@ def test_measured_speeds_become_table_and_figure(
     assert f'{ratio:.2f} |' in (out / 'speed.md').read_text()
     assert saved['speedups']['K cached']['t'] == 'read from a disk'
     assert (out / 'speed.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('data', measure_calibration.DATA)
+def test_every_row_of_a_calibration_is_a_config(data: str, tmp_path: Path) -> None:
+    """With the weights of its calibration, which is not repeated."""
+    args = measure_calibration.parse_args(
+        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--epochs', '2']
+    )
+    term = dict(share=3.0, weight=0.7, measured=4.0)
+    folder = tmp_path / data
+    folder.mkdir()
+    (folder / 'calibrated.json').write_text(
+        json.dumps(dict(terms=dict(loss_soft=term)))
+    )
+    (folder / 'calibrated.py').write_text(
+        "_base_ = ['pair.py']\nmodel = dict(terms=dict(loss_soft=dict(weight=0.7)))\n"
+    )
+    rows = measure_calibration.write_rows(args, data)
+    weights = {
+        name: read_config(str(file)).model.terms.loss_soft.weight
+        for name, file in rows.items()
+    }
+    recipe = read_recipe(measure_calibration.RECIPE).arguments['terms']['loss_soft']
+    assert weights == {
+        measure_calibration.ONES: 1.0,
+        measure_calibration.CARRIED: recipe['weight'],
+        measure_calibration.CALIBRATED: 0.7,
+        measure_calibration.HELD: recipe['weight'],
+    }
+    held = read_config(str(rows[measure_calibration.HELD]))
+    assert held.model.balance.type == 'GradientShare'
+    given = measure_calibration.arguments(args, data, rows)
+    parsed = compare.make_parser().parse_args(given)
+    assert parsed.epochs == 2 and parsed.seeds == [0, 1, 2]
+
+
+def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:
+    log = tmp_path / 'run' / '2026' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    shares = {50: 100.0, 100: 2.0, 200: 8.0, 250: 1.0}
+    lines = [json.dumps(dict(step=s, stat_share_soft=v)) for s, v in shares.items()]
+    log.write_text('\n'.join([*lines, '{"step": 300, "stat_sh']))
+    had = measure_calibration.shares_had(tmp_path / 'run')
+    assert had == dict(soft=dict(first=pytest.approx(4.0), later=1.0))
+    figure = dict(mean=0.41, deviation=0.01, count=3)
+    comparison = dict(rows=[dict(name=measure_calibration.CALIBRATED, figure=figure)])
+    term = dict(share=3.0, weight=0.7, measured=4.3)
+    found = dict(
+        calibration=dict(terms=dict(loss_soft=term)),
+        comparison=comparison,
+        shares=dict(calibrated_0=had),
+    )
+    text = measure_calibration.page(dict(cards=found))
+    assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
+    assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
+    assert '| cards | calibrated_0 | soft | 4 | 1 |' in text

@@ -123,6 +123,11 @@ def test_every_command_takes_it(
     assert isinstance(tiny.build(student.model), GFL)
     assert student.default_scope == 'mmdet'
     assert run_command('inspect', [config, '--teacher', 't']) == 0
+    out = tmp_path / 'calibrated.py'
+    shares = ['--shares', 'loss_soft=0.5', '--iters', '2']
+    assert run_command('calibrate', [config, *shares, '--out', out]) == 0
+    assert read_config(str(out)).model.terms.loss_soft.share == 0.5
+    build_model(read_config(str(out)))
     capsys.readouterr()
     assert run_command('plan', [config]) == 0
     assert 'loss_soft' in capsys.readouterr().out

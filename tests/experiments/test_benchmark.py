@@ -32,6 +32,28 @@ def test_students_are_equal_and_no_teacher_computes_a_loss() -> None:
         phase(models.prepare(name, tiny.batch()))
 
 
+def test_teachers_with_masks_of_padding_get_what_a_training_gives_them() -> None:
+    query = dict(type='QueryKD', student='head', teacher='t.head')
+    cfg = tiny.distiller(
+        tiny.detr(),
+        tiny.detr(),
+        taps=dict(head='bbox_head'),
+        adapters={},
+        branches={},
+        terms=dict(loss_query=query),
+    )
+    models = BenchmarkModels(tiny.runner_cfg(cfg, Path('nowhere'), Path('run')), 'cpu')
+    data = tiny.batch()
+    data['data_samples'][0].set_metainfo(dict(img_shape=(64, 32)))
+    batch = models.prepare('T', data)
+    seen: list[Any] = []
+    models.distiller.teachers['t'].model.encoder.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs), with_kwargs=True
+    )
+    models.phases()['T'](batch)
+    assert seen and seen[0]['key_padding_mask'].any()
+
+
 def test_every_speed_of_the_teachers_is_measured() -> None:
     models = BenchmarkModels(config(), 'cpu', ('off', 'exact', 'fast', 'cached'))
     names = ['K off', 'K exact', 'K fast', 'K cached']

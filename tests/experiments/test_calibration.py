@@ -15,13 +15,14 @@ import tiny
 import tiny_images
 from mkd_det.config import DistillConfig
 from mkd_det.config_files.reading import load_config
-from mkd_det.errors import ConfigError, ExperimentError, PathError
+from mkd_det.errors import ConfigError, DivergenceError, ExperimentError, PathError
 from mkd_det.experiments.calibration import Calibration, Settings, calibrate
 from mkd_det.experiments.calibration.config_file import (
     apply_weights,
     calibration_table,
     write_calibrated,
 )
+from mkd_det.experiments.calibration.measure import RecordingShare
 from mkd_det.experiments.calibration.run import asked_shares
 from mkd_det.plan.recipes import apply_recipe, read_recipe
 from tooling import fails, run_command
@@ -315,3 +316,29 @@ def test_the_command_writes_a_config_and_prints_the_table(
         run_command('calibrate', ['pair.py', '--shares', 'loss_soft'])
     assert caught.value.code == 2
     assert 'TERM=SHARE' in capsys.readouterr().err
+
+
+def test_ctrl_c_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config(tmp_path).dump('pair.py')
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecordingShare, 'wanted_factors', stop)
+    temporary = tmp_path / 'temporary'
+    temporary.mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(temporary))
+    assert run_command('calibrate', ['pair.py', '--iters', '4']) == 130
+    assert 'Ctrl-C' in capsys.readouterr().err
+    assert not Path('pair_calibrated.py').exists() and not list(temporary.iterdir())
+
+
+def test_a_training_that_diverges_says_what_works(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    cfg.optim_wrapper.optimizer.lr = 1e30
+    with pytest.raises(DivergenceError) as caught:
+        calibrate(cfg, None, SETTINGS)
+    assert 'mkd-det train CONFIG keeps' in caught.value.fix

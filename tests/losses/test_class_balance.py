@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import tiny
 from mkd_det.losses.outputs.soft_output import SoftOutputKD
 from mkd_det.structures import HeadOutput
 
@@ -126,3 +129,27 @@ def test_counts_travel_and_stand_still_outside_of_training() -> None:
     assert before.keys() == after.keys() and len(after) == 1
     assert all(torch.equal(before[key], after[key]) for key in after)
     assert not SoftOutputKD().state_dict()
+
+
+def test_counts_travel_in_the_checkpoint_of_a_training(tmp_path: Path) -> None:
+    """Beside the plain student's weights, which stay what they are."""
+    terms = dict(
+        loss_soft=dict(
+            type='SoftOutputKD', student='head', teacher='t.head', balance=1.0
+        )
+    )
+    parts: dict[str, Any] = dict(terms=terms, adapters={}, branches={})
+    cfg = tiny.distiller(tiny.gfl(4, 8), tiny.gfl(8, 16), **parts)
+    model: Any = tiny.build(cfg).train()
+    before = model.losses.loss_soft.state_dict()
+    # The plan shows how many classes there are, and counts nothing.
+    assert [value.tolist() for value in before.values()] == [[0.0] * 4]
+    model(**model.data_preprocessor(tiny.batch(), True), mode='loss')
+    torch.save(model.state_dict(), tmp_path / 'a.pth')
+    assert list(model.state_dict()) == list(tiny.build(tiny.gfl(4, 8)).state_dict())
+    again: Any = tiny.build(cfg)
+    again.load_state_dict(torch.load(tmp_path / 'a.pth'))
+    (counts,) = model.losses.loss_soft.state_dict().values()
+    (loaded,) = again.losses.loss_soft.state_dict().values()
+    assert counts[0] == 1 and len(counts) == 1 + 3
+    assert torch.equal(counts, loaded)

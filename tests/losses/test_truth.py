@@ -260,7 +260,7 @@ def test_heads_without_distributions_are_refused_by_name(detector: Any) -> None:
     cfg = tiny.distiller(detector(), detector(), **term('LD', 'head'))
     with pytest.raises(HeadKindError, match='box distributions') as caught:
         tiny.build(cfg)
-    assert 'CrossHead' in str(caught.value)
+    assert "type='SoftOutputKD'" in str(caught.value)
 
 
 def test_fgd_on_a_head_is_refused() -> None:

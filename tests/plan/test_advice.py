@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+import stock
 import tiny
 from mkd_det.errors import HeadKindError, MkdError, PlanError, TapNotFoundError
 from mkd_det.plan.recipes import packaged_recipes
@@ -77,6 +79,123 @@ def test_a_recipe_that_is_named_can_be_planned_and_is_not_the_one_that_failed(
     assert recipe not in names and names
     for name in names:
         assert tiny.build(taught(student, teacher, name)).plan.terms
+
+
+def followed(cfg: dict[str, Any], error: MkdError) -> list[dict[str, Any]]:
+    """The configs that somebody writes who does what an error says, one for each
+    piece of advice."""
+    made = []
+    for line in error.fix.splitlines():
+        new = deepcopy(cfg)
+        if line.startswith(WORDS):
+            names = line.removeprefix(WORDS).split(', ')
+            pair = cfg['student'], cfg['teachers']['t']['cfg']
+            # All have been planned before they were named: one shall do here.
+            made.append(taught(*deepcopy(pair), names[len(names) // 2]))
+            continue
+        if line.startswith('taps='):
+            new['taps'].update(eval(line.removeprefix('taps=')))
+        elif line.startswith('teachers.t.taps='):
+            own = eval(line.removeprefix('teachers.t.taps='))
+            new['teachers']['t'].setdefault('taps', {}).update(own)
+        elif line.startswith("type='"):
+            kind = line.split("'")[1]
+            sides = dict(student='head', teacher='t.head')
+            new['taps']['head'] = 'bbox_head'
+            new['terms'] = dict(loss_new=dict(type=kind, **sides))
+            new['adapters'] = {}
+        elif "taps=dict(fpn='neck')" in line:
+            align = dict(type='LinearAlign', student='fpn', teacher='t.fpn')
+            sides = dict(student='align.student', teacher='align.teacher')
+            new.update(
+                taps=dict(fpn='neck'),
+                adapters=dict(align=align),
+                terms=dict(loss_new=dict(type='FeatureKD', **sides)),
+            )
+        elif line.endswith(".*'"):
+            keys = [k for k, path in cfg['taps'].items() if f"'{path}.*'" == line]
+            new['taps'].update(dict.fromkeys(keys, line.strip("'")))
+        else:
+            continue
+        made.append(new)
+    return made
+
+
+WIDE, NARROW = (8, 16), (4, 8)
+# Pairs and recipes whose errors have gone in circles, or are like those.
+CASES: dict[str, tuple[Any, Any, str]] = {
+    'CrossKD on RTMDet-Ins': (
+        stock.rtmdet_ins(*NARROW),
+        stock.rtmdet_ins(*WIDE),
+        'crosskd_dense',
+    ),
+    'CrossKD on SABL': (
+        stock.sabl_retinanet(*NARROW),
+        stock.sabl_retinanet(*WIDE),
+        'crosskd_dense',
+    ),
+    'LD on SABL': (
+        stock.sabl_retinanet(*NARROW),
+        stock.sabl_retinanet(*WIDE),
+        'ld_dense',
+    ),
+    'M-KD on YOLOv3': (stock.yolov3(), stock.yolov3(), 'mkd_dense'),
+    'M-KD on CenterNet': (stock.centernet(), stock.centernet(), 'mkd_dense'),
+    'M-KD of a Swin': (tiny.retinanet(*NARROW), stock.swin_retinanet(), 'mkd_dense'),
+    'soft outputs of guided anchors': (
+        stock.ga_retinanet(*NARROW),
+        stock.ga_retinanet(*WIDE),
+        'soft_dense',
+    ),
+    'soft outputs of DETR': (tiny.detr(), tiny.detr(), 'soft_dense'),
+    'soft outputs of DINO': (tiny.dino(), tiny.dino(), 'soft_dense'),
+    'queries of another kind': (tiny.detr(), tiny.dino(), 'mkd_query'),
+    'queries of a dense head': (tiny.gfl(*NARROW), tiny.gfl(*WIDE), 'mkd_query'),
+    'proposals of DETR': (tiny.detr(), tiny.detr(), 'dkd_two_stage'),
+    'masks for a student without': (
+        tiny.faster_rcnn(),
+        tiny.mask_rcnn(),
+        'mkd_mask_two_stage',
+    ),
+    'masks of a teacher without': (
+        tiny.mask_rcnn(),
+        tiny.faster_rcnn(),
+        'mkd_mask_two_stage',
+    ),
+    'other classes': (
+        tiny.gfl(*NARROW),
+        tiny.gfl(*WIDE, num_classes=5),
+        'soft_dense',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_advice_that_is_followed_leads_to_a_plan(case: str) -> None:
+    student, teacher, recipe = CASES[case]
+    cfg = taught(deepcopy(student), deepcopy(teacher), recipe)
+    error, names = advice(deepcopy(cfg))
+    assert names and recipe not in names
+    made = followed(cfg, error)
+    assert made
+    for new in made:
+        assert tiny.build(new).plan.terms
+
+
+def test_the_layers_of_a_swin_are_named_by_its_backbone() -> None:
+    student, teacher, recipe = CASES['M-KD of a Swin']
+    error, _ = advice(taught(deepcopy(student), deepcopy(teacher), recipe))
+    assert "teachers.t.taps=dict(stages='backbone')" in error.fix
+    assert "(teacher 't', a RetinaNet" in error.message
+
+
+def test_children_of_a_list_are_named_only_where_they_work() -> None:
+    pair = tiny.gfl(*NARROW), tiny.gfl(*WIDE)
+    cfg = taught(*pair, 'fgd_dense', taps=dict(fpn='neck.fpn_convs'))
+    error, _ = advice(deepcopy(cfg))
+    assert "'neck.fpn_convs.*'" in error.fix
+    error, _ = advice(taught(*CASES['CrossKD on RTMDet-Ins']))
+    assert "cls_convs.2.*'" not in error.fix
 
 
 def test_features_of_a_two_stage_teacher_meet_those_of_a_dense_student() -> None:

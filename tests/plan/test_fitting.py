@@ -12,7 +12,7 @@ import torch
 import tiny
 import tiny_images
 from mkd_det.errors import HeadKindError, MkdError, PlanError, TapNotFoundError
-from mkd_det.plan.fitting import can_be_planned, has_needs, recipes_for
+from mkd_det.plan.advice.fitting import can_be_planned, has_needs, recipes_for
 from mkd_det.plan.recipes import Recipe, packaged_recipes
 
 RECIPES = {recipe.name: recipe for recipe in packaged_recipes()}
@@ -113,13 +113,12 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
         mask_rcnn,
         mask_rcnn,
         FEATURES
-        | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'}
-        | {'mkd_mask_two_stage'},
+        | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'},
     ),
     'Cascade R-CNN, three stages': (
         cascade,
         cascade,
-        FEATURES | {'soft_cascade_two_stage'},
+        FEATURES | {'soft_cascade_two_stage', 'mkd_cascade_two_stage'},
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),
@@ -180,7 +179,11 @@ def tapped(recipe: Recipe) -> tuple[set[str], set[str]]:
         for name, tap in given['taps'].items()
     }
     sides: tuple[set[str], set[str]] = set(), set()
-    for part in [*given.get('adapters', {}).values(), *given['terms'].values()]:
+    terms = [term for term in given['terms'].values() if 'only_with' not in term]
+    texts = [text for term in terms for text in term.values() if isinstance(text, str)]
+    read = {text.partition('.')[0] for text in texts}
+    adapters = [a for name, a in given.get('adapters', {}).items() if name in read]
+    for part in [*adapters, *terms]:
         for text in (value for value in part.values() if isinstance(value, str)):
             owner, _, name = text.rpartition('.')
             if owner == '' or owner == 't':

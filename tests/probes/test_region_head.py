@@ -75,6 +75,43 @@ def masks() -> dict[str, Any]:
     )
 
 
+def three(detector: Callable) -> Callable:
+    """A cascade of three stages."""
+
+    def make(*widths: int) -> dict[str, Any]:
+        cfg = detector(*widths)
+        head = cfg['roi_head']
+        head.update(num_stages=3, stage_loss_weights=[1, 0.5, 0.25])
+        for part in ('bbox_head', 'mask_head'):
+            if part in head:
+                head[part] = [*head[part], head[part][-1]]
+        train = cfg['train_cfg']
+        train['rcnn'] = [*train['rcnn'], deepcopy(train['rcnn'][-1])]
+        return cfg
+
+    return make
+
+
+def libra(*widths: int) -> dict[str, Any]:
+    """A tiny Libra R-CNN: another neck, sampler and box loss."""
+    cfg = tiny.faster_rcnn(*widths)
+    balanced = dict(
+        type='BFP',
+        in_channels=cfg['neck']['out_channels'],
+        num_levels=5,
+        refine_level=2,
+    )
+    cfg['neck'] = [cfg['neck'], balanced]
+    cfg['roi_head']['bbox_head']['loss_bbox'] = dict(type='BalancedL1Loss')
+    sampler = cfg['train_cfg']['rcnn']['sampler']
+    sampler.update(
+        type='CombinedSampler',
+        pos_sampler=dict(type='InstanceBalancedPosSampler'),
+        neg_sampler=dict(type='IoUBalancedNegSampler', floor_thr=-1),
+    )
+    return cfg
+
+
 def losses_of(model: Any, **batch: Any) -> dict[str, Tensor]:
     data = model.data_preprocessor(tiny.batch(masks=True, **batch), True)
     found = model(**data, mode='loss')
@@ -112,11 +149,21 @@ def test_the_same_model_as_teacher_and_student_gives_0(
     [
         (tiny.faster_rcnn, tiny.cascade_rcnn, recipe('soft_two_stage')),
         (tiny.faster_rcnn, tiny.mask_rcnn, recipe('mkd_two_stage')),
-        (tiny.mask_rcnn, tiny.cascade_mask_rcnn, recipe('mkd_mask_two_stage')),
+        (tiny.mask_rcnn, tiny.cascade_mask_rcnn, recipe('mkd_two_stage')),
         (tiny.mask_rcnn, tiny.faster_rcnn, recipe('mkd_two_stage')),
         (tiny.cascade_rcnn, tiny.cascade_mask_rcnn, stages(0, 1)),
+        (three(tiny.cascade_mask_rcnn),) * 2 + (recipe('mkd_cascade_two_stage'),),
+        (libra, libra, recipe('soft_two_stage')),
     ],
-    ids=['faster-cascade', 'faster-mask', 'mask-cascade', 'mask-faster', 'cascades'],
+    ids=[
+        'faster-cascade',
+        'faster-mask',
+        'mask-cascade',
+        'mask-faster',
+        'cascades',
+        'cascades with masks',
+        'libra',
+    ],
 )
 def test_every_term_of_a_step_has_a_gradient(
     student: Callable, teacher: Callable, parts: dict
@@ -130,10 +177,26 @@ def test_every_term_of_a_step_has_a_gradient(
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in heads)
 
 
+def test_masks_are_compared_where_both_models_have_them() -> None:
+    parts = recipe('soft_two_stage')
+    both = tiny.distiller(tiny.mask_rcnn(4, 8), tiny.mask_rcnn(8, 16), **parts)
+    assert 'loss_soft_masks' in tiny.build(both).plan.terms
+    for student, teacher, whose in (
+        (tiny.mask_rcnn, tiny.faster_rcnn, 't'),
+        (tiny.faster_rcnn, tiny.mask_rcnn, 'student'),
+    ):
+        plan = tiny.build(tiny.distiller(student(4, 8), teacher(8, 16), **parts)).plan
+        assert 'loss_soft_masks' not in plan.terms
+        assert 'mask_regions' not in plan.adapters
+        assert {'term loss_soft_masks', 'adapter mask_regions'} <= set(plan.off)
+        (note,) = plan.notes
+        assert note.startswith(f'term loss_soft_masks is off: {whose} has no roi_head')
+
+
 def test_boxes_without_ground_truth_and_without_positives() -> None:
     model = tiny.build(
         tiny.distiller(
-            tiny.mask_rcnn(4, 8), tiny.mask_rcnn(8, 16), **recipe('mkd_mask_two_stage')
+            tiny.mask_rcnn(4, 8), tiny.mask_rcnn(8, 16), **recipe('mkd_two_stage')
         )
     )
     losses = losses_of(model, boxes=0)
@@ -147,7 +210,7 @@ def test_boxes_without_ground_truth_and_without_positives() -> None:
     [
         (tiny.faster_rcnn, 'dkd_two_stage'),
         (tiny.faster_rcnn, 'soft_two_stage'),
-        (tiny.mask_rcnn, 'mkd_mask_two_stage'),
+        (tiny.mask_rcnn, 'mkd_two_stage'),
     ],
 )
 def test_a_batch_without_any_proposal_counts_nothing(
@@ -228,6 +291,31 @@ def sabl(*widths: int) -> dict[str, Any]:
     return cfg
 
 
+def grid(*widths: int) -> dict[str, Any]:
+    """A tiny Grid R-CNN: its boxes come from a grid of points."""
+    cfg = tiny.faster_rcnn(*widths)
+    head, width = cfg['roi_head'], cfg['neck']['out_channels']
+    head['type'] = 'GridRoIHead'
+    head['bbox_head'].update(with_reg=False)
+    extractor = deepcopy(head['bbox_roi_extractor'])
+    extractor['roi_layer']['output_size'] = 14
+    head.update(
+        grid_roi_extractor=extractor,
+        grid_head=dict(
+            type='GridHead',
+            grid_points=9,
+            num_convs=1,
+            in_channels=width,
+            point_feat_channels=8,
+            norm_cfg=dict(type='GN', num_groups=36),
+            loss_grid=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=15),
+        ),
+    )
+    cfg['type'] = 'GridRCNN'
+    cfg['train_cfg']['rcnn'].update(pos_radius=1, max_num_grid=192)
+    return cfg
+
+
 def other_mask_size(*widths: int) -> dict[str, Any]:
     cfg = tiny.mask_rcnn(*widths)
     cfg['roi_head']['mask_roi_extractor']['roi_layer']['output_size'] = 7
@@ -250,7 +338,8 @@ BAD: list[tuple[Callable, Callable, Any, type[MkdError], str]] = [
     (tiny.faster_rcnn, five(tiny.cascade_rcnn), SOFT, TeacherClassesError, 'num_cl'),
     (tiny.faster_rcnn, sabl, SOFT, HeadKindError, "boxes='off'"),
     (sabl, tiny.faster_rcnn, SOFT, HeadKindError, "boxes='off'"),
-    (tiny.mask_rcnn, tiny.faster_rcnn, masks(), HeadKindError, 'mkd_two_stage'),
+    (grid, grid, SOFT, HeadKindError, "boxes='off'"),
+    (tiny.mask_rcnn, tiny.faster_rcnn, masks(), HeadKindError, 'weight=0'),
     (tiny.faster_rcnn, tiny.mask_rcnn, masks(), TapNotFoundError, SOFT),
     (tiny.mask_rcnn, other_mask_size, masks(), ShapeMismatchError, 'output_size'),
     (tiny.mask_rcnn, five(tiny.mask_rcnn), masks(), TeacherClassesError, 'num_cl'),
@@ -274,14 +363,16 @@ def test_what_does_not_fit_is_told_before_training(
     assert fix in str(error.value)
 
 
-@pytest.mark.parametrize('student, teacher', [(sabl, tiny.faster_rcnn)])
+@pytest.mark.parametrize(
+    'student, teacher', [(sabl, tiny.faster_rcnn), (grid, grid), (grid, tiny.mask_rcnn)]
+)
 def test_the_advice_for_other_codings_works(
     student: Callable, teacher: Callable
 ) -> None:
     parts = recipe(SOFT)
     parts['terms']['loss_soft_regions']['boxes'] = 'off'
     model = tiny.build(tiny.distiller(student(4, 8), teacher(8, 16), **parts))
-    assert 'loss_soft_regions' in model.plan.terms
+    assert losses_of(model.train())['loss_soft_regions_cls'] > 0
 
 
 def test_masks_of_all_classes_meet_masks_of_each() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
 from torch import Tensor
 
 import faults
@@ -117,6 +118,17 @@ def test_padding_belongs_to_the_image(tmp_path: Path) -> None:
     one.run(IMAGES, source)
     one.run(torch.nn.functional.pad(IMAGES, (0, 8)), source)
     assert source.asked == [4, 4]
+
+
+def test_equal_pixels_with_other_padding_are_another_image(tmp_path: Path) -> None:
+    """Models with masks see what is padding, where it is 0 like a dark image."""
+    source, one = Source(), store(tmp_path)
+    whole, part = (
+        [DetDataSample(metainfo=dict(img_shape=(8, width)))] for width in (8, 4)
+    )
+    for samples in (whole, part, whole, part):
+        one.run(IMAGES[:1], lambda images, _: source(images), samples)
+    assert source.asked == [1, 1] and one.hits == 2
 
 
 def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:

@@ -59,27 +59,27 @@ def test_norms_and_factors_by_hand() -> None:
     # A training that goes on measures when it would have without the stop.
     again = GradientShare(list(share.shares), share.shares)
     again.load_state_dict(share.state_dict())
-    assert again.is_due(300, losses) and not again.is_due(301, losses)
+    assert again.is_due(800, losses) and not again.is_due(801, losses)
     assert again.factors() == share.factors()
-    # Of two measurements, 0.5 and 1, the first counts 0.7 of the second.
+    # Of two measurements, 0.5 and 1, the first counts 0.3 of the second.
     share.measure({**losses, 'loss_a': losses['loss_a'] / 2}, [weight])
-    second = 0.5 ** (0.7 / 1.7)
+    second = 0.5 ** (0.3 / 1.3)
     assert share.factors()['loss_a'].item() == pytest.approx(second, rel=1e-5)
     # What is not finite tells nothing.
     share.measure({**losses, 'loss_a': losses['loss_a'] * torch.inf}, [weight])
     assert share.factors()['loss_a'].item() == pytest.approx(second, rel=1e-5)
-    # Of three, 0.5, 1 and 2: 0.49, 0.7 and 1 of 2.19.
+    # Of three, 0.5, 1 and 2: 0.09, 0.3 and 1 of 1.39.
     share.measure({**losses, 'loss_a': losses['loss_a'] / 4}, [weight])
-    third = 0.5 ** (0.49 / 2.19) * 2 ** (1 / 2.19)
+    third = 0.5 ** (0.09 / 1.39) * 2 ** (1 / 1.39)
     assert share.factors()['loss_a'].item() == pytest.approx(third, rel=1e-5)
 
 
 def test_pauses_grow_with_the_training() -> None:
     share = GradientShare(['loss_a'], 1.0, interval=50)
     share.measure({'task': square(), 'loss_a': square()}, [WEIGHT])
-    due = [i for i in range(400) if share.is_due(i, ['loss_a'])]
-    assert due[:12] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14]
-    assert due[-8:] == [96, 112, 128, 160, 192, 224, 300, 350]
+    due = [i for i in range(700) if share.is_due(i, ['loss_a'])]
+    assert due[:22] == [*range(16), 16, 18, 20, 22, 24, 26]
+    assert due[-12:] == [240, 256, 288, 320, 352, 384, 416, 448, 480, 550, 600, 650]
     often = GradientShare(['loss_a'], 1.0, interval=2)
     often.measure({'task': square(), 'loss_a': square()}, [WEIGHT])
     assert [i for i in range(100, 106) if often.is_due(i, ['loss_a'])] == [
@@ -143,7 +143,7 @@ def test_factors_travel_with_the_training_and_not_with_the_student(
     assert again.balance.factors() == factors
     # Between two measurements, it goes on with them as a run that was not stopped.
     again.balance.loss_soft.fill_(123.0)  # not what would be measured here
-    MessageHub.get_current_instance().update_info('iter', 9)
+    MessageHub.get_current_instance().update_info('iter', 17)
     losses_of(again)
     assert again.balance.factors() == {**factors, 'loss_soft': 123.0}
     MessageHub.get_current_instance().update_info('iter', 0)
@@ -291,6 +291,37 @@ def test_a_new_balance_is_one_file(root: Path) -> None:
 
 
 # -- the hook -------------------------------------------------------------------
+
+
+def test_a_training_has_the_shares_that_are_asked(tmp_path: Path) -> None:
+    """Measured by the hook, between the measurements of the balance as well.
+
+    The share of attention falls by an order of magnitude in these iterations: held to
+    what was measured in the first of them, it would have a third of what is asked.
+    """
+    stages = dict(student='stages', teacher='t.stages')
+    terms = dict(
+        loss_attention=dict(type='AttentionKD', **stages, share=3.0),
+        loss_soft=dict(
+            type='SoftOutputKD', student='head', teacher='t.head', share=1.0
+        ),
+    )
+    balance = dict(type='GradientShare')
+    cfg = hook_runs.distill_cfg(
+        tmp_path, epochs=54, images=4, val=False, terms=terms, balance=balance
+    )
+    cfg.model.taps = dict(fpn='neck', stages='backbone', head='bbox_head')
+    cfg.train_dataloader.batch_size = 4
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=1e-3)
+    cfg.default_hooks.checkpoint = None
+    cfg.custom_hooks = [dict(type='GradientShareHook', interval=3, low=0, high=1e9)]
+    runner = hook_runs.build(cfg, 'held')
+    runner.train()
+    for name, share in dict(attention=3.0, soft=1.0).items():
+        had = runner.message_hub.get_scalar(f'train/stat_share_{name}').data[0]
+        later = torch.tensor(had[6:]) / share  # from iteration 18 on
+        assert 0.7 < later.log().mean().exp() < 1.4, later
+        assert 0.6 < later.median() < 1.6, later
 
 
 def test_shares_are_logged_and_a_share_out_of_range_is_warned_of_once(

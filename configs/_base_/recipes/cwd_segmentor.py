@@ -16,8 +16,11 @@ recipe = dict(
             student='logits',
             teacher='t.logits',
             tau=4.0,
+            share=1.0,
             weight=3.0,
         ),
-        loss_soft=dict(type='SoftOutputKD', student='logits', teacher='t.logits'),
+        loss_soft=dict(
+            type='SoftOutputKD', student='logits', teacher='t.logits', share=1.0
+        ),
     ),
 )

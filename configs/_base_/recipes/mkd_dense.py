@@ -61,7 +61,7 @@ recipe = dict(
             type='RelationKD',
             student='guide.student',
             teacher='guide.teacher',
-            share=0.03,
+            share=0.04,
             weight=0.5,
         ),
         loss_attention=dict(

@@ -1,5 +1,5 @@
-"""M-KD for two-stage detectors: soft outputs of both stages, relations, attention and
-features, with guidance and exploration.
+"""M-KD for two-stage detectors: soft outputs of both stages (with masks, where both models
+have them), relations, attention and features, with guidance and exploration.
 
 For a pair with ResNet and FPN. The weights of relations, attention and features are
 those of `mkd_dense.py`; on two-stage detectors none has been measured. A config takes
@@ -45,7 +45,7 @@ recipe = dict(
             type='RelationKD',
             student='guide.student',
             teacher='guide.teacher',
-            share=0.03,
+            share=0.04,
             weight=0.5,
         ),
         loss_attention=dict(

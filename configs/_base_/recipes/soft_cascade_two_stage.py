@@ -1,9 +1,10 @@
-"""Soft outputs of a cascade of three stages that teaches another one: RPN, and classes
-and boxes of each stage.
+"""Soft outputs of a cascade of three stages that teaches another one: RPN, and classes,
+boxes and masks of each stage.
 
-Stage i of the teacher runs on the proposals of the student's stage i. The weights of
-the stages are those of the student's own losses; they have not been measured. A config
-takes it as `**_base_.pop('recipe')`. For a student of one stage: `soft_two_stage.py`.
+Stage i of the teacher runs on the proposals of the student's stage i, so the teacher's
+cascade runs once. Masks are compared where both models have them. The weights of the
+stages are those of the student's own losses; they have not been measured. A config takes
+it as `**_base_.pop('recipe')`. For a student of one stage: `soft_two_stage.py`.
 """
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
@@ -11,61 +12,66 @@ custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 needs = dict(
     student=[
         'rpn_head',
-        'roi_head.bbox_roi_extractor.0',
-        'roi_head.bbox_roi_extractor.1',
-        'roi_head.bbox_roi_extractor.2',
-        'roi_head.bbox_head.0',
-        'roi_head.bbox_head.1',
-        'roi_head.bbox_head.2',
+        *(f'roi_head.bbox_roi_extractor.{n}' for n in range(3)),
+        *(f'roi_head.bbox_head.{n}' for n in range(3)),
     ],
     teacher=['rpn_head', 'neck'],
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
 )
 
 recipe = dict(
-    taps=dict(
-        fpn='neck',
-        rpn='rpn_head',
-        rois_0='roi_head.bbox_roi_extractor.0:in1',
-        rois_1='roi_head.bbox_roi_extractor.1:in1',
-        rois_2='roi_head.bbox_roi_extractor.2:in1',
-        box_head_0='roi_head.bbox_head.0',
-        box_head_1='roi_head.bbox_head.1',
-        box_head_2='roi_head.bbox_head.2',
-    ),
-    adapters=dict(
-        regions_0=dict(type='RegionHead', student='rois_0', teacher='t.fpn', stage=0),
-        regions_1=dict(type='RegionHead', student='rois_1', teacher='t.fpn', stage=1),
-        regions_2=dict(type='RegionHead', student='rois_2', teacher='t.fpn', stage=2),
-    ),
-    terms=dict(
-        loss_soft_rpn=dict(
+    taps={
+        'fpn': 'neck',
+        'rpn': 'rpn_head',
+        **{f'rois_{n}': f'roi_head.bbox_roi_extractor.{n}:in1' for n in range(3)},
+        **{f'box_head_{n}': f'roi_head.bbox_head.{n}' for n in range(3)},
+        **{f'mask_rois_{n}': f'roi_head.mask_roi_extractor.{n}:in1' for n in range(3)},
+        **{f'masks_{n}': f'roi_head.mask_head.{n}' for n in range(3)},
+        **{f'labels_{n}': f'roi_head.bbox_head.{n}.loss_cls:in1' for n in range(3)},
+    },
+    adapters={
+        **{
+            f'regions_{n}': dict(
+                type='RegionHead', student=f'rois_{n}', teacher='t.fpn', stage=n
+            )
+            for n in range(3)
+        },
+        **{
+            f'mask_regions_{n}': dict(
+                type='ProposalMasks', student=f'mask_rois_{n}', teacher='t.fpn', stage=n
+            )
+            for n in range(3)
+        },
+    },
+    terms={
+        'loss_soft_rpn': dict(
             type='SoftOutputKD',
             student='rpn',
             teacher='t.rpn',
             share=1.0,
             weight=0.4,
         ),
-        loss_soft_regions_0=dict(
-            type='ProposalKD',
-            student='box_head_0',
-            teacher='regions_0.teacher',
-            share=1.0,
-            weight=1.0,
-        ),
-        loss_soft_regions_1=dict(
-            type='ProposalKD',
-            student='box_head_1',
-            teacher='regions_1.teacher',
-            share=0.5,
-            weight=0.5,
-        ),
-        loss_soft_regions_2=dict(
-            type='ProposalKD',
-            student='box_head_2',
-            teacher='regions_2.teacher',
-            share=0.25,
-            weight=0.25,
-        ),
-    ),
+        **{
+            f'loss_soft_regions_{n}': dict(
+                type='ProposalKD',
+                student=f'box_head_{n}',
+                teacher=f'regions_{n}.teacher',
+                share=0.5**n,
+                weight=0.5**n,
+            )
+            for n in range(3)
+        },
+        **{
+            f'loss_soft_masks_{n}': dict(
+                type='ProposalMaskKD',
+                student=f'masks_{n}',
+                teacher=f'mask_regions_{n}.teacher',
+                labels=f'labels_{n}',
+                share=0.5**n,
+                weight=0.5**n,
+                only_with=[f'roi_head.mask_head.{n}.conv_logits'],
+            )
+            for n in range(3)
+        },
+    },
 )

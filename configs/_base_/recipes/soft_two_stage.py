@@ -1,7 +1,7 @@
-"""Soft outputs of both stages of a two-stage detector: RPN, classes and boxes.
+"""Soft outputs of both stages of a two-stage detector: RPN, classes, boxes, masks.
 
 The teacher's second stage runs on the student's proposals; a cascade as teacher runs
-once, as in prediction. Chen et al., NIPS 2017; see docs/methods/outputs.md. The weights
+once, as in prediction. Masks are compared where both models have them. Chen et al., NIPS 2017; see docs/methods/outputs.md. The weights
 have not been measured. A config takes it as `**_base_.pop('recipe')`.
 """
 
@@ -19,8 +19,14 @@ recipe = dict(
         rpn='rpn_head',
         rois='roi_head.bbox_roi_extractor:in1',
         box_head='roi_head.bbox_head',
+        mask_rois='roi_head.mask_roi_extractor:in1',
+        masks='roi_head.mask_head',
+        labels='roi_head.bbox_head.loss_cls:in1',
     ),
-    adapters=dict(regions=dict(type='RegionHead', student='rois', teacher='t.fpn')),
+    adapters=dict(
+        regions=dict(type='RegionHead', student='rois', teacher='t.fpn'),
+        mask_regions=dict(type='ProposalMasks', student='mask_rois', teacher='t.fpn'),
+    ),
     terms=dict(
         loss_soft_rpn=dict(
             type='SoftOutputKD',
@@ -35,6 +41,15 @@ recipe = dict(
             teacher='regions.teacher',
             share=2.0,
             weight=1.0,
+        ),
+        loss_soft_masks=dict(
+            type='ProposalMaskKD',
+            student='masks',
+            teacher='mask_regions.teacher',
+            labels='labels',
+            share=1.0,
+            weight=1.0,
+            only_with=['roi_head.mask_head.conv_logits'],
         ),
     ),
 )

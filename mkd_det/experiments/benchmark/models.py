@@ -105,8 +105,8 @@ class BenchmarkModels:
         reads = self.distiller.plan.reads
         # In the precision of the training, as in K.
         with self.at_speed('off'), self.optim_k.optim_context(self.distiller):
-            for name, inputs in batch.items():
-                self.distiller.teachers.run(name, inputs, reads[name])
+            for name, (inputs, samples) in batch.items():
+                self.distiller.teachers.run(name, inputs, reads[name], samples)
 
     @contextmanager
     def taught_by(self, count: int | None) -> Iterator[None]:
@@ -149,7 +149,7 @@ class BenchmarkModels:
         batch = self.student.data_preprocessor(batch, True)
         renormalizers = self.distiller.renormalizers
         inputs, samples = batch['inputs'], batch['data_samples']
-        return {n: renormalizers[n](inputs, samples) for n in self.taught}
+        return {n: (renormalizers[n](inputs, samples), samples) for n in self.taught}
 
     def resident_bytes(self, name: str) -> int:
         """Return what stays between steps: weights, buffers, optimizer state."""

@@ -145,7 +145,7 @@ def _short_training(cfg: Config, folder: str) -> Config:
     cfg.launcher, cfg.resume, cfg.log_level = 'none', False, 'WARNING'
     for key in _VALIDATION:
         cfg[key] = None
-    cfg.visualizer = dict(type='Visualizer', vis_backends=[])
+    cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])
     hooks = {
         name: hook
         for name, hook in (cfg.get('default_hooks') or {}).items()

@@ -47,8 +47,9 @@ def check_mask_heads(model: nn.Module, where: str) -> None:
             expected='an FCNMaskHead with a RoI extractor of its own, as of Mask R-CNN,'
             ' Cascade Mask R-CNN',
             actual=type(masks).__name__ if masks is not None else None,
-            fix='leave the term and the adapter of the masks out, as the recipe'
-            ' mkd_two_stage.py does',
+            fix='terms=dict(loss_soft_masks=dict(weight=0)), the term of the masks; or'
+            " only_with=['roi_head.mask_head.conv_logits'] in it, as the recipe"
+            ' soft_two_stage.py has',
         )
 
 

@@ -228,7 +228,7 @@ def check_box_heads(model: nn.Module, where: str) -> None:
             expected='a StandardRoIHead or CascadeRoIHead, as of Faster R-CNN, Mask'
             ' R-CNN, Cascade R-CNN',
             actual=None if head is None else type(head).__name__,
-            fix='SoftOutputKD for dense heads; FeatureKD on the neck for all',
+            fix="FeatureKD on the neck: taps=dict(fpn='neck')",
         )
     for box_head in _box_heads(head):
         _check_softmax(box_head, where)

@@ -24,7 +24,8 @@ from torch import nn
 
 from ...errors import HeadKindError
 from ...registry import HEADS
-from ..base import HeadReader, reader_classes
+from ...taps import Tap
+from ..base import HeadReader, find_reader, reader_classes
 
 # Why each kind cannot be read.
 _REASONS = {
@@ -38,8 +39,8 @@ _REASONS = {
     SOLOHead: 'it predicts masks of cells, and no boxes',
     SOLOV2Head: 'it predicts masks of cells, and no boxes',
 }
-# What runs on the maps of the neck alone.
-_ON_FEATURES = (GARetinaHead, GARPNHead, SOLOHead, SOLOV2Head)
+# Those that run on the maps of the neck alone, also on a CPU.
+_ON_FEATURES = (SOLOHead, SOLOV2Head)
 
 
 @HEADS.register_module()
@@ -72,6 +73,17 @@ class UnreadReader(HeadReader):
         return isinstance(module, BaseDenseHead) and not any(
             kind.matches(module) for kind in others
         )
+
+    @classmethod
+    def check_tap(
+        cls, model: nn.Module, tap: Tap, of_student: bool, where: str
+    ) -> None:
+        """Raise where the whole head is tapped, before the model is run."""
+        modules = dict(model.named_modules())
+        for path in tap.paths if not tap.inputs else ():
+            module = modules.get(path)
+            if module is not None and find_reader(module) is cls:
+                cls(module)
 
     @classmethod
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ...functional import class_factors
@@ -16,8 +17,9 @@ class ClassBalance(nn.Module):
     """Weighs the objects of classes by how much of each the teacher has seen so far.
 
     A batch holds few of many classes, so counts of a batch cannot make all classes
-    equal. The counts here are the mean over all batches and ranks. They travel with the
-    training. Outside of training they are used and stay as they are.
+    equal. The counts here are the mean over all batches that this process has seen.
+    They travel with the training. Outside of training they are used and stay as they
+    are.
 
     Background has the weight 1, whatever the class: a class that never occurs has as
     much of it as any other, and a large factor would let it outweigh all objects.
@@ -29,10 +31,10 @@ class ClassBalance(nn.Module):
     def __init__(self, exponent: float) -> None:
         super().__init__()
         self.exponent = exponent
-        # The number of batches, then the mean count of each class. No buffer: how many
-        # classes there are is known with the first batch, and averaged copies of a
-        # model demand buffers of equal size.
-        self._seen = torch.zeros(1)
+        # The number of batches, then the mean count of each class: as many as the first
+        # output has, which the plan shows.
+        self.seen: Tensor
+        self.register_buffer('seen', torch.zeros(1))
 
     def forward(
         self, sigma: Tensor, amount: Tensor, mask: Tensor | None = None
@@ -56,22 +58,17 @@ class ClassBalance(nn.Module):
 
     def _factors(self, counts: Tensor) -> Tensor:
         """Count a batch, and return the factor of each class, (C,)."""
-        seen = self._seen.to(counts)
-        batches, mean = seen[0], seen[1:]
-        if len(mean) != len(counts):
-            batches, mean = torch.zeros_like(batches), torch.zeros_like(counts)
+        counts = counts.detach()
+        if len(self.seen) != 1 + len(counts):
+            self.seen = counts.new_zeros(1 + len(counts))
         if self.training and torch.is_grad_enabled():
-            counts = counts.detach().clone()
-            all_reduce(counts, 'mean')
-            mean = (mean * batches + counts) / (batches + 1)
-            self._seen = torch.cat([batches[None] + 1, mean])
-        mean = torch.where(self._seen[0].to(counts) > 0, mean, counts)
+            self.seen[0] += 1
+            self.seen[1:] += (counts - self.seen[1:]) / self.seen[0]
+        mean = torch.where(self.seen[0] > 0, self.seen[1:], counts)
         return class_factors(mean, self.exponent)
 
-    def get_extra_state(self) -> Tensor:
-        """Return what `state_dict` keeps."""
-        return self._seen
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Continue with what `get_extra_state` has returned."""
-        self._seen = state.clone()
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f'{prefix}seen')
+        if saved is not None and saved.shape != self.seen.shape:
+            self.seen = self.seen.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)

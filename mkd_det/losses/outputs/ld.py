@@ -93,8 +93,8 @@ class LD(PairLoss):
                 'LD: both heads need box distributions with equally many bins',
                 expected='two heads such as GFLHead, with equal reg_max',
                 actual=f'student {_bins(s)}, teacher {_bins(t)}',
-                fix="dict(type='SoftOutputKD', ...), CrossHead (boxes by GIoU), or a"
-                ' loss on features such as FGD',
+                fix="type='SoftOutputKD', which compares decoded boxes; or a loss on"
+                ' features such as FGD',
             )
         if truth is None or s.priors is None or s.priors[0].shape[-1] != 4:
             raise HeadKindError(

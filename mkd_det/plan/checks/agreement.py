@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import HeadKindError
+from ...errors import HeadKindError, prefix_errors
 from ...heads.proof import OTHERWISE, ReadTwice
 from ...structures import GroundTruth, HeadOutput, tensors_in
 from ..plan import Term
@@ -41,7 +41,8 @@ def check_agreement(
     """
     if not term.loss.least_at_agreement:
         return
-    parts = _loss(term, read.trained, read.evaluated, size)
+    with prefix_errors(where):
+        parts = _loss(term, read.trained, read.evaluated, size)
     wrong = {
         name: float(value) for name, value in parts.items() if not abs(value) <= _VALUE
     }

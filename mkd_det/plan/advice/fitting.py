@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from ..config import DistillConfig, ProbeConfig
-from ..errors import (
+from ...config import DistillConfig, ProbeConfig
+from ...errors import (
     ConfigError,
     MkdError,
     PlanError,
@@ -20,16 +18,23 @@ from ..errors import (
     TapNotFoundError,
     TapOutputError,
     TapSilentError,
+    TeacherClassesError,
 )
-from ..heads.base import traits_of
-from ..taps import Tap
-from .plan import HasModel
-from .recipes import TEACHER, Needs, Recipe, packaged_recipes
-from .refs import adapter_class
+from ...heads.base import traits_of
+from ...taps import Tap
+from ..plan import HasModel
+from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
+from .taps import containers_that_work, fits, taps_that_work
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
 # a pair are the same in every recipe.
-HELPED = (TapNotFoundError, TapSilentError, TapOutputError, PlanError)
+HELPED = (
+    TapNotFoundError,
+    TapSilentError,
+    TapOutputError,
+    PlanError,
+    TeacherClassesError,
+)
 NOT_HELPED = (ShapeMismatchError, ProbeError)
 
 
@@ -58,55 +63,15 @@ def suggest_recipes(
     if not helped or not teachers:
         return
     teacher = next(iter(teachers.values()))
+    of_list = isinstance(error, TapSilentError) and error.fix.endswith(".*'")
+    # The children of a list are no help where an adapter wants one of them.
+    if of_list and not containers_that_work(student, teachers, config):
+        error.fix = ''
     lines = [taps_that_work(student, teachers, config)]
     names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
     if names:
         lines.append(f'recipes that fit the pair: {", ".join(names)}')
     error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
-
-
-def taps_that_work(
-    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
-) -> str:
-    """Return taps with which adapters that know better ones can be planned.
-
-    Args:
-        student: The student. It is left as it is.
-        teachers: The teachers by name.
-        config: The config that cannot be planned.
-
-    Returns:
-        What to write; empty if nothing better is known, or it does not work either.
-    """
-    taps, own = dict(config.taps), {n: dict(t.taps) for n, t in config.teachers.items()}
-    for name, adapter in config.adapters.items():
-        owner, _, key = adapter.teacher.rpartition('.')
-        suggest = adapter_class(name, adapter).suggest_taps
-        if owner not in teachers:
-            continue
-        ours, theirs = suggest(student), suggest(teachers[owner].model)
-        if not ours or not theirs:
-            continue
-        taps[adapter.student] = ours
-        own[owner].pop(key, None)
-        if adapter.student != key or theirs != ours:
-            own[owner][key] = theirs
-    given = {n: replace(t, taps=own[n]) for n, t in config.teachers.items()}
-    better = replace(config, taps=taps, teachers=given)
-    if better == config or not _can_be_planned(student, teachers, better):
-        return ''
-    lines = [
-        f'taps=dict({key}={list(value)!r})'
-        for key, value in taps.items()
-        if value != config.taps.get(key)
-    ]
-    lines += [
-        f'teachers.{owner}.taps=dict({key}={list(value)!r})'
-        for owner, named in own.items()
-        for key, value in named.items()
-        if value != config.teachers[owner].taps.get(key)
-    ]
-    return '\n'.join(lines)
 
 
 def recipes_for(
@@ -176,23 +141,7 @@ def can_be_planned(
     except ConfigError:
         return False
     models = {name: _Teacher(teacher) for name in config.teachers}
-    return _can_be_planned(student, models, config)
-
-
-def _can_be_planned(
-    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
-) -> bool:
-    from .planner import Planner  # which imports this file
-
-    planner = Planner(student, teachers, config)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            planner.build(suggest=False)
-        except Exception:  # of a model that a recipe cannot run, it may be any
-            return False
-        finally:
-            planner.detach_branches()
-    return True
+    return fits(student, models, config)
 
 
 class _Teacher:

@@ -1,0 +1,67 @@
+"""M-KD for a cascade of three stages that teaches another one: soft outputs of all stages
+(with masks, where both models have them), relations, attention and features, with guidance
+and exploration.
+
+For a pair with ResNet and FPN. The weights of relations, attention and features are those
+of `mkd_dense.py`; on two-stage detectors none has been measured. A config takes it as
+`**_base_.pop('recipe')`. For a student of one stage: `mkd_two_stage.py`.
+"""
+
+_base_ = ['soft_cascade_two_stage.py']
+
+needs = dict(
+    student=[
+        'backbone.layer2',
+        'backbone.layer3',
+        'backbone.layer4',
+        'neck.fpn_convs',
+        'rpn_head',
+        *(f'roi_head.bbox_roi_extractor.{n}' for n in range(3)),
+        *(f'roi_head.bbox_head.{n}' for n in range(3)),
+    ],
+    teacher=[
+        'backbone.layer2',
+        'backbone.layer3',
+        'backbone.layer4',
+        'rpn_head',
+        'neck',
+    ],
+)
+
+recipe = dict(
+    taps=dict(stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4']),
+    adapters=dict(
+        guide=dict(type='GuidanceLayer', student='stages', teacher='t.stages'),
+        # The coarsest level is pooled, without a convolution, and is left out.
+        guide_fpn=dict(
+            type='GuidanceLayer',
+            student='explore.inherit',
+            teacher='t.fpn',
+            teacher_side=False,
+        ),
+    ),
+    branches=dict(explore=dict(type='ExplorationBranch', on='neck.fpn_convs')),
+    terms=dict(
+        loss_relation=dict(
+            type='RelationKD',
+            student='guide.student',
+            teacher='guide.teacher',
+            share=0.03,
+            weight=0.5,
+        ),
+        loss_attention=dict(
+            type='AttentionKD',
+            student='stages',
+            teacher='t.stages',
+            share=2.5,
+            weight=8.0,
+        ),
+        loss_feature=dict(
+            type='FeatureKD',
+            student='guide_fpn.student',
+            teacher='guide_fpn.teacher',
+            share=2.0,
+            weight=20.0,
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Advice after an error: taps and recipes that work for the pair."""
