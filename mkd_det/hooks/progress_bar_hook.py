@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -40,8 +41,11 @@ def progress_bar(runner: Runner, console: Console | None = None) -> Iterator[Non
         runner: The runner; it trains inside the context.
         console: The terminal; stdout by default.
     """
+    # What `!` of a notebook shows has no cursor that could move.
+    notebook = console is None and 'JPY_PARENT_PID' in os.environ
     console = console or Console()
-    if not (console.is_terminal and is_main_process()) or console.is_dumb_terminal:
+    shown = console.is_terminal and not console.is_dumb_terminal and not notebook
+    if not (shown and is_main_process()):
         yield
         return
     hook = ProgressBarHook(console)
