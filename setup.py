@@ -136,6 +136,7 @@ setup(
         'packaging',
         'pillow',
         'pycocotools',
+        'pyyaml',
         'rich',
         'scipy',
         'tqdm',

@@ -63,6 +63,8 @@ ORDER = (
     'experiments.chain',
     'experiments.comparison',
     'experiments.demo',
+    'experiments.distillation',
+    'experiments.labelling',
     'cli',
 )
 # Methods get tensors and shapes: no models, paths or teachers.
@@ -82,6 +84,7 @@ DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
     'skimage': 'scikit-image',
     'sklearn': 'scikit-learn',
+    'yaml': 'pyyaml',
 }
 
 

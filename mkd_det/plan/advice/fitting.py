@@ -24,7 +24,7 @@ from ...heads.base import traits_of
 from ...taps import Tap
 from ..plan import HasModel
 from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
-from .taps import containers_that_work, fits, taps_that_work
+from .taps import containers_that_work, error_of_plan, taps_that_work
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
 # a pair are the same in every recipe.
@@ -133,15 +133,34 @@ def can_be_planned(
         size: (H, W) of the image that the models are run on, in pixels.
         probe: What the config says of input that is no usual image.
     """
+    return planning_error(recipe, student, teacher, size, probe) is None
+
+
+def planning_error(
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
+) -> Exception | None:
+    """Return the error that planning a recipe for a pair ends with, or None.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+    """
     given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
     try:
         config = DistillConfig.parse(given)
-    except ConfigError:
-        return False
+    except ConfigError as error:
+        return error
     models = {name: _Teacher(teacher) for name in config.teachers}
-    return fits(student, models, config)
+    return error_of_plan(student, models, config)
 
 
 class _Teacher:

@@ -150,14 +150,27 @@ def fits(
         teachers: The teachers by name.
         config: The config.
     """
+    return error_of_plan(student, teachers, config) is None
+
+
+def error_of_plan(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Exception | None:
+    """Return the error that planning a config ends with, or None.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config.
+    """
     from ..planner import Planner  # which imports this file
 
     planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
             planner.build(suggest=False)
-        except Exception:  # of a model that a recipe cannot run, it may be any
-            return False
+        except Exception as error:  # of a model that a recipe cannot run, any
+            return error
         finally:
             planner.detach_branches()
-    return True
+    return None
