@@ -27,7 +27,6 @@ from .checkpoints.mmengine_loader import use_our_reader
 from .data import check_data, check_loaders
 from .distiller.model import Distiller
 from .errors import ConfigError
-from .hooks.progress_bar_hook import progress_bar
 from .hooks.recovery.divergence_hook import DivergenceHook
 from .hooks.recovery.missing_validation_hook import MissingValidationHook
 from .hooks.recovery.run_record_hook import RunRecordHook
@@ -35,6 +34,7 @@ from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
+from .io.progress_bar import progress_bar
 from .io.quiet import ignore_library_warnings
 from .preflight.checks import check_before_start
 from .preflight.disk_use import describe_disk_use

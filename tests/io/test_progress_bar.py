@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 import hook_runs
-from mkd_det.hooks.progress_bar_hook import progress_bar
+from mkd_det.io.progress_bar import progress_bar
 
 HIDE_CURSOR, SHOW_CURSOR = '\x1b[?25l', '\x1b[?25h'
 
