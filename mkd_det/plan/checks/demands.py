@@ -126,6 +126,15 @@ def check_demands(
         " the teacher's own, or a list of paths, a level each",
     )
     for index, (s, t) in enumerate(zip(*specs, strict=True)):
+        if s.length and t.length and s.length != t.length:
+            raise ShapeMismatchError(
+                f'{where}: level {index} is a sequence of {s.length} positions in the'
+                f' student and of {t.length} in the teacher, which do not correspond',
+                expected=f'{t.length} positions',
+                actual=f'{s.length} positions',
+                fix="FeatureKD with taps=dict(fpn='neck'), whose maps meet by stride;"
+                " for queries of DETRs QueryKD with taps=dict(queries='bbox_head')",
+            )
         # Classes are compared where it is known whether a map stands between them.
         compared = 'same_channels' in loss.demands and not loss.of_classes
         if compared and s.channels != t.channels:
