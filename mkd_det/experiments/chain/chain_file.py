@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...config import SamplingConfig, TeacherConfig
+from ...config_files.reading import RECIPE_VARIABLES
 from ...errors import ConfigError, prefix_errors
 from ...parsing import key, parse
 
