@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..deploy.onnx_file import OnnxStudent
 
-POSITION = 50
+POSITION = 32
 
 
 def make_parser() -> argparse.ArgumentParser:

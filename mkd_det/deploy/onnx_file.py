@@ -132,7 +132,7 @@ def _make(
 ) -> OnnxStudent:
     """Trace a graph with some dynamic axes, and compare it with torch."""
     images = random_images((2 if dynamic else 1, 3, *size))
-    with as_export_error(graph, 'cannot be run without post-processing,'):
+    with as_export_error(graph, f'fails in torch on images {tuple(images.shape)},'):
         outputs = graph.outputs(images)
     content = _trace(graph, images, outputs, dynamic, opset)
     shapes = [tuple(images.shape)]
@@ -142,7 +142,7 @@ def _make(
         shapes.append((1, 3, size[0] + divisor, size[1] + 2 * divisor))
     metadata = describe(graph, cfg, images, outputs, dynamic)
     content = _with_metadata(content, metadata)
-    with as_export_error(graph, 'cannot be run by onnxruntime,'):
+    with as_export_error(graph, 'does not run at all sizes that are tried,'):
         session = OnnxSession(content)
         differences = dict.fromkeys([o.name for o in outputs], 0.0)
         for shape in shapes:
@@ -183,7 +183,7 @@ def _trace(
         axes[output.name] = own
     with TemporaryDirectory(prefix='mkd_det_onnx') as folder:
         path = Path(folder, 'model.onnx')
-        with as_export_error(graph, 'cannot be written'), _quiet():
+        with as_export_error(graph, 'cannot be traced,'), _quiet():
             # torch.export, which the newer exporter uses, fails at mmdet's DETRs, and
             # takes twenty times as long for the rest.
             torch.onnx.export(
@@ -276,7 +276,7 @@ def as_export_error(graph: InferenceGraph, what: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or ['']
         raise ExportError(
-            f'{type(graph.model).__name__} {what} as ONNX',
+            f'{type(graph.model).__name__} {what} and is not written as ONNX',
             expected='a one-stage detector, a DETR or a classifier',
             actual=f'{type(error).__name__}: {lines[0][:300]}',
             fix=graph.fix,

@@ -335,7 +335,8 @@ class Planner:
             truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
             # What only the loss can check, it checks now and not in the first step.
             with frozen_state(loss), prefix_errors(where):
-                term.parts = check_result(where, term(sides, **truth))
+                term.tried = check_result(where, term(sides, **truth))
+            term.parts = tuple(term.tried)
         if term.classes is not None:
             sides = term.classes(sides, labels=False)
         for part, value in find_idle_parts(loss, sides, **truth).items():

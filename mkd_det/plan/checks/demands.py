@@ -160,7 +160,7 @@ def check_demands(
             )
 
 
-def check_result(where: str, result: Any) -> tuple[str, ...]:
+def check_result(where: str, result: Any) -> dict[str, float]:
     """Raise unless a loss on zeros is a finite number, or a dict of them.
 
     Args:
@@ -168,7 +168,7 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
         result: What the loss returned.
 
     Returns:
-        Names of its parts; '' for a loss without parts.
+        Its parts by name; '' for a loss without parts.
 
     Raises:
         ConfigError: It is anything else.
@@ -186,4 +186,4 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
             raise ConfigError(
                 f'{where} {name}: the loss is not finite on zeros', actual=float(part)
             )
-    return tuple(parts)
+    return {name: float(part) for name, part in parts.items()}
