@@ -55,7 +55,8 @@ def dataclasses_of(module: ModuleType, whole: type) -> list[type]:
     found = [
         value
         for value in vars(module).values()
-        if is_dataclass(value) and getattr(value, '__module__', '') == module.__name__
+        if is_dataclass(value)
+        and f'{getattr(value, "__module__", "")}.'.startswith(f'{module.__name__}.')
     ]
     return [whole, *(cls for cls in found if cls is not whole)]  # type: ignore[misc]
 
