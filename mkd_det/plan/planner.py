@@ -470,13 +470,13 @@ class Planner:
         kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
-        term.classes = find_restriction(self.plan, term, kept)
-        check_same_classes(where, term, kept)
         for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
         return kept
 
     def _check_weighed_terms(self) -> None:
