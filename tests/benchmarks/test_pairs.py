@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import pairs
 import pytest
 
 import tiny
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / 'benchmarks'))
-import pairs  # noqa: E402
 
 
 @pytest.fixture(scope='module')
