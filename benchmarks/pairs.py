@@ -45,7 +45,16 @@ SIZES = (128, 256, 384)
 # Words of a config's name that make it the better example of its family.
 PREFERRED = ('_1x_', 'r50', 'fpn', 'coco')
 # Folders of parts of these: bases, backbones, schedules, trackers' parts, data sets.
-LEFT_OUT = ('_base_', 'common', 'reid', 'legacy_1.x', 'misc', 'resnest', 'gn', 'gn+ws')
+LEFT_OUT = (
+    '_base_',
+    'common',
+    'legacy_1.x',
+    'misc',
+    'resnest',
+    'scratch',
+    'gn',
+    'gn+ws',
+)
 PARTS = ('neck', 'rpn_head', 'bbox_head', 'mask_head', 'roi_head')
 HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'panoptic_head', 'roi_head')
 TABLE = """# Every family with every recipe
@@ -158,6 +167,7 @@ def plan_family(model: Config) -> dict[str, Any]:
 def _plan_all_recipes(model: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     student = MODELS.build(ConfigDict(model)).eval()
+    student.init_weights()
     teacher = deepcopy(student).eval().requires_grad_(False)
     return {
         recipe.name: try_recipe(recipe, student, teacher)
@@ -216,12 +226,14 @@ def _without_weights(model: Any) -> Any:
     if isinstance(model, Mapping):
         pretrained = ('Pretrained', 'mmdet.Pretrained')
         return {
-            key: None if _type(value) in pretrained else _without_weights(value)
+            key: None
+            if _type(value) in pretrained or key == 'teacher_ckpt'
+            else _without_weights(value)
             for key, value in model.items()
             if key != 'pretrained'
         }
     if isinstance(model, (list, tuple)):
-        return [_without_weights(item) for item in model]
+        return type(model)(map(_without_weights, model))
     return model
 
 
@@ -241,8 +253,8 @@ def _quarter(value: Any, key: str = '') -> Any:
     """Return a part of a config with a quarter of the usual numbers of channels."""
     if isinstance(value, Mapping):
         return {name: _quarter(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_quarter(item, key) for item in value]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_quarter(item, key) for item in value)
     return value // 4 if key.endswith('channels') and value in (256, 1024) else value
 
 
