@@ -64,6 +64,8 @@ ORDER = (
     'experiments.chain',
     'experiments.comparison',
     'experiments.demo',
+    'experiments.distillation',
+    'experiments.labelling',
     'cli',
 )
 # Methods get tensors and shapes: no models, paths or teachers.
@@ -83,6 +85,7 @@ DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
     'skimage': 'scikit-image',
     'sklearn': 'scikit-learn',
+    'yaml': 'pyyaml',
 }
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def class_count(model: nn.Module) -> int | None:
-    """Return the number of classes of a detector or classifier.
+    """Return the number of classes of a detector, classifier or segmentor.
 
     None if the model does not say, or if its classes are given as text.
     """
@@ -17,6 +17,13 @@ def class_count(model: nn.Module) -> int | None:
     head: Any = model
     for name in ('roi_head', 'bbox_head'):
         head = getattr(head, name, head)
-    if isinstance(head, nn.ModuleList):
-        head = head[-1]
-    return getattr(head, 'num_classes', None)
+    if head is model:  # of mmseg and mmpretrain
+        parts = [getattr(model, name, None) for name in ('decode_head', 'head')]
+        heads = [part for part in map(_last, parts) if hasattr(part, 'num_classes')]
+        head = heads[0] if heads else model
+    return getattr(_last(head), 'num_classes', None)
+
+
+def _last(head: Any) -> Any:
+    """Return the last of several heads, or the one."""
+    return head[-1] if isinstance(head, nn.ModuleList) and len(head) else head

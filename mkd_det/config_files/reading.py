@@ -19,7 +19,7 @@ from .overrides import apply_overrides
 from .paths import bases_in_both_places, find_file, find_named_files
 
 # Variables of recipes that a config inherits and no training reads.
-RECIPE_VARIABLES = ('needs',)
+RECIPE_VARIABLES = ('needs', 'rank')
 
 
 def load_config(

@@ -1,8 +1,9 @@
 """Recipes: read them, and make the arguments of a `Distiller` from them.
 
 A recipe says how one teacher called `t` teaches: taps, adapters, branches and terms.
-The recipes of this package are the files under `configs/_base_/recipes`. Each has two
-variables, `recipe` (arguments of `Distiller`) and `needs` (see `Needs`). Each term has
+The recipes of this package are the files under `configs/_base_/recipes`. Each has the
+variables `recipe` (arguments of `Distiller`), `needs` and, if `mkd-det distill` may
+choose it by itself, `rank` (see `Needs` and `Recipe`). Each term has
 the `share` that carries over to other data, and the weight that gave it on BCCD.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config_files.reading import read_config
-from ..errors import ConfigError, check_keys, check_string_keys, is_number
+from ..errors import ConfigError, check_keys, check_string_keys, is_integer, is_number
 from ..packaged import configs_folder
 from ..parsing import parse
 from ..registry import ADAPTERS, LOSSES, arguments_with_defaults, find_class
@@ -53,11 +54,13 @@ class Recipe:
         name: Stem of the file.
         arguments: Arguments of `Distiller`, with a teacher called `t`.
         needs: What it needs of a pair.
+        rank: Of several that fit a pair, `mkd-det distill` takes the highest.
     """
 
     name: str
     arguments: Mapping[str, Any]
     needs: Needs
+    rank: int = 0
 
 
 def read_recipe(path: str) -> Recipe:
@@ -78,8 +81,14 @@ def read_recipe(path: str) -> Recipe:
             actual=sorted(cfg) or None,
         )
     needs = cfg.needs.to_dict() if isinstance(cfg.get('needs'), Mapping) else {}
+    rank = cfg.get('rank', 0)
+    if not is_integer(rank):
+        raise ConfigError(f'{path}: rank must be a whole number', actual=repr(rank))
     return Recipe(
-        Path(path).stem, cfg.recipe.to_dict(), parse(Needs, needs, f'{path}: needs')
+        Path(path).stem,
+        cfg.recipe.to_dict(),
+        parse(Needs, needs, f'{path}: needs'),
+        rank,
     )
 
 

@@ -276,7 +276,9 @@ def _check_fit(
         raise error(
             f'{where} has {len(shapes)} tensors of another shape{count}{because}',
             actual='; '.join(shapes[:4]),
-            fix=_own_cfg(checkpoint) + ', num_classes included' * all_heads,
+            fix=_own_cfg(checkpoint)
+            + ", num_classes included; class_map='auto' beside it, where the student"
+            ' has other classes' * all_heads,
         )
 
 

@@ -209,7 +209,12 @@ def test_a_mapped_teacher_is_measured_on_what_both_know(tmp_path: Path) -> None:
     tiny.write_checkpoint(wide, tmp_path / 'teacher.pth', classes=FIVE)
     cfg.model.teachers.t.cfg.bbox_head.num_classes = 5
     cfg.model.teachers.t.class_map = 'auto'
+    cfg.model.taps.head = 'bbox_head'
+    cfg.model.terms.loss_soft = dict(
+        type='SoftOutputKD', student='head', teacher='t.head'
+    )
     log = _log(_train(with_class_names(cfg)))
+    assert 'loss_soft_cls' in log
     assert 'coco/bbox_mAP 1.0000 on all 6 validation images' in log
     assert 'Teacher t: 2 of 3 classes are taught; green: nothing from' in log
     assert 'red <- Red, blue <- blue' in log

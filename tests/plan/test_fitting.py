@@ -121,7 +121,7 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
         FEATURES | {'soft_cascade_two_stage', 'mkd_cascade_two_stage'},
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
-    'YOLOX': (yolox, yolox, FEATURES | {'soft_dense'}),
+    'YOLOX': (yolox, yolox, FEATURES | {'soft_dense', 'mkd_csp_dense'}),
     'DINO': (dino, dino, FEATURES | {'mkd_query', 'mkd_shared_query'}),
     # Heads of other anchors, of points; pyramids of other levels.
     'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),

@@ -7,6 +7,8 @@ takes it as `**_base_.pop('recipe')`. Configs of segmentors import mkd_det thems
 
 needs = dict(student=['decode_head.conv_seg'], teacher=['decode_head.conv_seg'])
 
+rank = 50
+
 recipe = dict(
     taps=dict(logits='decode_head.conv_seg'),
     terms=dict(

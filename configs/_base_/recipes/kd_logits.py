@@ -8,6 +8,8 @@ before it. Configs of classifiers import mkd_det themselves.
 
 needs = dict(student=['head'], teacher=['head'])
 
+rank = 10
+
 recipe = dict(
     taps=dict(logits='head'),
     terms=dict(

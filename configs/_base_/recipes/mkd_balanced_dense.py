@@ -5,4 +5,6 @@ For fixed weights that give the same shares: mkd-det calibrate.
 """
 
 _base_ = ['mkd_dense.py']
+rank = 0
+
 recipe = dict(balance=dict(type='GradientShare'))

@@ -28,6 +28,8 @@ needs = dict(
     heads=dict(bbox_head=['dense', 'sigmoid']),
 )
 
+rank = 60
+
 recipe = dict(
     taps=dict(
         # Not layer1: stock configs freeze it, so no gradient would reach it, and

@@ -5,4 +5,6 @@ See docs/results/recipes.md, "Gradient shares". A config takes it as
 """
 
 _base_ = ['mkd_fgd_dense.py']
+rank = 0
+
 recipe = dict(balance=dict(type='GradientShare'))

@@ -5,6 +5,8 @@ takes it as `**_base_.pop('recipe')`.
 """
 
 _base_ = ['mkd_dense.py']
+rank = 0
+
 recipe = dict(
     terms=dict(
         loss_fgd=dict(

@@ -14,6 +14,8 @@ needs = dict(
     heads=dict(bbox_head=['queries']),
 )
 
+rank = 60
+
 recipe = dict(
     taps=dict(fpn='neck', queries='bbox_head'),
     adapters=dict(align=dict(type='LinearAlign', student='fpn', teacher='t.fpn')),

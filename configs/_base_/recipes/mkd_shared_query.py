@@ -15,6 +15,8 @@ needs = dict(
     heads=dict(bbox_head=['queries']),
 )
 
+rank = 0
+
 recipe = dict(
     taps=dict(fpn='neck', decoder='decoder:call'),
     adapters=dict(

@@ -9,6 +9,8 @@ custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 
 needs = dict(student=['neck'], teacher=['neck'])
 
+rank = 20
+
 recipe = dict(
     taps=dict(fpn='neck'),
     adapters=dict(align=dict(type='LinearAlign', student='fpn', teacher='t.fpn')),
@@ -18,7 +20,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
-            share=2.0,
+            share=14.0,
             weight=200.0,
         )
     ),

@@ -19,6 +19,8 @@ needs = dict(
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
 )
 
+rank = 45
+
 recipe = dict(
     taps={
         'fpn': 'neck',

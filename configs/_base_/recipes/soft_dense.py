@@ -11,6 +11,8 @@ needs = dict(
     heads=dict(bbox_head=['dense', 'sigmoid']),
 )
 
+rank = 40
+
 recipe = dict(
     taps=dict(head='bbox_head'),
     terms=dict(

@@ -13,6 +13,8 @@ needs = dict(
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
 )
 
+rank = 40
+
 recipe = dict(
     taps=dict(
         fpn='neck',

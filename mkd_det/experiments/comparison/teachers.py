@@ -19,7 +19,9 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner
 
+from ...class_maps.class_map import ClassMap
 from ...class_maps.counting import class_count
+from ...class_maps.samples import shared_metainfo, shared_samples
 from ...config import TeacherConfig
 from ...data.datasets import dataset_classes
 from ...distiller.model import Distiller
@@ -60,12 +62,14 @@ class TeacherSource:
         config: Its config there.
         identity: What identifies it: its weights and its model.
         rows: Names of these rows.
+        classes: Its class map, if it is of other classes.
     """
 
     name: str
     config: TeacherConfig
     identity: str
     rows: list[str] = field(default_factory=list)
+    classes: ClassMap | None = None
 
 
 def add_teachers(
@@ -87,7 +91,11 @@ def add_teachers(
     for name, teacher in model.teachers.items():
         if name in model.plan.taps and not teacher.config.prune:
             identity = identities[f'teacher {name}']
-            new = TeacherSource(name, teacher.config, identity)
+            classes = model.plan.class_maps.get(name)
+            if classes is not None and classes.changes_nothing:
+                classes = None
+            identity += f', {classes}' if classes else ''
+            new = TeacherSource(name, teacher.config, identity, [], classes)
             sources.setdefault(identity, new).rows.append(row)
 
 
@@ -107,7 +115,7 @@ def measure_teachers(
     results = []
     for source in sources.values():
         teacher = Teacher.build(source.name, source.config)
-        metrics, reason = _measure(teacher, cfg, source.identity, folder)
+        metrics, reason = _measure(teacher, cfg, source, folder)
         name = source.name
         if names.count(name) > 1:  # two rows call different models by one name
             name = f'{name} of {", ".join(source.rows)}'
@@ -134,44 +142,51 @@ def best_teacher(teachers: Sequence[TeacherResult], row: str, key: str) -> float
 
 
 def _measure(
-    teacher: Teacher, cfg: Config, identity: str, folder: Path
+    teacher: Teacher, cfg: Config, source: TeacherSource, folder: Path
 ) -> tuple[dict[str, float], str]:
     """Return a teacher's metrics, or why it is not measured."""
     settings = {key: cfg.get(key) for key in ('val_dataloader', 'val_evaluator')}
-    text = identity + json.dumps(settings, default=str)
+    text = source.identity + json.dumps(settings, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     known = read_json(folder / RESULTS) or {}
     if isinstance(known.get(key), dict):
         return {name: float(value) for name, value in known[key].items()}, ''
     own, data = class_count(teacher.model), dataset_classes(cfg, 'val')
-    if own is not None and data and own != len(data):
+    if source.classes is None and own is not None and data and own != len(data):
         return {}, f'it has {own} classes, the data {len(data)}'
     print(f'Evaluating teacher {teacher.name} on the validation data', flush=True)
     try:
         teacher.load()
         with preserved_random_state():
-            metrics = evaluate(teacher.model, cfg)
+            metrics = evaluate(teacher.model, cfg, source.classes)
     except Exception as error:  # a teacher of another kind; the rows can be compared
         return {}, f'{type(error).__name__}: {error}'.partition('\n')[0]
     write_json(folder / RESULTS, {**known, key: metrics})
     return metrics, ''
 
 
-def evaluate(model: Any, cfg: Config) -> dict[str, float]:
+def evaluate(
+    model: Any, cfg: Config, classes: ClassMap | None = None
+) -> dict[str, float]:
     """Return the metrics of a model on the validation data of a config.
 
     Args:
         model: The model.
         cfg: A config with `val_dataloader` and `val_evaluator`.
+        classes: Its class map: the classes that it shares with the data are measured.
     """
     model.to(get_device())
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
         loader = Runner.build_dataloader(deepcopy(cfg.val_dataloader), seed=0)
         evaluator = _build_evaluator(deepcopy(cfg.val_evaluator))
-        evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        meta = getattr(loader.dataset, 'metainfo', None)
+        evaluator.dataset_meta = shared_metainfo(meta, classes) if classes else meta
         with frozen_state(model):
             for batch in loader:
-                evaluator.process(model.val_step(batch), batch)
+                found = model.val_step(batch)
+                found = shared_samples(found, classes) if classes else found
+                if found:
+                    evaluator.process(found, batch)
         metrics = evaluator.evaluate(len(loader.dataset))
     model.cpu()
     # COCO yields -1 where the data has no such objects.

@@ -13,7 +13,7 @@ from torch import nn
 from ...config import DistillConfig
 from ...errors import TapNotFoundError
 from ...taps import Tap
-from ..plan import HasModel
+from ..plan import HasModel, Plan
 from ..refs import adapter_class
 
 
@@ -150,14 +150,44 @@ def fits(
         teachers: The teachers by name.
         config: The config.
     """
+    return error_of_plan(student, teachers, config) is None
+
+
+def error_of_plan(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Exception | None:
+    """Return the error that planning a config ends with, or None.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config.
+    """
+    try:
+        plan_config(student, teachers, config)
+    except Exception as error:  # of a model that a recipe cannot run, any
+        return error
+    return None
+
+
+def plan_config(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Plan:
+    """Return the plan of a config; its branches are detached again.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config.
+
+    Raises:
+        MkdError: The config does not fit the models.
+    """
     from ..planner import Planner  # which imports this file
 
     planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
-            planner.build(suggest=False)
-        except Exception:  # of a model that a recipe cannot run, it may be any
-            return False
+            return planner.build(suggest=False)
         finally:
             planner.detach_branches()
-    return True

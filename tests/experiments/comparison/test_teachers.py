@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import tiny
+from mkd_det.class_maps.class_map import Classes
+from mkd_det.class_maps.resolving import resolve_class_map
 from mkd_det.config import TeacherConfig
 from mkd_det.config_files.reading import load_config
 from mkd_det.experiments.comparison import teachers as module
@@ -57,6 +59,20 @@ def test_a_teacher_of_other_classes_is_not_measured(
     (found,) = measure_teachers(other, base, tmp_path)
     assert found.metrics == {}
     assert found.reason == 'it has 5 classes, the data 3'
+
+
+def test_a_teacher_with_a_class_map_is_measured_on_what_both_know(
+    detectors: Path, tmp_path: Path
+) -> None:
+    base = load_config(str(detectors / 'alone.py'))
+    five = tiny.gfl(num_classes=5)
+    five['test_cfg']['score_thr'] = 0.0
+    other = sources(detectors, cfg=five, checkpoint=None)
+    other['big'].classes = resolve_class_map(
+        't', [4, None, 0], Classes(3, tiny.CLASSES), Classes(5)
+    )
+    (found,) = measure_teachers(other, base, tmp_path)
+    assert found.reason == '' and 'coco/bbox_mAP' in found.metrics
 
 
 def test_the_best_teacher_of_a_row_counts() -> None:

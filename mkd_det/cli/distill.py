@@ -1,0 +1,152 @@
+"""Distil a big detector into a small one: two configs, a checkpoint, and data.
+
+Looks at both models and the data, chooses the recipe, finds the weights of its terms
+(mkd-det calibrate), writes a short config and trains it. What was written is what is
+trained: edit it, and train it with mkd-det train.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .common import (
+    add_launcher,
+    add_verbose,
+    command,
+    command_parser,
+    console,
+    quiet_libraries,
+)
+from .common.arguments import Options
+
+POSITION = 5
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser: two models, data, and mmdet's own arguments."""
+    parser = command_parser(
+        'distill',
+        __doc__,
+        'mkd-det distill --teacher big.py big.pth --student small.py',
+        'mkd-det distill --teacher mmdet::gfl/gfl_r50_fpn_1x_coco.py --train-teacher'
+        ' --student mkd_det::coco/gfl_r18_fpn_1x_coco.py --data data/mine --dry-run',
+    )
+    add = parser.add_argument
+    add(
+        '--teacher',
+        nargs='+',
+        required=True,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='config and weights of the teacher',
+    )
+    add('--student', required=True, help='config that trains the student alone')
+    add('--train-teacher', action='store_true', help='train the teacher first')
+    add('--recipe', default='auto', help='a recipe by name; default: auto')
+    add(
+        '--data',
+        type=Path,
+        help='a COCO json, or a folder in the layout of COCO, VOC or YOLO; default: the'
+        " student's own data",
+    )
+    add('--unlabeled', type=Path, help='folder of images without labels')
+    add('--epochs', type=int, help='default: by the number of images')
+    add('--init', help='checkpoint that the student starts from')
+    add('--work-dir', type=Path, help='default: work_dirs/<student>_distilled')
+    add('--dry-run', action='store_true', help='write the configs, and train nothing')
+    add(
+        '--no-calibrate',
+        action='store_true',
+        help="keep the recipe's weights, which were found on other data",
+    )
+    add('--amp', action='store_true', help='automatic mixed precision training')
+    add(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size',
+    )
+    add('--resume', action='store_true', help='go on with what has begun')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        help='override settings of the config that is trained',
+    )
+    add_verbose(parser)
+    add_launcher(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> Any:
+    """Prepare, show, write, train."""
+    from ..experiments.distillation.prepare import DistillSettings, prepare
+    from ..experiments.distillation.run import check_checkpoint, write_configs
+    from .train import run as train
+
+    quiet_libraries()
+    config, *weights = args.teacher
+    stem = Path(args.student.rpartition('::')[2]).stem
+    settings = DistillSettings(
+        args.student,
+        config,
+        weights[0] if weights else None,
+        args.work_dir or Path('work_dirs', f'{stem}_distilled'),
+        args.recipe,
+        args.data,
+        args.unlabeled,
+        args.epochs,
+        args.init,
+    )
+    check_checkpoint(settings, args.train_teacher)
+    prepared = prepare(settings, args.resume)
+    shown: Any = console()
+    shown.print(choice_table(prepared))
+    for warning in prepared.warnings:
+        shown.print(f'Warning: {warning}', style='yellow', markup=False)
+    if args.dry_run:
+        files = prepared.write(settings.folder)
+        for file in files:
+            shown.print(f'Written: {file}', markup=False, soft_wrap=True)
+        return None
+    path = write_configs(settings, prepared, calibrated=not args.no_calibrate)
+    shown.print(f'Trains {path}', markup=False, soft_wrap=True)
+    args.config, args.work_dir = str(path), str(settings.run_dir)
+    args.resume = 'auto' if args.resume else None
+    train(args)
+    shown.print(_how_to_load(settings.run_dir), markup=False, highlight=False)
+    return None
+
+
+def choice_table(prepared: Any) -> Any:
+    """Return the table of what was chosen, and why.
+
+    Args:
+        prepared: What `prepare` returned.
+    """
+    from rich.table import Table
+
+    table = Table(title='Distillation', title_justify='left')
+    table.add_column('part')
+    table.add_column('what', overflow='fold')
+    for side, count in prepared.sizes.items():
+        table.add_row(side, f'{count / 1e6:.2f} M parameters')
+    for note in prepared.notes:
+        table.add_row('chosen', note)
+    for name, reason in prepared.choice.reasons.items():
+        table.add_row('left out', f'{name}: {reason}')
+    return table
+
+
+def _how_to_load(folder: Path) -> str:
+    return (
+        f'The student is in {folder}: student_last.pth, student_best.pth and'
+        ' student_config.py, which need no mkd_det:\n'
+        '    from mmdet.apis import inference_detector, init_detector\n'
+        f"    model = init_detector('{folder}/student_config.py',\n"
+        f"                          '{folder}/student_best.pth', device='cpu')\n"
+        "    result = inference_detector(model, 'image.jpg')"
+    )
+
+
+main = command(make_parser, run)

@@ -1,0 +1,42 @@
+"""Finds out which layout a dataset has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import DataError
+from .coco import coco_of_file, coco_of_folder
+from .split import Layout
+from .voc import voc_of_folder
+from .yolo import yolo_of_folder
+
+_EXPECTED = (
+    'a COCO json; a folder with annotations/*.json and images; a folder with'
+    ' Annotations, JPEGImages and ImageSets/Main (Pascal VOC); or a folder with'
+    ' data.yaml, images/train and labels/train (YOLO)'
+)
+
+
+def find_layout(path: Path) -> Layout:
+    """Read a dataset of any known layout.
+
+    Args:
+        path: A COCO json, or the folder of a dataset.
+
+    Raises:
+        DataError: There is nothing, or no known layout.
+    """
+    if path.is_file() and path.suffix == '.json':
+        return coco_of_file(path)
+    if path.is_dir():
+        for reader in (coco_of_folder, voc_of_folder, yolo_of_folder):
+            layout = reader(path)
+            if layout is not None:
+                return layout
+        names = sorted(f.name for f in path.iterdir())[:8]
+        raise DataError(
+            f'{path}: the layout of this dataset is not known',
+            expected=_EXPECTED,
+            actual=', '.join(names) or 'an empty folder',
+        )
+    raise DataError(f'there is no dataset at {path}', expected=_EXPECTED)

@@ -1,0 +1,1 @@
+"""Two models and data become a written distill config, which is trained."""

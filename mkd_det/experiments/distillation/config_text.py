@@ -1,0 +1,96 @@
+"""Writes the configs of a distillation: short, commented, to be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .data_part import Expression
+
+_LINE = 79
+
+
+def student_text(base: str, parts: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """Return the config of the student on the data of the user.
+
+    Args:
+        base: The config that it inherits from.
+        parts: What to change in it, by variable.
+        lines: Comments for people, a line each.
+    """
+    head = ['The student, alone: it can be trained as it is.', *lines]
+    body = [f'{name} = {format_value(value)}' for name, value in parts.items()]
+    return '\n'.join([_docstring(head), f'_base_ = [{base!r}]', *body, ''])
+
+
+def distill_text(
+    base: str,
+    recipe: str,
+    teacher: Mapping[str, Any],
+    lines: Sequence[str],
+    parts: Mapping[str, Any],
+) -> str:
+    """Return the distill config.
+
+    Args:
+        base: Config of the student.
+        recipe: Name of the recipe.
+        teacher: Settings of the teacher.
+        lines: Comments for people, a line each.
+        parts: More variables of the config.
+    """
+    return '\n'.join(
+        [
+            _docstring(lines),
+            '_base_ = [',
+            f'    {base!r},',
+            f"    'mkd_det::_base_/recipes/{recipe}.py']",
+            'model = dict(',
+            '    _delete_=True,',
+            "    type='Distiller',",
+            '    student={{_base_.model}},',
+            f'    teachers=dict(t={format_value(dict(teacher), 4)}),',
+            "    **_base_.pop('recipe'))",
+            *(f'{name} = {format_value(value)}' for name, value in parts.items()),
+            '',
+        ]
+    )
+
+
+def format_value(value: Any, indent: int = 0) -> str:
+    """Return a value as text of a config, broken into lines where it is long.
+
+    Args:
+        value: Dicts, lists and plain values; an `Expression` is written as it is.
+        indent: Spaces before the line that it begins on.
+    """
+    flat = _flat(value)
+    if len(flat) + indent <= _LINE or not isinstance(value, (Mapping, list, tuple)):
+        return flat
+    inner = ' ' * (indent + 4)
+    if isinstance(value, Mapping):
+        parts = [f'{k}={format_value(v, indent + 4)}' for k, v in value.items()]
+        return 'dict(\n' + ',\n'.join(f'{inner}{part}' for part in parts) + ')'
+    opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+    parts = [format_value(one, indent + 4) for one in value]
+    lines = ',\n'.join(f'{inner}{part}' for part in parts)
+    return f'{opening}\n{lines}{closing}'
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Expression):
+        return str(value)
+    if isinstance(value, Mapping):
+        if all(isinstance(k, str) and k.isidentifier() for k in value):
+            return f'dict({", ".join(f"{k}={_flat(v)}" for k, v in value.items())})'
+        return f'{{{", ".join(f"{k!r}: {_flat(v)}" for k, v in value.items())}}}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(_flat, value))}]'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(_flat, value))}{"," * (len(value) == 1)})'
+    return repr(value)
+
+
+def _docstring(lines: Sequence[str]) -> str:
+    first, *rest = (line.replace('"""', "'''").replace('\\', '/') for line in lines)
+    return '\n'.join([f'"""{first}', *([''] if rest else []), *rest, '"""', ''])

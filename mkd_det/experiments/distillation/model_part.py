@@ -1,0 +1,114 @@
+"""Changes of a student's config for data of the user: classes and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+# A training on fewer images is made longer, up to so many iterations and epochs.
+MIN_ITERATIONS, MAX_EPOCHS = 2000, 100
+# Keys of schedules that count epochs, or iterations.
+_COUNTS = ('begin', 'end', 'T_max', 'step_size', 'milestones', 'periods')
+# Arguments of hooks that name an epoch.
+_HOOK_EPOCHS = ('switch_epoch', 'num_last_epochs')
+
+
+def with_classes(model: Any, count: int) -> Any:
+    """Return what to change in a model's config so that its heads have `count` classes.
+
+    Args:
+        model: The config, or a part of it.
+        count: Number of classes.
+
+    Returns:
+        The changed parts alone; lists are whole. Empty where nothing is to change.
+    """
+    if isinstance(model, Mapping):
+        changed = {
+            key: count if key == 'num_classes' else with_classes(value, count)
+            for key, value in model.items()
+            if key != 'num_classes' or (isinstance(value, int) and value != count)
+        }
+        return {key: value for key, value in changed.items() if value or value == count}
+    if isinstance(model, Sequence) and not isinstance(model, str):
+        parts = [with_classes(one, count) for one in model]
+        if any(parts):
+            return [_merge(one, part) for one, part in zip(model, parts)]
+    return {}
+
+
+def _merge(value: Any, change: Any) -> Any:
+    if not isinstance(change, Mapping):
+        return change
+    return {
+        **value,
+        **{key: _merge(value.get(key), one) for key, one in change.items()},
+    }
+
+
+def scaled_schedule(
+    cfg: Mapping[str, Any], images: int, epochs: int | None = None
+) -> dict[str, Any]:
+    """Return what to change in a config so that a training fits the number of images.
+
+    Args:
+        cfg: The student's config.
+        images: Number of training images.
+        epochs: Length of the training; from the number of images if None.
+
+    Returns:
+        `train_cfg`, `param_scheduler` and `custom_hooks`, as far as they change; empty
+        for a training that counts iterations.
+    """
+    before = (cfg.get('train_cfg') or {}).get('max_epochs')
+    if not isinstance(before, int) or before < 1:
+        return {}
+    steps = ceil(images / cfg['train_dataloader'].get('batch_size', 1))
+    after = epochs or min(max(before, ceil(MIN_ITERATIONS / steps)), MAX_EPOCHS)
+    after = max(after, before) if epochs is None else after
+    factor = after / before
+    parts: dict[str, Any] = {}
+    if after != before:
+        interval = max(1, round(after / 10))
+        parts['train_cfg'] = dict(max_epochs=after, val_interval=interval)
+        if cfg['train_cfg'].get('dynamic_intervals'):
+            parts['train_cfg']['dynamic_intervals'] = [
+                (max(1, round(start * factor)), step)
+                for start, step in cfg['train_cfg']['dynamic_intervals']
+            ]
+    schedulers = cfg.get('param_scheduler') or []
+    many = [schedulers] if isinstance(schedulers, Mapping) else schedulers
+    scaled = [_scale_scheduler(one, factor, after * steps) for one in many]
+    if scaled != [dict(one) for one in many]:
+        parts['param_scheduler'] = scaled
+    hooks = cfg.get('custom_hooks') or []
+    moved = [_scale_hook(hook, factor) for hook in hooks]
+    if moved != [dict(hook) for hook in hooks]:
+        parts['custom_hooks'] = moved
+    return parts
+
+
+def _scale_scheduler(
+    scheduler: Mapping[str, Any], factor: float, iterations: int
+) -> dict[str, Any]:
+    """Scale what counts epochs; a warm-up takes a tenth of the training at most."""
+    scaled = dict(scheduler)
+    if scheduler.get('by_epoch', True):
+        for key in _COUNTS:
+            value = scaled.get(key)
+            if isinstance(value, (list, tuple)):
+                scaled[key] = [max(1, round(one * factor)) for one in value]
+            elif isinstance(value, int) and not isinstance(value, bool) and value:
+                scaled[key] = max(1, round(value * factor))
+    elif isinstance(scaled.get('end'), int):
+        scaled['end'] = max(1, min(scaled['end'], iterations // 10))
+    return scaled
+
+
+def _scale_hook(hook: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    scaled = dict(hook)
+    for key in _HOOK_EPOCHS:
+        if isinstance(scaled.get(key), int):
+            scaled[key] = max(1, round(scaled[key] * factor))
+    return scaled

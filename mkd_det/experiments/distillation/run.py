@@ -1,0 +1,104 @@
+"""Writes the configs of a distillation, trains the teacher if need be, calibrates."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ...config_files.reading import load_config
+from ...errors import ConfigError, ExperimentError
+from ...training.resume import has_begun
+from ..calibration import Settings, calibrate
+from ..calibration.config_file import write_calibrated
+from .prepare import DistillSettings, PreparedDistillation
+
+# Iterations that are trained to find the weights of the terms.
+CALIBRATION_ITERS = 200
+
+
+def write_configs(
+    settings: DistillSettings, prepared: PreparedDistillation, calibrated: bool = True
+) -> Path:
+    """Write the configs, after all that they need is there.
+
+    Args:
+        settings: What the user asks for.
+        prepared: What `prepare` returned.
+        calibrated: Whether to find the weights of the terms, by a short training.
+
+    Returns:
+        The config to train.
+
+    Raises:
+        MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
+    """
+    written = prepared.write(settings.folder)
+    config = settings.folder / 'distill.py'
+    if settings.checkpoint is None:
+        train_teacher(settings, written[-1])
+    if not calibrated:
+        return config
+    cfg = load_config(str(config))
+    if not any('share' in term for term in cfg.model.terms.values()):
+        return config
+    out = settings.folder / 'calibrated.py'
+    found = calibrate(cfg, {}, Settings(iters=CALIBRATION_ITERS))
+    write_calibrated(out, str(config), cfg, found)
+    return out
+
+
+def train_teacher(settings: DistillSettings, config: Path) -> None:
+    """Train the teacher in a process of its own; nothing is done if it is trained.
+
+    Args:
+        settings: What the user asks for.
+        config: Config of the teacher.
+
+    Raises:
+        ExperimentError: Its training has failed.
+    """
+    folder = settings.teacher_dir
+    link = folder / 'last.pth'
+    if link.is_file():
+        return
+    command = [sys.executable, '-m', 'mkd_det', 'train', str(config)]
+    command += ['--work-dir', str(folder)]
+    command += ['--resume'] if has_begun(str(folder)) else []
+    code = subprocess.run(command, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise ExperimentError(
+            'the training of the teacher has failed',
+            actual=f'exit code {code}',
+            fix=' '.join(command),
+        )
+    name = (folder / 'last_checkpoint').read_text().strip()
+    link.symlink_to(Path(name).name)
+
+
+def check_checkpoint(settings: DistillSettings, train: bool) -> None:
+    """Raise unless the teacher has weights, or is to be trained first.
+
+    Args:
+        settings: What the user asks for.
+        train: Whether the teacher is to be trained first.
+
+    Raises:
+        ConfigError: Neither, or both.
+    """
+    if settings.checkpoint is None and not train:
+        raise ConfigError(
+            '--teacher: the weights of the teacher are missing',
+            expected='--teacher CONFIG CHECKPOINT',
+            actual=f'--teacher {settings.teacher}',
+            fix=f'--teacher {settings.teacher} big.pth; or --train-teacher, to train'
+            ' the teacher first',
+        )
+    if settings.checkpoint is not None and train:
+        raise ConfigError(
+            '--train-teacher: the teacher has weights already',
+            actual=settings.checkpoint,
+            fix='one of both',
+        )

@@ -1,0 +1,221 @@
+"""Two models and data become configs that can be trained as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import tiny
+from mkd_det.config_files.reading import load_config
+from mkd_det.errors import ConfigError, MkdError, PathError, PlanError
+from mkd_det.experiments.distillation.model_part import scaled_schedule, with_classes
+from mkd_det.experiments.distillation.prepare import DistillSettings, prepare
+from mkd_det.experiments.distillation.run import check_checkpoint
+from mkd_det.training.runtime import build_model
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configs of student and teacher on three classes, and the teacher's weights."""
+    root = tmp_path_factory.mktemp('pair')
+    data = tiny.write_coco(root / 'data', images=6)
+    for name, model in (('small', tiny.gfl(4, 8)), ('big', tiny.gfl(8, 16))):
+        cfg = tiny.runner_cfg(model, data, root / name, epochs=2)
+        cfg.pop('work_dir')
+        cfg.dump(root / f'{name}.py')
+    tiny.write_checkpoint(tiny.gfl(8, 16), root / 'big.pth')
+    return root
+
+
+def settings(files: Path, work_dir: Path, **changes: Any) -> DistillSettings:
+    given: dict[str, Any] = dict(
+        student=str(files / 'small.py'),
+        teacher=str(files / 'big.py'),
+        checkpoint=str(files / 'big.pth'),
+        work_dir=work_dir,
+    )
+    return DistillSettings(**{**given, **changes})
+
+
+def distill_cfg(given: DistillSettings) -> Config:
+    prepared = prepare(given)
+    prepared.write(given.folder)
+    return load_config(str(given.folder / 'distill.py'))
+
+
+def test_the_written_config_is_short_and_can_be_built(
+    files: Path, tmp_path: Path
+) -> None:
+    given = settings(files, tmp_path / 'run')
+    cfg = distill_cfg(given)
+    model = build_model(cfg)
+    assert set(model.plan.terms) >= {'loss_soft', 'loss_feature'}
+    model.teachers.load()
+    text = (given.folder / 'distill.py').read_text()
+    assert len(text.splitlines()) <= 25 and 'mkd_dense' in text
+    assert cfg.train_cfg.max_epochs == 2
+    assert 'class_map' not in cfg.model.teachers.t
+
+
+def test_nothing_is_written_before_all_is_checked(files: Path, tmp_path: Path) -> None:
+    prepare(settings(files, tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
+    """Two of the three classes: heads, pipelines, evaluators and a class map follow."""
+    data = tiny.write_coco(tmp_path / 'mine', images=8, seed=3)
+    content = json.loads((data / 'annotations.json').read_text())
+    content['categories'] = content['categories'][:0:-1]
+    kept = {c['id'] for c in content['categories']}
+    content['annotations'] = [
+        a for a in content['annotations'] if a['category_id'] in kept
+    ]
+    (data / 'annotations.json').write_text(json.dumps(content))
+    given = settings(files, tmp_path / 'run', data=data / 'annotations.json')
+    cfg = distill_cfg(given)
+    assert cfg.model.student.bbox_head.num_classes == 2
+    assert cfg.model.teachers.t.class_map == 'auto'
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.metainfo.classes == tuple(reversed(tiny.CLASSES[1:]))
+    assert [t['type'] for t in dataset.pipeline][-1] == 'PackDetInputs'
+    assert Path(cfg.val_evaluator.ann_file).is_file()
+    assert cfg.train_cfg.max_epochs == 100
+    alone = load_config(str(given.folder / 'student.py'))
+    assert alone.model.bbox_head.num_classes == 2
+    assert build_model(alone).bbox_head.num_classes == 2
+
+
+def test_images_without_labels(files: Path, tmp_path: Path) -> None:
+    other = tiny.write_coco(tmp_path / 'more', images=3, seed=5)
+    cfg = distill_cfg(
+        settings(files, tmp_path / 'run', unlabeled=other / 'images', epochs=1)
+    )
+    kinds = [one.type for one in cfg.train_dataloader.dataset.datasets]
+    assert kinds == ['CocoDataset', 'UnlabeledImages']
+    assert cfg.train_dataloader.dataset.datasets[1].pipeline
+    assert cfg.train_cfg.max_epochs == 1
+
+
+def test_swapped_models_are_told(files: Path, tmp_path: Path) -> None:
+    tiny.write_checkpoint(tiny.gfl(4, 8), tmp_path / 'small.pth')
+    given = settings(
+        files,
+        tmp_path / 'run',
+        student=str(files / 'big.py'),
+        teacher=str(files / 'small.py'),
+        checkpoint=str(tmp_path / 'small.pth'),
+    )
+    assert any('swapped' in warning for warning in prepare(given).warnings)
+    assert prepare(settings(files, tmp_path / 'run')).warnings == []
+
+
+def test_what_cannot_be_distilled(files: Path, tmp_path: Path) -> None:
+    small = str(files / 'small.py')
+    work_dir = tmp_path / 'run'
+    for changes in (
+        dict(teacher=small),
+        dict(recipe='mkd_dens'),
+        dict(epochs=0),
+        dict(data=tmp_path / 'missing'),
+    ):
+        with pytest.raises(MkdError):
+            prepare(settings(files, work_dir, **changes))
+    with pytest.raises(PlanError) as wrong:
+        prepare(settings(files, work_dir, recipe='mkd_two_stage'))
+    assert '--recipe mkd_dense' in wrong.value.fix
+    assert 'rpn_head' in str(wrong.value.actual)
+    assert not work_dir.exists()
+
+
+def test_no_class_in_common_is_refused(files: Path, tmp_path: Path) -> None:
+    data = tiny.write_coco(tmp_path / 'mine', images=4)
+    content = json.loads((data / 'annotations.json').read_text())
+    for category in content['categories']:
+        category['name'] += ' thing'
+    (data / 'annotations.json').write_text(json.dumps(content))
+    given = settings(files, tmp_path / 'run', data=data / 'annotations.json')
+    with pytest.raises(MkdError) as caught:
+        prepare(given)
+    assert 'class_map' in str(caught.value) and not given.work_dir.exists()
+
+
+def test_a_run_that_has_begun_is_kept(files: Path, tmp_path: Path) -> None:
+    given = settings(files, tmp_path / 'run')
+    given.run_dir.mkdir(parents=True)
+    (given.run_dir / 'epoch_1.pth').touch()
+    with pytest.raises(PathError) as caught:
+        prepare(given)
+    assert '--resume' in caught.value.fix
+    prepare(given, resume=True)
+
+
+def test_a_teacher_needs_weights_or_a_training(files: Path, tmp_path: Path) -> None:
+    given = settings(files, tmp_path / 'run', checkpoint=None)
+    with pytest.raises(ConfigError) as caught:
+        check_checkpoint(given, train=False)
+    assert '--train-teacher' in caught.value.fix
+    prepare(given).write(given.folder)
+    teacher = load_config(str(given.folder / 'teacher.py'))
+    assert teacher.model.backbone.base_channels == 8
+
+
+def test_classes_of_every_head_change() -> None:
+    model = dict(
+        bbox_head=dict(num_classes=80, width=3),
+        roi_head=dict(bbox_head=[dict(num_classes=80, a=1), dict(num_classes=80)]),
+    )
+    assert with_classes(model, 2) == dict(
+        bbox_head=dict(num_classes=2),
+        roi_head=dict(bbox_head=[dict(num_classes=2, a=1), dict(num_classes=2)]),
+    )
+    assert with_classes(model, 80) == {}
+
+
+def test_a_schedule_follows_the_number_of_images() -> None:
+    cfg = dict(
+        train_dataloader=dict(batch_size=10),
+        train_cfg=dict(max_epochs=10, val_interval=1, dynamic_intervals=[(8, 1)]),
+        param_scheduler=[
+            dict(type='LinearLR', by_epoch=False, begin=0, end=500),
+            dict(type='MultiStepLR', by_epoch=True, milestones=[6, 9]),
+        ],
+        custom_hooks=[dict(type='YOLOXModeSwitchHook', num_last_epochs=2)],
+    )
+    parts = scaled_schedule(cfg, 1000)
+    assert parts['train_cfg']['max_epochs'] == 20
+    assert parts['train_cfg']['dynamic_intervals'] == [(16, 1)]
+    assert parts['param_scheduler'][0]['end'] == 200
+    assert parts['param_scheduler'][1]['milestones'] == [12, 18]
+    assert parts['custom_hooks'][0]['num_last_epochs'] == 4
+    assert scaled_schedule(cfg, 100_000) == {}
+    assert scaled_schedule(cfg, 1000, epochs=5)['train_cfg']['max_epochs'] == 5
+
+
+def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> None:
+    from mkd_det.cli import main
+
+    work_dir = tmp_path / 'run'
+    argv = ['distill', '--teacher', str(files / 'big.py'), str(files / 'big.pth')]
+    argv += ['--student', str(files / 'small.py'), '--work-dir', str(work_dir)]
+    argv += ['--epochs', '1']
+    assert main([*argv, '--dry-run']) == 0
+    assert sorted(f.name for f in (work_dir / 'configs').iterdir()) == [
+        'distill.py',
+        'student.py',
+    ]
+    options = ['default_hooks.teacher_check=None']
+    assert main([*argv, '--cfg-options', *options]) == 0
+    weights = torch.load(work_dir / 'distill/student_last.pth')['state_dict']
+    model = tiny.build(tiny.gfl(4, 8))
+    model.load_state_dict(weights, strict=True)
+    calibrated = load_config(str(work_dir / 'configs/calibrated.py'))
+    assert all(term.weight > 0 for term in calibrated.model.terms.values())
+    assert main(argv) == 2  # it has begun
+    shutil.rmtree(work_dir)
