@@ -51,6 +51,40 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def examine(args: argparse.Namespace) -> bool:
+    """Run the first part of the doctor, before another command trains.
+
+    Args:
+        args: Arguments of that command, as `train` has them.
+
+    Returns:
+        Whether something is wrong. What is not ok has been printed.
+    """
+    from ..config_files.reading import load_config
+    from ..experiments.doctor import OK, Settings, diagnose
+    from ..experiments.doctor.finding import is_wrong
+    from ..experiments.doctor.report import findings_table, summary
+    from .train import apply_args
+
+    cfg = load_config(args.config, args.cfg_options)
+    apply_args(cfg, args)
+    findings = diagnose(cfg, Settings(quick=True))
+    shown: Any = console()
+    found = [one for one in findings if one.level != OK]
+    if found:
+        shown.print(findings_table(found))
+    shown.print(f'Doctor: {summary(findings)}', markup=False, highlight=False)
+    if is_wrong(findings):
+        shown.print(
+            f'Not trained. Mend {args.config}, then: mkd-det train {args.config}'
+            f' --work-dir {args.work_dir}; --no-doctor trains it as it is',
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return is_wrong(findings)
+
+
 def run(args: argparse.Namespace) -> int:
     """Examine, print, write."""
     from ..config_files.reading import load_config

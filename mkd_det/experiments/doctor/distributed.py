@@ -21,6 +21,8 @@ from ...io.quiet import ignore_library_warnings
 from ...training.runtime import build_model
 
 STEPS, SECONDS = 2, 120
+# How processes start: threads of torch do not survive a fork.
+START = 'spawn'
 
 
 def try_ranks(cfg: Config, count: int, folder: Path) -> str:
@@ -37,8 +39,8 @@ def try_ranks(cfg: Config, count: int, folder: Path) -> str:
     results = folder / 'ranks'
     results.mkdir()
     threads = max(torch.get_num_threads() // count, 1)
-    context = multiprocessing.spawn(
-        _work, (cfg, count, results, threads), count, join=False
+    context = multiprocessing.start_processes(
+        _work, (cfg, count, results, threads), count, join=False, start_method=START
     )
     while not context.join(timeout=1, grace_period=5):
         pass

@@ -19,7 +19,7 @@ from torch import nn
 
 from ...checkpoints.checkpoint import extract_state_dict, read_checkpoint
 from ...distiller.model import Distiller
-from ...errors import MkdError
+from ...errors import ConfigError, MkdError
 from ...preflight.checks import check_before_start
 from ...training.runtime import build_model, prepare_config
 
@@ -37,13 +37,23 @@ class Settings:
             ones it changes by orders of magnitude.
         ranks: Processes of a distributed training to try; 1 for none.
         quick: Leave out what takes long: speed, time and memory, plain training.
+
+    Raises:
+        ConfigError: A value is not possible.
     """
 
     images: int = 32
     batches: int = 4
-    warmup: int = 8
+    warmup: int = 6
     ranks: int = 1
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ('images', 'batches', 'ranks'):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f'--{name} must be at least 1', actual=getattr(self, name)
+                )
 
 
 class NotExamined(Exception):

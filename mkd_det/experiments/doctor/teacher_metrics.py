@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,26 @@ def configured_hook(cfg: Config) -> TeacherCheckHook:
     Args:
         cfg: The config, with the hooks of a training.
     """
-    hooks = [
-        *(cfg.get('default_hooks') or {}).values(),
-        *(cfg.get('custom_hooks') or []),
-    ]
-    for hook in hooks:
+    given = next(_checks(cfg), {})
+    return TeacherCheckHook(
+        **{k: v for k, v in given.items() if k not in ('type', 'priority')}
+    )
+
+
+def is_checked(cfg: Config) -> bool:
+    """Return whether a training checks its teachers before it starts.
+
+    Args:
+        cfg: The config, with the hooks of a training.
+    """
+    return any(True for _ in _checks(cfg))
+
+
+def _checks(cfg: Config) -> Iterator[Mapping[str, Any]]:
+    hooks = [*(cfg.get('default_hooks') or {}).values()]
+    for hook in [*hooks, *(cfg.get('custom_hooks') or [])]:
         if hook_type(hook) == 'TeacherCheckHook':
-            given = {k: v for k, v in hook.items() if k not in ('type', 'priority')}
-            return TeacherCheckHook(**given)
-    return TeacherCheckHook()
+            yield hook
 
 
 def measured_teachers(case: Examination) -> dict[str, MeasuredTeacher]:

@@ -16,7 +16,7 @@ from .examination import Examination
 
 SPEEDS = ('off', 'exact', 'fast')
 # Rounds that count, and those before them.
-ROUNDS, WARMUP = 3, 1
+ROUNDS, WARMUP = 2, 1
 
 
 @dataclass(frozen=True)

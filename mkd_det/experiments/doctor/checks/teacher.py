@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
+from ....errors import TeacherChanceError
 from ....hooks.teacher_evaluation import data_classes
 from ..examination import Examination
 from ..finding import OK, WARNING, Finding
-from ..teacher_metrics import configured_hook, measured_teachers
+from ..teacher_metrics import configured_hook, is_checked, measured_teachers
 
 POSITION = 30
 
@@ -39,7 +41,14 @@ def check(case: Examination) -> Iterator[Finding]:
         classes = case.model.plan.class_maps.get(name)
         count = len(classes.shared if classes else data_classes(case.runner) or ())
         teacher = case.model.teachers[name]
-        hook.check_chance(teacher, key, value, found.images, count)
+        try:
+            hook.check_chance(teacher, key, value, found.images, count)
+        except TeacherChanceError as error:
+            if is_checked(case.cfg):
+                raise
+            # The config has turned the check off, and would be trained.
+            yield replace(Finding.of_error('teacher', error), level=WARNING)
+            continue
         yield Finding(
             'teacher',
             OK,

@@ -17,7 +17,7 @@ def check(case: Examination) -> Iterator[Finding]:
     """Look at the values and gradients of all terms."""
     steps = training_steps(case)
     found = [
-        _look_at(name, steps)
+        _look_at(name, steps, name in case.model.plan.terms)
         for name in dict.fromkeys([TASK, *case.model.plan.terms, *steps.values])
     ]
     yield from (one for one in found if one is not None)
@@ -28,8 +28,14 @@ def check(case: Examination) -> Iterator[Finding]:
         yield Finding('terms', OK, f'all are finite and reach the student: {listed}')
 
 
-def _look_at(name: str, steps: Steps) -> Finding | None:
-    """Return what is wrong with one term; None if nothing is."""
+def _look_at(name: str, steps: Steps, is_term: bool) -> Finding | None:
+    """Return what is wrong with one loss; None if nothing is.
+
+    Args:
+        name: The task, a term, or an adapter or branch with a loss of its own.
+        steps: What was measured.
+        is_term: Whether it is a term. Losses of adapters need not reach the student.
+    """
     values = steps.values.get(name)
     off = f'model.terms.{name}.weight=0 to leave it out'
     if values is None:
@@ -42,12 +48,10 @@ def _look_at(name: str, steps: Steps) -> Finding | None:
     if not all(map(math.isfinite, values)):
         fix = f'{off}; or look at the images and boxes, and at the learning rate'
         return Finding('terms', WRONG, f'{name} is not finite: {values}', fix)
-    if name == TASK:
-        return None
     shares = steps.shares.get(name, [])
     if not all(map(math.isfinite, shares)):
         return Finding('terms', WRONG, f'the gradient of {name} is not finite', off)
-    if any(shares) or steps.reach.get(name):
+    if not is_term or any(shares) or steps.reach.get(name):
         return None
     what = 'is always zero' if not any(values) else f'stays {values[0]:.3g}'
     return Finding(
