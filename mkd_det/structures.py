@@ -63,12 +63,14 @@ class LevelSpec:
         size: (H, W) of the map for the probe's input; () for vectors.
         grad: Whether a gradient flows through it, that is, whether a parameter before
             it is trained.
+        length: Number L of positions of a sequence (N, L, C); 0 for others.
     """
 
     channels: int
     stride: int | None
     size: tuple[int, ...]
     grad: bool = True
+    length: int = 0
 
     def __str__(self) -> str:
         return f'{self.channels}' + (f'/{self.stride}' if self.stride else '')

@@ -64,6 +64,7 @@ ORDER = (
     'experiments.comparison',
     'experiments.demo',
     'experiments.distillation',
+    'experiments.labelling',
     'cli',
 )
 # Methods get tensors and shapes: no models, paths or teachers.

@@ -26,7 +26,7 @@ TERM = dict(type='SoftOutputKD', student='head', teacher='t.head')
 CLASSES = [
     cls
     for cls in vars(config_module).values()
-    if dataclasses.is_dataclass(cls) and cls.__module__ == config_module.__name__
+    if dataclasses.is_dataclass(cls) and cls.__module__.startswith('mkd_det.config.')
 ]
 
 

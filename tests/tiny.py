@@ -194,9 +194,11 @@ def faster_rcnn(
             bbox_head=_box_head(neck, num_classes),
         ),
         'train_cfg': dict(
-            rpn=_rpn_train_cfg(), rpn_proposal=_PROPOSALS, rcnn=_box_train_cfg(0.5)
+            rpn=_rpn_train_cfg(),
+            rpn_proposal=dict(_PROPOSALS),
+            rcnn=_box_train_cfg(0.5),
         ),
-        'test_cfg': dict(rpn=_PROPOSALS, rcnn=_box_test_cfg()),
+        'test_cfg': dict(rpn=dict(_PROPOSALS), rcnn=_box_test_cfg()),
     }
 
 

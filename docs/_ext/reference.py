@@ -55,7 +55,8 @@ def dataclasses_of(module: ModuleType, whole: type) -> list[type]:
     found = [
         value
         for value in vars(module).values()
-        if is_dataclass(value) and getattr(value, '__module__', '') == module.__name__
+        if is_dataclass(value)
+        and f'{getattr(value, "__module__", "")}.'.startswith(f'{module.__name__}.')
     ]
     return [whole, *(cls for cls in found if cls is not whole)]  # type: ignore[misc]
 
@@ -171,6 +172,24 @@ def _tree(cls: type) -> Iterator[type]:
             yield from _tree(below)
 
 
+# -- heads -----------------------------------------------------------------------
+
+
+def render_heads() -> str:
+    """Return a table of all readers of heads, and what they do."""
+    from mkd_det.heads.base import reader_classes
+    from mkd_det.heads.readers.unread import REASONS
+
+    rows = ['| reader | what it does |', '|---|---|']
+    for cls in sorted(reader_classes(), key=lambda kind: kind.__name__):
+        text = inspect.getdoc(cls) or ''
+        rows.append(
+            f'| `{cls.__name__}` | {_cell(_plain(text.partition(chr(10))[0]))} |'
+        )
+    lines = [f'- `{cls.__name__}`: {why}.' for cls, why in REASONS.items()]
+    return '\n'.join([*rows, '', 'Heads that are refused, and why:', '', *lines])
+
+
 # -- recipes ---------------------------------------------------------------------
 
 
@@ -221,6 +240,7 @@ PARTS: dict[str, Callable[[], str]] = {
     'commands': render_commands,
     'errors': render_errors,
     'recipes': render_recipes,
+    'heads': render_heads,
 }
 
 

@@ -5,6 +5,7 @@ from .classifier import ImageClassifier
 from .datasets import TorchvisionDataset
 from .metrics import ClassAccuracy
 from .preprocessor import ClassifierPreprocessor
+from .timm_backbone import TimmBackbone
 from .torchvision_backbone import TorchvisionBackbone
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'ClassAccuracy',
     'ClassifierPreprocessor',
     'ImageClassifier',
+    'TimmBackbone',
     'TorchvisionBackbone',
     'TorchvisionDataset',
 ]

@@ -23,6 +23,8 @@ from ..startup import COMMAND, IS_COMMAND
 from ..version import __version__
 from .common import BAD_INPUT, INTERRUPTED, guard, leave_process
 
+# Commands that stand first in the overview: those with the lowest `POSITION`.
+FIRST = 5
 EPILOG = f"""\
 {COMMAND} COMMAND --help shows the arguments of a command and an example.
 Exit codes: 0 success, 1 unexpected error, 2 wrong input, 130 stopped by Ctrl-C.
@@ -48,13 +50,14 @@ def overview() -> str:
         f'  {name:{width}}  {(module.__doc__ or "").strip().splitlines()[0]}'
         for name, module in found.items()
     ]
+    lines[FIRST:FIRST] = ['', 'other commands:'] if len(lines) > FIRST else []
     return '\n'.join(
         [
             f'usage: {COMMAND} [--help] [--version] COMMAND ...',
             '',
             'Knowledge distillation for MMDetection: big detectors teach small ones.',
             '',
-            'commands:',
+            'commands that people use first:',
             *lines,
             '',
             EPILOG.rstrip(),

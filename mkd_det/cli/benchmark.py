@@ -1,4 +1,4 @@
-"""Measure what distillation costs, and what the student saves when it is used.
+"""Measure what distillation costs, and how fast the student is.
 
 Of a training step, three phases take turns on the same batches: S, the step of the
 plain student; T, the forward of the needed part of the teachers as they are (speed

@@ -29,7 +29,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..experiments.comparison.results import Comparison
 
-POSITION = 60
+POSITION = 34
 
 
 class _IntermixedParser(argparse.ArgumentParser):

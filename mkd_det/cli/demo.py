@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .common import INTERRUPTED, command, command_parser, console, quiet_libraries
 
-POSITION = 5
+POSITION = 100
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..deploy.onnx_file import OnnxStudent
 
-POSITION = 50
+POSITION = 32
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,6 +97,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: Options of ONNX without ONNX, or impossible values.
     """
+    from ..deploy.onnx_file import OLDEST_OPSET, OPSET
     from ..errors import ConfigError
 
     args.onnx = args.onnx or args.out.suffix == '.onnx'
@@ -112,6 +113,13 @@ def check_arguments(args: argparse.Namespace) -> None:
             '--image-size takes H W in pixels, or one side for both',
             actual=size,
             fix='--image-size 640 640',
+        )
+    if args.opset is not None and args.opset not in range(OLDEST_OPSET, OPSET + 1):
+        raise ConfigError(
+            '--opset: torch does not write this version',
+            expected=f'{OLDEST_OPSET} to {OPSET}',
+            actual=args.opset,
+            fix=f'--opset {OPSET}',
         )
 
 

@@ -118,24 +118,8 @@ class UnlabeledImages(BaseDetDataset):
 
     def _list(self, images: str | Sequence[str]) -> list[Path]:
         """Return the paths that a setting names, in a fixed order."""
-        if not isinstance(images, str):
-            return [self._path(name) for name in images]
-        found = self._path(images) if images else None
-        if found is None:
-            return []
-        if found.is_dir():
-            files = (f for f in found.rglob('*') if f.suffix.lower() in SUFFIXES)
-            return sorted(file for file in files if file.is_file())
-        if not found.is_file():
-            raise AnnotationError(
-                'UnlabeledImages: there is no such file or folder', actual=str(found)
-            )
-        names = _names_in(found)
-        return [self._path(name, self.data_prefix.get('img', '')) for name in names]
-
-    def _path(self, name: str, prefix: str = '') -> Path:
-        """Return a path; those of lists may lie behind `data_prefix`."""
-        return Path(self.data_root or '') / prefix / name
+        prefix = self.data_prefix.get('img', '')
+        return list_images(images, self.data_root or '', prefix)
 
     def _join_prefix(self) -> None:
         """Leave the prefix as it is: `_path` joins it."""
@@ -154,6 +138,36 @@ class UnlabeledImages(BaseDetDataset):
             'instances': [],
             UNLABELED: True,
         }
+
+
+def list_images(
+    images: str | Sequence[str], root: str = '', prefix: str = ''
+) -> list[Path]:
+    """Return paths of images, in a fixed order. They are not opened.
+
+    Args:
+        images: A folder, which is searched with its folders; a json in COCO's format;
+            a json list of paths; a text file with a path in each line; or paths.
+        root: Where relative paths begin.
+        prefix: Folder, from `root`, of the paths in a file.
+
+    Raises:
+        AnnotationError: There is no such file or folder, or it is no list.
+    """
+    base = Path(root)
+    if not isinstance(images, str):
+        return [base / name for name in images]
+    if not images:
+        return []
+    found = base / images
+    if found.is_dir():
+        files = (f for f in found.rglob('*') if f.suffix.lower() in SUFFIXES)
+        return sorted(file for file in files if file.is_file())
+    if not found.is_file():
+        raise AnnotationError(
+            'UnlabeledImages: there is no such file or folder', actual=str(found)
+        )
+    return [base / prefix / name for name in _names_in(found)]
 
 
 def _names_in(file: Path) -> list[str]:

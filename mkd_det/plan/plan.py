@@ -83,6 +83,7 @@ class Term:
             they have the same, or none are compared.
         parts: Names of the parts of the loss, as far as a probe shows them; '' for a
             loss without parts.
+        tried: Their values there, on the image of the probe.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Term:
     match: LevelMatch = LevelMatch()
     classes: Restriction | None = None
     parts: tuple[str, ...] = ('',)
+    tried: dict[str, float] = field(default_factory=dict)
 
     def kept(self, side: str) -> tuple[int, ...] | None:
         """Return the indices of the levels that are read of a side; None for all."""

@@ -335,7 +335,8 @@ class Planner:
             truth = {'truth': no_truth(self.probed.size, like)} if cls.truth else {}
             # What only the loss can check, it checks now and not in the first step.
             with frozen_state(loss), prefix_errors(where):
-                term.parts = check_result(where, term(sides, **truth))
+                term.tried = check_result(where, term(sides, **truth))
+            term.parts = tuple(term.tried)
         if term.classes is not None:
             sides = term.classes(sides, labels=False)
         for part, value in find_idle_parts(loss, sides, **truth).items():
@@ -469,13 +470,13 @@ class Planner:
         kept = {side: pick(levels[side], term.kept(side)) for side in levels}
         for side, ref in term.refs.items():
             check_features(where, ref, levels[side])
-        term.classes = find_restriction(self.plan, term, kept)
-        check_same_classes(where, term, kept)
         for side, ref in term.refs.items():
             if term.loss.also.get(side, side) == 'teacher':
                 pair = specs['student'], specs[side]
                 adapted = ref.owner in self.plan.adapters
                 check_demands(where, term.loss, (student, ref), pair, adapted)
+        term.classes = find_restriction(self.plan, term, kept)
+        check_same_classes(where, term, kept)
         return kept
 
     def _check_weighed_terms(self) -> None:

@@ -206,6 +206,7 @@ def level_specs(levels: Levels, size: tuple[int, int]) -> tuple[LevelSpec, ...]:
             stride,
             tuple(t.shape[2:]) if (t := first_tensor(level)).dim() == 4 else (),
             t.requires_grad,
+            t.shape[1] if t.dim() == 3 else 0,
         )
         for level, stride in zip(levels, strides_of(levels, size), strict=True)
     )

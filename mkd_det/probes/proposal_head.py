@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput, FrozenModule
 from ..errors import ShapeMismatchError, TapNotFoundError
-from ..heads.readers.regions import check_box_heads, logits_of_regions
+from ..heads.readers.regions import (
+    RegionReader,
+    box_head_of,
+    check_box_heads,
+    logits_of_regions,
+)
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .base import Probe
@@ -77,6 +82,12 @@ class ProposalHead(Probe):
                 available=[last],
             )
         self._teacher = FrozenModule(teacher)
+        if self.head is None:  # else the reader of the head that is yielded proves it
+            maps = [torch.zeros(1, s.channels, *s.size) for s in self.teacher_specs]
+            head = box_head_of(teacher)
+            like = next(head.parameters())
+            given = [level.to(like) for level in maps]
+            RegionReader(head).prove(teacher, head, given, f'{where}, teacher')
 
     @torch.no_grad()
     def forward(

@@ -79,6 +79,9 @@ def test_options_of_onnx_need_onnx(
     fails(capsys, 'export', [*argv, '--fixed'], 'ConfigError', '--onnx --fixed')
     size = ['--onnx', '--image-size', '1', '2', '3']
     fails(capsys, 'export', [*argv, *size], 'ConfigError', '--image-size 640 640')
+    for opset in ('0', '99'):
+        given = [*argv, '--onnx', '--opset', opset]
+        fails(capsys, 'export', given, 'ConfigError', '--opset 20')
 
 
 def test_a_wrong_checkpoint_writes_nothing(

@@ -17,6 +17,7 @@ from mkd_det.deploy.onnx_file import (
     OnnxSettings,
     OnnxStudent,
     make_onnx,
+    noise_images,
     random_images,
 )
 from mkd_det.deploy.preprocessing import pad_divisor, padded
@@ -183,6 +184,15 @@ def test_outputs_that_differ_from_torch_are_an_error() -> None:
         exported(model, cfg)
     assert 'relative difference' in caught.value.expected
     assert 'output0_0' in caught.value.actual
+
+
+def test_they_are_compared_on_images_like_the_models_own() -> None:
+    model = tiny.build(tiny.gfl())
+    images = noise_images(model, (2, 3, 64, 64))
+    # Uniform pixels from 0 to 255, minus about 115, over about 57.
+    assert -2.2 < float(images.min()) < -1.7 and 2.1 < float(images.max()) < 2.7
+    model.data_preprocessor._enable_normalize = False
+    assert 250 < float(noise_images(model, (2, 3, 64, 64)).max()) < 255
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

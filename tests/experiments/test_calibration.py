@@ -97,10 +97,11 @@ def test_a_training_with_these_weights_has_the_shares(
 def test_equal_seeds_give_equal_weights_and_others_do_not(
     found: tuple[Config, Calibration],
 ) -> None:
-    cfg, calibration = found
-    assert calibrate(cfg, dict(loss_soft=0.5), SETTINGS) == calibration
-    other = calibrate(cfg, dict(loss_soft=0.5), Settings(12, 2, seed=7))
-    assert other.seed == 7 and other.weights != calibration.weights
+    own, again, other = (
+        calibrate(found[0], None, Settings(3, 1, seed=seed)) for seed in (7, 7, None)
+    )
+    assert own == again
+    assert (own.seed, other.seed) == (7, 0) and other.weights != own.weights
 
 
 def test_the_weight_of_before_does_not_matter(
@@ -270,7 +271,8 @@ def test_other_kinds_of_detectors(name: str, tmp_path: Path) -> None:
     data = tiny.write_coco(tmp_path / 'coco', images=4)
     cfg = tiny.runner_cfg(model, data, tmp_path / 'run')
     calibration = calibrate(cfg, None, Settings(iters=2, interval=1))
-    terms = read.arguments['terms']
+    # Masks are in the recipe, and in no plan of a pair without masks.
+    terms = {n: t for n, t in read.arguments['terms'].items() if 'masks' not in n}
     assert {n: t.share for n, t in calibration.terms.items()} == {
         name: term['share'] for name, term in terms.items()
     }

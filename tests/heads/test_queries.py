@@ -9,7 +9,12 @@ import torch
 from mmdet.structures import DetDataSample
 
 import tiny
-from mkd_det.errors import HeadKindError, PlanError, TeacherClassesError
+from mkd_det.errors import (
+    HeadKindError,
+    PlanError,
+    ShapeMismatchError,
+    TeacherClassesError,
+)
 from mkd_det.heads.readers.queries import QueryReader
 from mkd_det.heads.running import run_features
 from mkd_det.taps import Tap, capture
@@ -85,6 +90,22 @@ def test_decoder_layers_are_read_without_denoising_queries(name: str) -> None:
     assert first > 0
     for whole, own in zip(seen['raw'], seen['own'], strict=True):
         assert torch.equal(own, whole[:, first : first + student.num_queries])
+
+
+@pytest.mark.parametrize(
+    'term, teacher, count',
+    [
+        (DECODER, lambda: tiny.dino(queries=7), 7),
+        (MEMORY, lambda: tiny.detr(), 4),
+    ],
+    ids=['other queries', 'other places'],
+)
+def test_sequences_of_other_lengths_are_refused(
+    term: Any, teacher: Any, count: int
+) -> None:
+    with pytest.raises(ShapeMismatchError, match=f'of {count} in the teacher') as error:
+        distiller(tiny.dino(queries=5), teacher(), term, probe_size=64)
+    assert 'QueryKD' in error.value.fix and "fpn='neck'" in error.value.fix
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])

@@ -26,7 +26,7 @@ def tapped(model: Any, images: int = 2) -> TappedHead:
 
 def test_scores_are_the_logits_of_the_head() -> None:
     model = tiny.build(tiny.faster_rcnn()).eval()
-    head, levels, _ = tapped(model)
+    head, levels, *_ = tapped(model)
     assert len(levels) == 1 and len(levels[0]) == 2  # classes and deltas
     reader = RegionReader(head)
     output = reader.read(head, levels)

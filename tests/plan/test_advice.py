@@ -152,16 +152,6 @@ CASES: dict[str, tuple[Any, Any, str]] = {
     'queries of another kind': (tiny.detr(), tiny.dino(), 'mkd_query'),
     'queries of a dense head': (tiny.gfl(*NARROW), tiny.gfl(*WIDE), 'mkd_query'),
     'proposals of DETR': (tiny.detr(), tiny.detr(), 'dkd_two_stage'),
-    'masks for a student without': (
-        tiny.faster_rcnn(),
-        tiny.mask_rcnn(),
-        'mkd_mask_two_stage',
-    ),
-    'masks of a teacher without': (
-        tiny.mask_rcnn(),
-        tiny.faster_rcnn(),
-        'mkd_mask_two_stage',
-    ),
     'other classes': (
         tiny.gfl(*NARROW),
         tiny.gfl(*WIDE, num_classes=5),

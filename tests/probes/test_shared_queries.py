@@ -60,6 +60,7 @@ def distiller(
     file: Path | None = None,
     tap: str = 'decoder:call',
     term: Any = TERM,
+    teachers: Any = None,
     **settings: Any,
 ) -> Any:
     shared = dict(type='SharedQueries', student='decoder', teacher='t.decoder')
@@ -72,6 +73,7 @@ def distiller(
             adapters=dict(shared={**shared, **settings}),
             branches={},
             terms=dict(loss_it=term),
+            **({'teachers': teachers} if teachers else {}),
         )
     )
     if file is None:
@@ -164,6 +166,23 @@ def test_the_student_learns_and_the_teacher_does_not(name: str, sampling: str) -
     assert all(p.grad is not None for p in model.adapters.parameters())
     for key, value in model.teachers['t'].model.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize('name', ['dab', 'ddq'])
+def test_a_cached_call_of_the_decoder_is_as_good(name: str, tmp_path: Path) -> None:
+    """It is read from the disk image by image, in half precision."""
+    teacher = dict(cfg=FAMILIES[name](), checkpoint=None, speed='off')
+    parts = {}
+    for cache in (None, str(tmp_path)):
+        model = distiller(
+            FAMILIES[name](), {}, teachers=dict(t=dict(teacher, cache=cache))
+        ).train()
+        parts[cache] = losses(model), losses(model)
+    store = model.teachers.runners['t'].store
+    assert (store.hits, store.misses) == (2, 2)
+    for key, value in parts[None][0].items():
+        for found in parts[str(tmp_path)]:
+            torch.testing.assert_close(found[key], value, rtol=0.02, atol=1e-3)
 
 
 def test_all_queries_of_both_sets_meet() -> None:

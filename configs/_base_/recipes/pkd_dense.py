@@ -20,7 +20,7 @@ recipe = dict(
             form='pearson',
             student='align.student',
             teacher='align.teacher',
-            share=2.0,
+            share=14.0,
             weight=200.0,
         )
     ),

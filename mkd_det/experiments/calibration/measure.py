@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,6 +43,21 @@ _VALIDATION = [
 
 # Factors at which terms have their share, by iteration.
 Wanted = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a short training has measured.
+
+    Args:
+        wanted: Factors at which terms had their share, by iteration.
+        iters: Iterations that were trained.
+        terms: The terms of the plan: others are off, or not for this pair.
+    """
+
+    wanted: Wanted
+    iters: int
+    terms: tuple[str, ...]
 
 
 class RecordingShare(GradientShare):
@@ -92,8 +108,8 @@ class _StopHook(Hook):
 
 def measure_factors(
     cfg: Config, shares: Mapping[str, float], on: str, iters: int, interval: int
-) -> tuple[Wanted, int]:
-    """Return the factors at which terms have their shares, and the iterations done.
+) -> Measured:
+    """Measure the factors at which terms have their shares.
 
     The student is trained as the config says, but with its terms at these shares, so
     that it is measured on the way that it would take. Nothing is validated or saved.
@@ -134,8 +150,9 @@ def measure_factors(
             raise
         finally:
             stop.bar.close()
-    balance: Any = get_distiller(runner, 'calibrate').balance
-    return balance.record, stop.done
+    distiller = get_distiller(runner, 'calibrate')
+    balance: Any = distiller.balance
+    return Measured(balance.record, stop.done, tuple(distiller.plan.terms))
 
 
 def _short_training(cfg: Config, folder: str) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from statistics import quantiles
@@ -140,18 +140,20 @@ def calibrate(
     seed = (cfg.get('randomness') or {}).get('seed')
     seed = (0 if seed is None else seed) if settings.seed is None else settings.seed
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    wanted, done = measure_factors(
-        cfg, asked, settings.on, settings.iters, settings.interval
-    )
-    counted = {i: found for i, found in wanted.items() if 4 * i >= done}
+    found = measure_factors(cfg, asked, settings.on, settings.iters, settings.interval)
+    # What a pair has not (masks, say) is in no plan, though a recipe has it.
+    asked = {name: share for name, share in asked.items() if name in found.terms}
+    if not asked:
+        raise _no_share(found.terms)
+    counted = {i: w for i, w in found.wanted.items() if 4 * i >= found.iters}
     return Calibration(
         terms={
             name: _calibrated(name, share, weights[name], counted, settings.on)
             for name, share in asked.items()
         },
-        kept={n: w for n, w in weights.items() if n not in asked and w},
+        kept={name: weights[name] for name in found.terms if name not in asked},
         on=settings.on,
-        iters=done,
+        iters=found.iters,
         measurements=len(counted),
         seed=seed,
     )
@@ -189,14 +191,18 @@ def asked_shares(
     on = [name for name, term in distill.terms.items() if term.weight != 0]
     asked = {name: known[name] for name in on if name in known}
     if not asked:
-        raise ConfigError(
-            'no term has a share to calibrate it to',
-            expected=f'a share for one of {", ".join(on) or "the terms"}',
-            fix='--shares '
-            + ' '.join(f'{name}=1.0' for name in on[:3])
-            + '; or share=1.0 in the term',
-        )
+        raise _no_share(on)
     return asked
+
+
+def _no_share(terms: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        'no term has a share to calibrate it to',
+        expected=f'a share for one of {", ".join(terms) or "the terms"}',
+        fix='--shares '
+        + ' '.join(f'{name}=1.0' for name in terms[:3])
+        + '; or share=1.0 in the term',
+    )
 
 
 def _weight(name: str, term: Any) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...config import SamplingConfig, TeacherConfig
+from ...config_files.reading import RECIPE_VARIABLES
 from ...errors import ConfigError, prefix_errors
 from ...parsing import key, parse
 
@@ -166,7 +167,9 @@ class ChainConfig:
             ConfigError: A key, a name or a value is not valid.
         """
         # A recipe file says what it needs; a chain file that builds on it has it, too.
-        given = {name: value for name, value in cfg.items() if name != 'needs'}
+        given = {
+            name: value for name, value in cfg.items() if name not in RECIPE_VARIABLES
+        }
         with prefix_errors('chain'):
             return parse(cls, given, label='chain')
 

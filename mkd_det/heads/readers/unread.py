@@ -28,7 +28,7 @@ from ...taps import Tap
 from ..base import HeadReader, find_reader, reader_classes
 
 # Why each kind cannot be read.
-_REASONS = {
+REASONS = {
     ATSSVLFusionHead: 'its classes are words of a prompt',
     GroundingDINOHead: 'its classes are words of a prompt',
     CascadeRPNHead: 'the anchors of a stage are what the one before it predicts',
@@ -53,7 +53,7 @@ class UnreadReader(HeadReader):
     name = 'unread'
 
     def __init__(self, head: Any) -> None:
-        known = (why for cls, why in _REASONS.items() if isinstance(head, cls))
+        known = (why for cls, why in REASONS.items() if isinstance(head, cls))
         name = type(head).__name__
         raise HeadKindError(
             f'{name} cannot be read: {next(known, "no reader knows it")}',
@@ -67,7 +67,7 @@ class UnreadReader(HeadReader):
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
         """Return whether `module` is one of them, or a head that no reader knows."""
-        if isinstance(module, tuple(_REASONS)):
+        if isinstance(module, tuple(REASONS)):
             return True
         others = (kind for kind in reader_classes() if kind is not cls)
         return isinstance(module, BaseDenseHead) and not any(
@@ -88,6 +88,6 @@ class UnreadReader(HeadReader):
     @classmethod
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
         """Run the head, so that taps inside of it fire, if it needs features alone."""
-        special = isinstance(head, tuple(_REASONS))
+        special = isinstance(head, tuple(REASONS))
         if isinstance(head, _ON_FEATURES) or not special:
             head(features)

@@ -22,9 +22,9 @@ from ...errors import (
 )
 from ...heads.base import traits_of
 from ...taps import Tap
-from ..plan import HasModel
+from ..plan import HasModel, Plan
 from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
-from .taps import containers_that_work, error_of_plan, taps_that_work
+from .taps import containers_that_work, plan_config, taps_that_work
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
 # a pair are the same in every recipe.
@@ -152,15 +152,38 @@ def planning_error(
         size: (H, W) of the image that the models are run on, in pixels.
         probe: What the config says of input that is no usual image.
     """
+    try:
+        plan_recipe(recipe, student, teacher, size, probe)
+    except Exception as error:  # of a model that a recipe cannot run, any
+        return error
+    return None
+
+
+def plan_recipe(
+    recipe: Recipe,
+    student: BaseModel,
+    teacher: nn.Module,
+    size: tuple[int, int],
+    probe: ProbeConfig | None = None,
+) -> Plan:
+    """Return the plan of a recipe for a pair; its branches are detached again.
+
+    Args:
+        recipe: The recipe.
+        student: The student. It is left as it is.
+        teacher: The teacher.
+        size: (H, W) of the image that the models are run on, in pixels.
+        probe: What the config says of input that is no usual image.
+
+    Raises:
+        MkdError: The recipe does not fit the pair.
+    """
     given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
     own = given.get('teachers') or {}
     given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
-    try:
-        config = DistillConfig.parse(given)
-    except ConfigError as error:
-        return error
+    config = DistillConfig.parse(given)
     models = {name: _Teacher(teacher) for name in config.teachers}
-    return error_of_plan(student, models, config)
+    return plan_config(student, models, config)
 
 
 class _Teacher:

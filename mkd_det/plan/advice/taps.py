@@ -13,7 +13,7 @@ from torch import nn
 from ...config import DistillConfig
 from ...errors import TapNotFoundError
 from ...taps import Tap
-from ..plan import HasModel
+from ..plan import HasModel, Plan
 from ..refs import adapter_class
 
 
@@ -163,14 +163,31 @@ def error_of_plan(
         teachers: The teachers by name.
         config: The config.
     """
+    try:
+        plan_config(student, teachers, config)
+    except Exception as error:  # of a model that a recipe cannot run, any
+        return error
+    return None
+
+
+def plan_config(
+    student: BaseModel, teachers: Mapping[str, HasModel], config: DistillConfig
+) -> Plan:
+    """Return the plan of a config; its branches are detached again.
+
+    Args:
+        student: The student. It is left as it is.
+        teachers: The teachers by name.
+        config: The config.
+
+    Raises:
+        MkdError: The config does not fit the models.
+    """
     from ..planner import Planner  # which imports this file
 
     planner = Planner(student, teachers, config)
     with torch.random.fork_rng(devices=[]):
         try:
-            planner.build(suggest=False)
-        except Exception as error:  # of a model that a recipe cannot run, any
-            return error
+            return planner.build(suggest=False)
         finally:
             planner.detach_branches()
-    return None

@@ -106,7 +106,9 @@ def check_same_classes(where: str, term: Term, sides: Mapping[str, Any]) -> None
         return
     if term.classes is not None:
         sides = term.classes(sides)
-    for ours, theirs in zip(*(sides[side] for side in SIDES), strict=False):
+    if len({len(sides[side]) for side in SIDES}) > 1:
+        return  # not the same kind of thing; `check_demands` says so
+    for ours, theirs in zip(*(sides[side] for side in SIDES), strict=True):
         widths = _width(ours), _width(theirs)
         if widths[0] != widths[1]:
             raise TeacherClassesError(

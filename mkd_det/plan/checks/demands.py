@@ -126,6 +126,15 @@ def check_demands(
         " the teacher's own, or a list of paths, a level each",
     )
     for index, (s, t) in enumerate(zip(*specs, strict=True)):
+        if s.length and t.length and s.length != t.length:
+            raise ShapeMismatchError(
+                f'{where}: level {index} is a sequence of {s.length} positions in the'
+                f' student and of {t.length} in the teacher, which do not correspond',
+                expected=f'{t.length} positions',
+                actual=f'{s.length} positions',
+                fix="FeatureKD with taps=dict(fpn='neck'), whose maps meet by stride;"
+                " for queries of DETRs QueryKD with taps=dict(queries='bbox_head')",
+            )
         # Classes are compared where it is known whether a map stands between them.
         compared = 'same_channels' in loss.demands and not loss.of_classes
         if compared and s.channels != t.channels:
@@ -151,7 +160,7 @@ def check_demands(
             )
 
 
-def check_result(where: str, result: Any) -> tuple[str, ...]:
+def check_result(where: str, result: Any) -> dict[str, float]:
     """Raise unless a loss on zeros is a finite number, or a dict of them.
 
     Args:
@@ -159,7 +168,7 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
         result: What the loss returned.
 
     Returns:
-        Names of its parts; '' for a loss without parts.
+        Its parts by name; '' for a loss without parts.
 
     Raises:
         ConfigError: It is anything else.
@@ -177,4 +186,4 @@ def check_result(where: str, result: Any) -> tuple[str, ...]:
             raise ConfigError(
                 f'{where} {name}: the loss is not finite on zeros', actual=float(part)
             )
-    return tuple(parts)
+    return {name: float(part) for name, part in parts.items()}

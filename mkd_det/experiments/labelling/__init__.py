@@ -1,0 +1,1 @@
+"""A detector labels images: COCO annotations with scores, for trainings without it."""

@@ -1,0 +1,199 @@
+"""Runs a detector on images, one after the other, and keeps what it has found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from ...checkpoints.checkpoint import (
+    extract_state_dict,
+    load_state_dict_strict,
+    read_checkpoint,
+    read_class_names,
+    read_meta,
+)
+from ...data.datasets import dataset_classes
+from ...errors import ConfigError, MkdError
+from ...registry import type_name
+from ...training.runtime import build_model
+
+# Boxes with a lower score are not kept.
+LEAST_SCORE = 0.02
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found in one image, or why it could not be read.
+
+    Args:
+        path: Path of the image.
+        width: Its width, in pixels.
+        height: Its height.
+        boxes: x, y, width, height of each box, in pixels.
+        scores: Score of each box.
+        labels: Label of each box.
+        error: Why the image could not be read; '' if it could.
+    """
+
+    path: str
+    width: int = 0
+    height: int = 0
+    boxes: tuple[tuple[float, ...], ...] = ()
+    scores: tuple[float, ...] = ()
+    labels: tuple[int, ...] = ()
+    error: str = ''
+
+
+class Detector:
+    """A model with its weights and its test pipeline.
+
+    Args:
+        cfg: A plain config with `test_dataloader` or `val_dataloader`.
+        checkpoint: Path or address of the weights. They must fit completely.
+        device: Where it runs.
+
+    Attributes:
+        classes: Names of its classes.
+
+    Raises:
+        MkdError: The config has no pipeline, or the weights do not fit.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu') -> None:
+        content = read_checkpoint(checkpoint)
+        model: Any = build_model(cfg)
+        weights = extract_state_dict(content, checkpoint)
+        load_state_dict_strict(model, weights, checkpoint, 'the model of the config')
+        self.model: nn.Module = model.to(device).eval()
+        self.classes = read_class_names(read_meta(content)) or dataset_classes(cfg)
+        if not self.classes:
+            raise ConfigError(
+                'the names of the classes are not known',
+                expected='dataset_meta in the checkpoint, or classes in the data',
+                fix='metainfo=dict(classes=(...)) in the dataset of the config',
+            )
+        self.pipeline = Compose(test_pipeline(cfg))
+
+    def detect(self, paths: Sequence[str]) -> list[Detected]:
+        """Detect objects in some images, in one batch.
+
+        Args:
+            paths: The images.
+        """
+        found: dict[str, Detected] = {}
+        packed = []
+        for index, path in enumerate(paths):
+            try:
+                with Image.open(path) as image:
+                    image.verify()
+                sample = self.pipeline(dict(img_path=path, img_id=index))
+            except Exception as error:  # of a file that is no image, it may be any
+                text = error.message if isinstance(error, MkdError) else str(error)
+                found[path] = Detected(path, error=f'{type(error).__name__}: {text}')
+            else:
+                packed.append((path, sample))
+        if packed:
+            batch = pseudo_collate([sample for _, sample in packed])
+            with torch.no_grad():
+                outputs = self.model.test_step(batch)  # type: ignore[operator]
+            for (path, _), output in zip(packed, outputs, strict=True):
+                found[path] = _as_detected(path, output)
+        return [found[path] for path in paths]
+
+
+def _as_detected(path: str, output: Any) -> Detected:
+    known = output.pred_instances.cpu()
+    known = known[known.scores >= LEAST_SCORE]
+    height, width = output.ori_shape[:2]
+    corners = known.bboxes.reshape(-1, 4)
+    limits = torch.tensor([width, height, width, height])
+    corners = torch.minimum(corners.clamp(min=0), limits)
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    return Detected(
+        path,
+        int(width),
+        int(height),
+        tuple(tuple(round(v, 2) for v in box) for box in boxes.tolist()),
+        tuple(round(v, 5) for v in known.scores.tolist()),
+        tuple(known.labels.tolist()),
+    )
+
+
+def test_pipeline(cfg: Config) -> list[Mapping[str, Any]]:
+    """Return the test pipeline of a config, without annotations.
+
+    Args:
+        cfg: A plain config.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
+    while isinstance(dataset, Mapping) and isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    if not isinstance(dataset, Mapping) or not dataset.get('pipeline'):
+        raise ConfigError(
+            'the config has no test pipeline',
+            expected='test_dataloader=dict(dataset=dict(pipeline=[...]))',
+        )
+    return [
+        step
+        for step in dataset['pipeline']
+        if type_name(step.get('type')) != 'LoadAnnotations'
+    ]
+
+
+def detect_all(
+    detector: Detector, paths: Sequence[str], kept: Path, batch_size: int, title: str
+) -> Iterator[Detected]:
+    """Yield what is found in images; what was found before is read from a file.
+
+    Args:
+        detector: The detector.
+        paths: The images.
+        kept: File that keeps what was found, a line for each image. An interrupted
+            run continues with it.
+        batch_size: Images in a batch.
+        title: Title of the progress bar.
+    """
+    known = {one.path: one for one in _read(kept)}
+    missing = [path for path in paths if path not in known]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.open('a', encoding='utf-8') as file:
+        done = len(paths) - len(missing)
+        bar = tqdm(total=len(paths), initial=done, desc=title, disable=None)
+        with bar:
+            for start in range(0, len(missing), batch_size):
+                for one in detector.detect(missing[start : start + batch_size]):
+                    known[one.path] = one
+                    file.write(json.dumps(asdict(one)) + '\n')
+                    bar.update()
+                file.flush()
+    yield from (known[path] for path in paths)
+
+
+def _read(kept: Path) -> Iterable[Detected]:
+    """Read what was found before; the last line may have been cut."""
+    if not kept.is_file():
+        return
+    complete = kept.read_bytes().rpartition(b'\n')[0]
+    for line in complete.decode('utf-8').splitlines():
+        entry = json.loads(line)
+        entry['boxes'] = tuple(map(tuple, entry['boxes']))
+        for key in ('scores', 'labels'):
+            entry[key] = tuple(entry[key])
+        yield Detected(**entry)
+    with kept.open('r+b') as file:
+        file.truncate(len(complete) + 1 if complete else 0)
