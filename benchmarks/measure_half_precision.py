@@ -1,6 +1,7 @@
 """Where half precision changes a teacher, layer by layer, and what it saves on a CPU.
 
-    python benchmarks/measure_half_precision.py mmdet::yolox/yolox_nano_8xb8-300e_coco.py \
+    python benchmarks/measure_half_precision.py \
+        mmdet::yolox/yolox_nano_8xb8-300e_coco.py \
         checkpoints/yolox-nano-coco.pth data/coco256/val2017 --json half_precision.json
 
 Seconds are those of the process on one thread, so that other work on the machine counts
@@ -41,7 +42,8 @@ def load_images(folder: str, count: int, side: int) -> Tensor:
     squares = []
     for file in sorted(Path(folder).glob('*.jpg'))[:count]:
         image = cv2.imread(str(file))
-        height, width = (round(n * side / max(image.shape[:2])) for n in image.shape[:2])
+        scale = side / max(image.shape[:2])
+        height, width = (round(n * scale) for n in image.shape[:2])
         square = np.full((side, side, 3), 114, np.uint8)
         square[:height, :width] = cv2.resize(image, (width, height))
         squares.append(torch.from_numpy(square).permute(2, 0, 1))
