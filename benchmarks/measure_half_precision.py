@@ -41,7 +41,7 @@ def load_images(folder: str, count: int, side: int) -> Tensor:
     """Return the first images of a folder, on squares of gray."""
     squares = []
     for file in sorted(Path(folder).glob('*.jpg'))[:count]:
-        image = cv2.imread(str(file))
+        image: Any = cv2.imread(str(file))
         scale = side / max(image.shape[:2])
         height, width = (round(n * scale) for n in image.shape[:2])
         square = np.full((side, side, 3), 114, np.uint8)
@@ -73,8 +73,10 @@ def layers_alone(model: nn.Module, images: Tensor) -> list[dict[str, Any]]:
 
     def note(name: str, conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
         (value,) = inputs
-        options = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        half = [t if t is None else t.bfloat16() for t in (conv.weight, conv.bias)]
+        options: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        half: list[Any] = [
+            t if t is None else t.bfloat16() for t in (conv.weight, conv.bias)
+        ]
         run = nn.functional.conv2d
         rounded = run(value.bfloat16(), half[0], half[1], *options).float()
         bias = None if conv.bias is None else conv.bias.abs()
@@ -133,7 +135,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     teacher = Teacher.build('t', dict(cfg=args.config, checkpoint=args.checkpoint))
     teacher.load()
-    model, images = teacher.model, load_images(args.folder, args.images, args.size)
+    model: Any = teacher.model
+    images = load_images(args.folder, args.images, args.size)
     inputs = model.data_preprocessor(dict(inputs=list(images)), False)['inputs']
     engines = make_engines(model, inputs)
     outputs = {name: e.run(inputs, TAPS) for name, e in engines.items()}
