@@ -76,8 +76,8 @@ class GradientShareHook(DistillHook):
             fix = 'change its weight'
             if name in distiller.plan.terms:
                 fix += (
-                    ", or let balance=dict(type='GradientShare',"
-                    f' shares=dict({name}=0.5)) do it'
+                    ' (mkd-det calibrate finds one), or let balance=dict('
+                    f"type='GradientShare', shares=dict({name}=0.5)) do it"
                 )
             self._warn(runner, name, float(share), fix)
 

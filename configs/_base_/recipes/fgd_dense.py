@@ -11,7 +11,7 @@ recipe = dict(
     taps=dict(fpn='neck'),
     terms=dict(
         loss_fgd=dict(
-            type='FGD', student='fpn', teacher='t.fpn', share=2.0, weight=0.1
+            type='FGD', student='fpn', teacher='t.fpn', share=2.8, weight=0.1
         )
     ),
 )

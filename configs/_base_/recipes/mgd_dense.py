@@ -21,7 +21,7 @@ recipe = dict(
             form='l2',
             student='generate.student',
             teacher='generate.teacher',
-            share=2.0,
+            share=26.0,
             weight=20.0,
         )
     ),

@@ -10,7 +10,7 @@ rank = 0
 recipe = dict(
     terms=dict(
         loss_fgd=dict(
-            type='FGD', student='fpn', teacher='t.fpn', share=2.0, weight=0.1
+            type='FGD', student='fpn', teacher='t.fpn', share=2.8, weight=0.1
         )
     ),
 )
