@@ -56,7 +56,7 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         for low, high in (box.split(2, -1) for box in (student, teacher))
     ]
     distance = 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
-    equal = torch.isclose(*boxes, rtol=1e-5, atol=1e-6).all(-1)
+    equal = torch.isclose(boxes[0], boxes[1], rtol=1e-5, atol=1e-6).all(-1)
     return torch.where(equal, distance * 0, distance)
 
 
