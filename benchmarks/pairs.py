@@ -46,14 +46,8 @@ SIZES = (128, 256, 384)
 PREFERRED = ('_1x_', 'r50', 'fpn', 'coco')
 # Folders of parts of these: bases, backbones, schedules, trackers' parts, data sets.
 LEFT_OUT = (
-    '_base_',
-    'common',
-    'legacy_1.x',
-    'misc',
-    'resnest',
-    'scratch',
-    'gn',
-    'gn+ws',
+    *('_base_', 'common', 'legacy_1.x', 'misc', 'resnest', 'scratch', 'gn', 'gn+ws'),
+    *('strong_baselines', 'simple_copy_paste'),
 )
 PARTS = ('neck', 'rpn_head', 'bbox_head', 'mask_head', 'roi_head')
 HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'panoptic_head', 'roi_head')
