@@ -134,6 +134,9 @@ def test_what_is_not_built_is_not_examined(other: Callable, tmp_path: Path) -> N
     spoilt = other(cfg)
     assert 'absent.pth' in only(start, spoilt, WRONG).message
     assert only(taps, spoilt, WARNING).message == 'not examined'
+    wrong, *_, last = diagnose(cfg)
+    assert (wrong.check, wrong.level) == ('start', WRONG)
+    assert last.message.startswith('not examined: models, teacher, class order')
 
 
 def test_models(case: Examination, other: Callable, tmp_path: Path) -> None:
