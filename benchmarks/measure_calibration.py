@@ -230,7 +230,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _mean(row: Mapping[str, Any] | None) -> str:
     """Return mean and spread of a row's metric."""
-    figure = (row or {}).get('figure')
+    figure = (row or {}).get('metric')
     if not figure:
         return ''
     spread = f' ± {figure["deviation"]:.3f}' if figure['count'] > 1 else ''

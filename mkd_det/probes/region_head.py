@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput
 from ..errors import ConfigError
-from ..heads.readers.regions import box_head_of, run_box_heads
+from ..heads.readers.regions import box_head_of, check_box_heads, run_box_heads
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .proposal_head import ProposalHead
@@ -73,8 +73,9 @@ class RegionHead(ProposalHead):
 
     def bind(self, teacher: nn.Module, tap: Any, where: str) -> None:
         """Find the teacher's box head."""
-        super().bind(teacher, tap, where)
+        check_box_heads(teacher, f'{where}, teacher')
         check_stage(teacher, self.stage, where)
+        super().bind(teacher, tap, where)
 
     @torch.no_grad()
     def forward(

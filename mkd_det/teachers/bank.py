@@ -13,7 +13,7 @@ from ..errors import TeacherError
 from ..structures import Levels
 from ..taps import TeacherReads
 from .cache import TeacherCache
-from .engine import Engine
+from .engine import Engine, dtype_name
 from .engine_choice import choose_engine
 from .loading import Teacher
 
@@ -27,8 +27,9 @@ class TeacherRunner:
     Attributes:
         speed: How it is to run, see `TeacherConfig`.
         cache: Folder that keeps its outputs, or None.
-        settled: Type of device, and the speed that the part of the training which is
-            resumed has chosen there; None in a new training.
+        settled: Type of device, the speed that the part of the training which is
+            resumed has chosen there, and its half precision, or ''; None in a new
+            training.
         engine: The model that runs in its place, once the first batch has come.
         store: The cache, once the first batch has come.
     """
@@ -37,7 +38,7 @@ class TeacherRunner:
         self.teacher = teacher
         self.speed: str = teacher.config.speed
         self.cache = teacher.config.cache
-        self.settled: tuple[str, str] | None = None
+        self.settled: tuple[str, str, str] | None = None
         self.engine: Engine | None = None
         self.store: TeacherCache | None = None
 
@@ -91,7 +92,7 @@ class TeacherRunner:
     def _choose_engine(
         self, inputs: Tensor, reads: TeacherReads, samples: Sequence[Any] | None
     ) -> Engine:
-        device, speed = self.settled or ('', '')
+        device, speed, half = self.settled or ('', '', '')
         settled = device == self.device_type
         return choose_engine(
             self.teacher.name,
@@ -100,6 +101,7 @@ class TeacherRunner:
             reads.norm_pairs,
             lambda engine: self._runner(engine, reads)(inputs, samples),
             settled,
+            half,
         )
 
     def _engine_name(self) -> str:
@@ -166,12 +168,17 @@ class TeacherBank(Mapping[str, Teacher]):
 
     @property
     def speeds(self) -> dict[str, list[str]]:
-        """What the first batch settled: [speed, type of device, wanted] by name."""
-        return {
-            name: [runner.engine.speedup.speed, runner.device_type, runner.speed]
-            for name, runner in self.runners.items()
-            if runner.engine is not None
-        }
+        """What the first batch settled, by name.
+
+        Speed, type of device, what was wanted and, if there is one, half precision.
+        """
+        settled = {}
+        for name, runner in self.runners.items():
+            if runner.engine is not None:
+                speedup = runner.engine.speedup
+                half = [dtype_name(speedup.dtype)] if speedup.dtype else []
+                settled[name] = [speedup.speed, runner.device_type, runner.speed, *half]
+        return settled
 
     def keep_speeds(self, speeds: Mapping[str, Sequence[str]]) -> None:
         """Run as an earlier part of this training did, whatever the first batch says.
@@ -180,11 +187,12 @@ class TeacherBank(Mapping[str, Teacher]):
             speeds: `speeds` of that part. A teacher whose `speed` has changed since is
                 not in it.
         """
-        for name, (speed, device, *wanted) in speeds.items():
+        for name, (speed, device, *more) in speeds.items():
             runner = self.runners.get(name)
             # Version 0.1 has only noted what 'auto' chose.
-            if runner is not None and runner.speed == (wanted or ['auto'])[0]:
-                runner.settled = device, speed
+            wanted, half = [*more, *['auto', ''][len(more) :]][:2]
+            if runner is not None and runner.speed == wanted:
+                runner.settled = device, speed, half
 
     def run(
         self,

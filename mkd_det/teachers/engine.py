@@ -43,18 +43,27 @@ class Speedup:
     def __str__(self) -> str:
         if self.speed == 'off':
             return 'as it is'
-        dtype = str(self.dtype or torch.float32).removeprefix('torch.')
+        dtype = dtype_name(self.dtype or torch.float32)
         return f'{len(self.pairs)} batch norms folded, channels-last, {dtype}'
 
 
-def half_type(device: torch.device) -> torch.dtype | None:
-    """Return the half precision that `device` computes in; None where it has none."""
+def half_types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return the half precisions that `device` computes in, in the order of trial.
+
+    bfloat16 has the range of float32; float16 rounds to an eighth of bfloat16's steps.
+    """
     if device.type == 'cpu':
-        return torch.bfloat16
+        native = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+        return (torch.bfloat16, torch.float16) if native else (torch.bfloat16,)
     if device.type == 'cuda':
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return torch.float16 if device.type == 'mps' else None
+        return (torch.bfloat16, torch.float16) if native else (torch.float16,)
+    return (torch.float16,) if device.type == 'mps' else ()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as 'float16'."""
+    return str(dtype).removeprefix('torch.')
 
 
 def accelerate(model: nn.Module, speedup: Speedup) -> nn.Module:

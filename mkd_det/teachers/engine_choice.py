@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ..structures import Level, Levels, first_tensor, tensors_in
-from .engine import Engine, Speedup, accelerate, half_type
+from .engine import Engine, Speedup, accelerate, dtype_name, half_types
 from .norm_pairs import NormPairs
 
 # Largest relative L2 difference of a tap from the plain teacher's. Folding costs some
@@ -49,11 +49,13 @@ def choose_engine(
     pairs: NormPairs,
     run: RunEngine,
     settled: bool = False,
+    half: str = '',
 ) -> Engine:
     """Make the engine of one teacher, on the first batch, and log what it is.
 
     An engine that cannot be made, or differs too much from the plain model, is not
-    used: 'fast' falls back to 'exact', 'exact' to the model as it is.
+    used: 'fast' falls back from one half precision to the next, then to 'exact',
+    'exact' to the model as it is.
 
     Args:
         name: The teacher's name.
@@ -63,6 +65,7 @@ def choose_engine(
         run: Runs an engine on the batch.
         settled: Whether an earlier part of this training has chosen `speed`. Another
             batch does not put that in question.
+        half: Name of the half precision that it has chosen; empty: the first one.
     """
     plain, wanted = Engine(model, Speedup('off')), speed
     device = next(model.parameters()).device
@@ -70,16 +73,19 @@ def choose_engine(
         speed = speed_on(device)
     if speed == 'off':
         return plain
-    half = half_type(device) if _is_float32(model) else None
     logger = MMLogger.get_current_instance()
     with _full_float(device):
         reference = run(plain)
     engine = plain
-    for kind in ('fast', 'exact') if speed == 'fast' else ('exact',):
-        if kind == 'fast' and half is None:
+    speedups = [Speedup('exact', pairs)]
+    if speed == 'fast':
+        halves = half_types(device) if _is_float32(model) else ()
+        if settled:
+            halves = tuple(d for d in halves if dtype_name(d) == half) or halves[:1]
+        if not halves:
             logger.warning(f'teacher {name!r}: no half precision on {device}')
-            continue
-        speedup = Speedup(kind, pairs, half if kind == 'fast' else None)
+        speedups = [Speedup('fast', pairs, dtype) for dtype in halves] + speedups
+    for speedup in speedups:
         with _full_float(device):
             copy = accelerate(model, speedup)
             found = _checked_engine(name, copy, speedup, run, reference, settled)
@@ -108,7 +114,8 @@ def _checked_engine(
     logger = MMLogger.get_current_instance()
     engine, limit = Engine(model, speedup), LIMITS[speedup.speed]
     try:
-        found = relative_differences(reference, run(engine))
+        with _largest_output(model) as largest:
+            found = relative_differences(reference, run(engine))
     except (RuntimeError, TypeError, AttributeError) as error:
         # Layers of the user's own that know float32 or one layout only.
         logger.warning(
@@ -121,7 +128,8 @@ def _checked_engine(
     fits = all(value <= limit for value in found.values())
     if speedup.dtype == torch.float16:
         # A later batch may have larger values, which must not overflow.
-        fits = fits and _largest(reference) < torch.finfo(torch.float16).max / 10
+        fits = fits and max(largest) < torch.finfo(torch.float16).max / 10
+        words += f'; values of up to {max(largest):.3g}'
     if not (fits or settled):
         logger.warning(
             f'teacher {name!r} yields something else with {speedup}; not used:'
@@ -149,8 +157,21 @@ def _full_float(device: torch.device) -> Iterator[None]:
             torch.backends.cudnn.allow_tf32 = True
 
 
-def _largest(levels: Mapping[str, Levels]) -> float:
-    return max(float(t.abs().max()) for t in tensors_in(list(levels.values())))
+@contextmanager
+def _largest_output(model: nn.Module) -> Iterator[list[float]]:
+    """Collect the largest value that each module of a model yields."""
+    largest = [0.0]
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        values = (t for t in tensors_in(output) if t.is_floating_point() and t.numel())
+        largest.extend(float(t.abs().max()) for t in values)
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _is_float32(model: nn.Module) -> bool:

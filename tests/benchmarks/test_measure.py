@@ -218,7 +218,7 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
     had = measure_calibration.shares_had(tmp_path / 'run')
     assert had == dict(soft=dict(first=pytest.approx(4.0), later=1.0))
     figure = dict(mean=0.41, deviation=0.01, count=3)
-    comparison = dict(rows=[dict(name=measure_calibration.CALIBRATED, figure=figure)])
+    comparison = dict(rows=[dict(name=measure_calibration.CALIBRATED, metric=figure)])
     term = dict(share=3.0, weight=0.7, measured=4.3)
     found = dict(
         calibration=dict(terms=dict(loss_soft=term)),

@@ -21,6 +21,7 @@ from mkd_det.teachers.engine_choice import choose_engine, relative_differences
 from mkd_det.teachers.loading import Teacher
 from mkd_det.teachers.norm_pairs import NormPairFinder
 
+HALVES = (torch.bfloat16, torch.float16)
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -145,6 +146,54 @@ def test_fast_is_half_precision_inside_and_single_outside() -> None:
         Engine(model, Speedup('off')).run(IMAGES, taps), found
     )
     assert 1e-5 < difference['out'] < 0.03
+
+
+def test_float16_where_bfloat16_is_too_coarse(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in deep chains of depthwise and pointwise convolutions."""
+    monkeypatch.setattr(engine_choice, 'half_types', lambda _: HALVES)
+    monkeypatch.setitem(engine_choice.LIMITS, 'fast', 2e-3)
+    model, taps = block(), dict(out=Tap.parse('free'))
+    engine = engine_of(model, 'fast', out='free')
+    assert engine.speedup.dtype == torch.float16
+    assert 'bfloat16; not used: relative difference' in log.text
+    assert "runs at speed 'fast': 2 batch norms folded" in log.text
+    found = engine.run(IMAGES, taps)
+    assert found['out'][0].dtype == torch.float32
+    plain = Engine(model, Speedup('off')).run(IMAGES, taps)
+    assert 1e-5 < relative_differences(plain, found)['out'] < 2e-3
+
+
+def test_float16_is_not_used_where_a_layer_inside_is_near_its_range(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, taps = block(), dict(inside=Tap.parse('shared'), out=Tap.parse('free'))
+    plain = Engine(model, Speedup('off'))
+    factor = 2e4 / float(plain.run(IMAGES, taps)['inside'][0].abs().max())
+    for value in (model.shared.weight, model.shared.bias):
+        value.mul_(factor)
+    for norm in (model.norm3, model.norm4):
+        norm.running_mean.mul_(factor)
+        norm.running_var.mul_(factor**2)
+    monkeypatch.setattr(engine_choice, 'half_types', lambda _: HALVES[1:])
+    assert engine_of(model, 'fast', out='free').speedup.speed == 'exact'
+    assert 'values of up to 2e+04' in log.text
+    assert 'nan' not in log.text
+    # What is tapped says nothing of it.
+    assert plain.run(IMAGES, taps)['out'][0].abs().max() < 2000
+
+
+def test_a_resumed_training_keeps_its_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first batch of the resumed part would choose the other."""
+    monkeypatch.setattr(engine_choice, 'half_types', lambda _: HALVES)
+    for half in ('float16', 'bfloat16'):
+        model = distiller(tmp_path, 'fast')
+        model.teachers.keep_speeds({'t': ['fast', 'cpu', 'fast', half]})
+        terms_of(model)
+        assert model.teachers.speeds == {'t': ['fast', 'cpu', 'fast', half]}
 
 
 def test_off_is_the_model_itself() -> None:
@@ -292,13 +341,14 @@ def test_a_resumed_training_keeps_the_speed_of_its_first_batch(
 ) -> None:
     # The first batch of the whole training is near the limit, that of the resumed one
     # is over it.
-    differences = iter([2e-3, 0.5, 0.5, 5e-4])
+    differences = iter([2e-3, 0.5, 0.5, 0.5, 5e-4])
+    monkeypatch.setattr(engine_choice, 'half_types', lambda _: HALVES)
     monkeypatch.setattr(
         engine_choice, 'relative_differences', lambda *_: {'a': next(differences)}
     )
     first = distiller(tmp_path, 'fast')
     terms_of(first)
-    expected = {'t': ['fast', 'cpu', 'fast']}
+    expected = {'t': ['fast', 'cpu', 'fast', 'bfloat16']}
     assert first.teachers.speeds == expected
     assert first.state_dict()._metadata['']['distill']['speeds'] == expected
     again = distiller(tmp_path, 'fast')
@@ -367,7 +417,8 @@ def test_a_rank_goes_without_what_another_rank_refuses(
     log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The other rank accepts 'exact' only.
-    answers = iter([False, True])
+    answers = iter([False, False, True])
+    monkeypatch.setattr(engine_choice, 'half_types', lambda _: HALVES)
     monkeypatch.setattr(
         engine_choice, 'all_gather_object', lambda ours: [ours, next(answers)]
     )
