@@ -27,6 +27,8 @@ from .picture import draw_batch
 
 # Log lines of these parts of the program belong to the check of that name.
 _NAMED = ('class order', 'data check')
+_NOT_EXAMINED = 'not examined'
+_MEND_FIRST = 'first mend what is wrong above'
 # What mmdet's metrics log where nothing was found.
 _NO_DETECTIONS = 'The testing results of the whole dataset is empty'
 # Of the doctor's own message hub and scope.
@@ -67,7 +69,17 @@ def diagnose(
                 findings += run_check(name, module, case)
         if picture is not None:
             findings += run_check('picture', draw_batch(picture), case)
-    return list(dict.fromkeys(findings))
+    return _together(list(dict.fromkeys(findings)))
+
+
+def _together(findings: list[Finding]) -> list[Finding]:
+    """Return the findings with one line for all checks that could not run."""
+    left_out = [one.check for one in findings if one.message == _NOT_EXAMINED]
+    if not left_out:
+        return findings
+    kept = [one for one in findings if one.message != _NOT_EXAMINED]
+    text = f'{_NOT_EXAMINED}: {", ".join(left_out)}'
+    return [*kept, Finding('doctor', WARNING, text, _MEND_FIRST)]
 
 
 def run_check(name: str, module: ModuleType, case: Examination) -> list[Finding]:
@@ -83,9 +95,7 @@ def run_check(name: str, module: ModuleType, case: Examination) -> list[Finding]
         try:
             findings += module.check(case)
         except NotExamined:
-            findings.append(
-                Finding(name, WARNING, 'not examined', 'first mend what is wrong above')
-            )
+            findings.append(Finding(name, WARNING, _NOT_EXAMINED, _MEND_FIRST))
         except MkdError as error:
             findings.append(Finding.of_error(name, error))
         except Exception as error:  # code of the user's own models and data

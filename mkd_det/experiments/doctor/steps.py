@@ -92,7 +92,6 @@ def _note(model: Distiller, losses: Mapping[str, Tensor], found: Steps) -> None:
             everywhere = gradient_norms({name: losses[name]}, trained)
             reach = max(found.reach.get(name, 0.0), float(everywhere[name]))
             found.reach[name] = reach
-    del losses
 
 
 def _counting(model: Distiller) -> str:

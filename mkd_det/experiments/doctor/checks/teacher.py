@@ -44,10 +44,9 @@ def check(case: Examination) -> Iterator[Finding]:
         try:
             hook.check_chance(teacher, key, value, found.images, count)
         except TeacherChanceError as error:
-            if is_checked(case.cfg):
-                raise
-            # The config has turned the check off, and would be trained.
-            yield replace(Finding.of_error('teacher', error), level=WARNING)
+            wrong = Finding.of_error('teacher', error)
+            # A config that has turned the check off would be trained.
+            yield wrong if is_checked(case.cfg) else replace(wrong, level=WARNING)
             continue
         yield Finding(
             'teacher',
