@@ -6,12 +6,14 @@ from typing import Any
 
 import pairs
 import pytest
+from mmengine.registry import init_default_scope
 
 import tiny
 
 
 @pytest.fixture(scope='module')
 def planned() -> dict[str, Any]:
+    init_default_scope('mmdet')
     return pairs.plan_family(tiny.gfl())
 
 
