@@ -29,6 +29,7 @@ from .distiller.model import Distiller
 from .errors import ConfigError
 from .hooks.recovery.divergence_hook import DivergenceHook
 from .hooks.recovery.missing_validation_hook import MissingValidationHook
+from .hooks.recovery.resume_state_hook import ResumeStateHook
 from .hooks.recovery.run_record_hook import RunRecordHook
 from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
@@ -82,6 +83,8 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.register_hook(RunRecordHook())
     runner.register_hook(DivergenceHook())
     runner.register_hook(MissingValidationHook())
+    if not isinstance(checked, Distiller) and isinstance(runner, Runner):
+        runner.register_hook(ResumeStateHook())
     with progress_bar(runner):
         runner.train()
     return runner

@@ -59,6 +59,7 @@ ORDER = (
     'experiments.benchmark',
     'experiments.calibration',
     'experiments.detections',
+    'experiments.doctor',
     'experiments.runs',
     'experiments.chain',
     'experiments.comparison',

@@ -13,7 +13,7 @@ from mmengine.utils import manager
 
 import tiny
 from mkd_det import run
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, ResumeError
 from mkd_det.run import evaluate, train
 from mkd_det.training.student_config import student_config
 from tooling import distiller_cfg
@@ -72,3 +72,42 @@ def test_an_error_leaves_no_lock_of_mmengine_to_other_threads(
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(name_of, 'of a thread').result() == 'of a thread'
+
+
+def test_a_plain_training_is_resumed_as_exactly_as_a_distillation(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    """Teachers and roots of chains are plain; a flip draws in every step."""
+    weights = []
+    for name, epochs in (('whole', [2]), ('stopped', [1, 2])):
+        for end in epochs:
+            cfg = tiny.runner_cfg(tiny.gfl(4, 8), coco_root, tmp_path / name, end)
+            flip = dict(type='RandomFlip', prob=0.5)
+            cfg.train_dataloader.dataset.pipeline.insert(-1, flip)
+            cfg.merge_from_dict(dict(launcher='none', resume=end != epochs[0]))
+            weights.append(train(cfg).model.state_dict())
+    whole, first, resumed = weights
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+    assert not all(torch.equal(value, first[key]) for key, value in whole.items())
+
+
+def test_a_plain_checkpoint_without_random_states_is_said_to_be_not_exact(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    cfg = tiny.runner_cfg(tiny.gfl(4, 8), coco_root, tmp_path / 'run')
+    cfg.launcher = 'none'
+    train(cfg)
+    file = tmp_path / 'run/epoch_1.pth'
+    content = torch.load(file, weights_only=False)
+    del content['distill_resume']
+    torch.save(content, file)
+    cfg.merge_from_dict({'resume': True, 'train_cfg.max_epochs': 2})
+    train(cfg)
+    logs = ''.join(log.read_text() for log in (tmp_path / 'run').rglob('*.log'))
+    assert 'resume: not exact: the checkpoint has no random states' in logs
+
+    content['distill_resume'] = dict(ranks=3)
+    torch.save(content, file)
+    (tmp_path / 'run/last_checkpoint').write_text(str(file))
+    with pytest.raises(ResumeError, match='random states'):
+        train(cfg)

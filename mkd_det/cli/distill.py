@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .common import (
+    BAD_INPUT,
     add_launcher,
     add_verbose,
     command,
@@ -59,6 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
         '--no-calibrate',
         action='store_true',
         help="keep the recipe's weights, which were found on other data",
+    )
+    add(
+        '--no-doctor',
+        action='store_true',
+        help='train without a look at teacher, data and first steps (mkd-det doctor)',
     )
     add('--amp', action='store_true', help='automatic mixed precision training')
     add(
@@ -113,6 +119,11 @@ def run(args: argparse.Namespace) -> Any:
     shown.print(f'Trains {path}', markup=False, soft_wrap=True)
     args.config, args.work_dir = str(path), str(settings.run_dir)
     args.resume = 'auto' if args.resume else None
+    if not (args.no_doctor or args.resume or args.launcher != 'none'):
+        from .doctor import examine
+
+        if examine(args):
+            return BAD_INPUT
     train(args)
     shown.print(_how_to_load(settings.run_dir), markup=False, highlight=False)
     return None

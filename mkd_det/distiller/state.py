@@ -174,8 +174,18 @@ def put_random_states(checkpoint: dict, ranks: Sequence[Mapping[str, Any]]) -> N
     checkpoint[RESUME] = dict(ranks=list(ranks))
 
 
-def random_states_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the random states of all ranks, of a checkpoint that was checked."""
+def random_states_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the random states of all ranks; None if the checkpoint has none.
+
+    Args:
+        checkpoint: What the file holds.
+
+    Raises:
+        ResumeError: They are not what `ResumeStateHook` writes.
+    """
+    if RESUME not in checkpoint:
+        return None
+    _check_random_states(checkpoint[RESUME])
     return checkpoint[RESUME]['ranks']
 
 
@@ -199,7 +209,8 @@ def check_resumable(checkpoint: Mapping[str, Any], model: Distiller) -> dict[str
             expected='a checkpoint that this training wrote (epoch_*.pth)',
             fix="load_from='...' without resume: start from its weights",
         )
-    _check_complete(saved, checkpoint[RESUME])
+    _check_complete(saved)
+    _check_random_states(checkpoint[RESUME])
     # Checkpoints of former versions hold no settings.
     theirs = {**saved['plan'], **_as_settings(saved.get('settings') or {})}
     ours = model.plan.describe()
@@ -237,21 +248,29 @@ def check_saved_values(saved: Mapping[str, Any], model: Distiller, where: str) -
         check_weight_values(saved[part], own, f'{where}, {part}', ResumeError)
 
 
-def _check_complete(saved: Any, resume: Any) -> None:
-    """Raise unless both parts have what this version writes."""
+def _check_complete(saved: Any) -> None:
+    """Raise unless the distillation state has what this version writes."""
     parts = ('plan', 'adapters', 'losses', 'branches')
-    ranks = resume.get('ranks') if isinstance(resume, Mapping) else None
-    if (
-        not isinstance(saved, Mapping)
-        or not all(isinstance(saved.get(part), Mapping) for part in parts)
-        or not isinstance(ranks, list)
-        or not all(isinstance(r, Mapping) and 'random' in r for r in ranks)
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(saved.get(part), Mapping) for part in parts
     ):
-        raise ResumeError(
-            'the distillation state in the checkpoint is not what ResumeStateHook'
-            ' writes',
-            fix='another checkpoint of that training',
-        )
+        raise _damaged('distillation state')
+
+
+def _check_random_states(resume: Any) -> None:
+    """Raise unless there are random states of processes."""
+    ranks = resume.get('ranks') if isinstance(resume, Mapping) else None
+    if not isinstance(ranks, list) or not all(
+        isinstance(r, Mapping) and 'random' in r for r in ranks
+    ):
+        raise _damaged('random states')
+
+
+def _damaged(part: str) -> ResumeError:
+    return ResumeError(
+        f'the {part} in the checkpoint is not what ResumeStateHook writes',
+        fix='another checkpoint of that training',
+    )
 
 
 def _as_settings(settings: Mapping[str, str]) -> dict[str, str]:

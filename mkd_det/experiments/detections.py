@@ -59,6 +59,27 @@ def draw_detections(
     _image_grid(rows, list(images[0].columns)).save(path)
 
 
+def draw_columns(
+    rows: Sequence[Sequence[DetectedImage]],
+    titles: Sequence[str],
+    path: Path,
+    classes: Sequence[str],
+) -> None:
+    """Draw a grid of images, each with its own boxes.
+
+    Args:
+        rows: Images by row and column, equal columns; each with one entry in `columns`.
+        titles: Titles of the columns.
+        path: The PNG file.
+        classes: Names of the classes.
+    """
+    draw = _make_draw(classes)
+    drawn = [
+        [draw(one.image, _seen(*one.columns.values())) for one in row] for row in rows
+    ]
+    _image_grid(drawn, titles).save(path)
+
+
 def ground_truth(
     boxes: Sequence[Sequence[float]], labels: Sequence[int]
 ) -> InstanceData:

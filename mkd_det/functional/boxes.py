@@ -37,8 +37,8 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Return 1 - GIoU of paired boxes, in [0, 2].
 
     Rezatofighi et al.: "Generalized Intersection over Union", CVPR 2019, arXiv
-    1902.09630. Equal boxes have distance 0, also those without area, of which the
-    formula says nothing.
+    1902.09630. Boxes that are equal up to rounding have distance 0, also those without
+    area, of which the formula says nothing.
 
     Args:
         student: Boxes as x1, y1, x2, y2.
@@ -56,7 +56,7 @@ def giou_distance(student: Tensor, teacher: Tensor) -> Tensor:
         for low, high in (box.split(2, -1) for box in (student, teacher))
     ]
     distance = 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True, eps=1e-7)
-    equal = (boxes[0] == boxes[1]).all(-1)
+    equal = torch.isclose(boxes[0], boxes[1], rtol=1e-5, atol=1e-6).all(-1)
     return torch.where(equal, distance * 0, distance)
 
 

@@ -92,7 +92,7 @@ class TeacherCheckHook(Hook):
         """
         evaluator = cfg.get('val_evaluator')
         if self.metric and evaluator and is_logged(evaluator, self.metric) is False:
-            self._main_metric(dict.fromkeys(metric_names(evaluator)))
+            self.main_metric(dict.fromkeys(metric_names(evaluator)))
 
     def before_train(self, runner: Runner) -> None:
         """Check every teacher."""
@@ -105,7 +105,8 @@ class TeacherCheckHook(Hook):
             for name, teacher in distiller.teachers.items():
                 model: Any = teacher.model
                 theirs = image_preprocessor(model.data_preprocessor)
-                for line in _differences(distiller.student.data_preprocessor, theirs):
+                ours = distiller.student.data_preprocessor
+                for line in preprocessing_differences(ours, theirs):
                     print_log(f'Teacher {name}: {line}', logger=runner.logger)
                 classes = distiller.plan.class_maps.get(name)
                 if classes is not None:
@@ -168,7 +169,7 @@ class TeacherCheckHook(Hook):
             logger=runner.logger,
         )
         metrics = evaluate_teacher(runner, teacher, images, classes)
-        key, value = self._main_metric(metrics)
+        key, value = self.main_metric(metrics)
         result = 'no detections' if key is None else f'{key} {value:.4f}'
         print_log(
             f'Teacher {teacher.name} ({type(teacher.model).__name__}): {result} on'
@@ -187,10 +188,16 @@ class TeacherCheckHook(Hook):
         count = len(classes.shared) if classes else len(data_classes(runner) or ())
         self._compare_with_chance(runner, teacher, key, value, size, count)
 
-    def _main_metric(self, metrics: dict[str, Any]) -> tuple[str | None, float]:
+    def main_metric(self, metrics: dict[str, Any]) -> tuple[str | None, float]:
         """Return name and value of the metric to compare.
 
         mmdet's COCO metric returns no metrics if nothing was detected: that is 0.
+
+        Args:
+            metrics: All of them, by name.
+
+        Raises:
+            ConfigError: The evaluator has no metric called `metric`.
         """
         if not metrics:
             return None, 0.0
@@ -215,9 +222,6 @@ class TeacherCheckHook(Hook):
         size: int,
         count: int,
     ) -> None:
-        threshold = self.threshold
-        if threshold is None:
-            threshold = _chance(key, count)
         if math.isnan(value) or value < 0:
             # COCO's evaluation returns -1 for images without objects.
             print_log(
@@ -225,7 +229,25 @@ class TeacherCheckHook(Hook):
                 ' the metric has no meaning',
                 logger=runner.logger,
             )
-        elif value < threshold and not teacher.config.prune:
+        else:
+            self.check_chance(teacher, key, value, size, count)
+
+    def check_chance(
+        self, teacher: Teacher, key: str | None, value: float, size: int, count: int
+    ) -> None:
+        """Raise TeacherChanceError if a teacher is no better than chance.
+
+        Args:
+            teacher: The teacher.
+            key: Name of the metric; None where nothing was detected.
+            value: Its value.
+            size: Number of images it was measured on.
+            count: Number of classes; 0 where it is not known.
+        """
+        threshold = self.threshold
+        if threshold is None:
+            threshold = _chance(key, count)
+        if value < threshold and not teacher.config.prune:
             raise TeacherChanceError(
                 f'teacher {teacher.name!r} is no better than chance on {size}'
                 ' validation images',
@@ -282,8 +304,13 @@ def _check_map(mapped: ClassMap, names: tuple[str, ...]) -> None:
         )
 
 
-def _differences(student: Any, teacher: Any) -> Iterator[str]:
-    """Yield differences between the data preprocessors of teacher and student."""
+def preprocessing_differences(student: Any, teacher: Any) -> Iterator[str]:
+    """Yield differences between the data preprocessors of teacher and student.
+
+    Args:
+        student: The student's.
+        teacher: The teacher's, see `image_preprocessor`.
+    """
     for name, what in (('mean', 'mean'), ('std', 'standard deviation')):
         ours, theirs = (_numbers(getattr(m, name, None)) for m in (student, teacher))
         if ours != theirs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -50,6 +50,7 @@ def evaluate_teacher(
     teacher: Teacher,
     indices: list[int],
     classes: ClassMap | None = None,
+    observe: Callable[[Sequence[Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Return a teacher's metrics on part of the validation set.
 
@@ -59,6 +60,7 @@ def evaluate_teacher(
         indices: The images to evaluate on, in order.
         classes: Its class map: the classes that it shares with the data are measured.
             None: it has the classes of the data.
+        observe: Gets the samples of each batch, with the teacher's predictions.
 
     Returns:
         The metrics; none where no image could be evaluated.
@@ -84,6 +86,8 @@ def evaluate_teacher(
             outputs = model.val_step(batch)
             if classes is not None:
                 outputs = shared_samples(outputs, classes)
+            if observe is not None:
+                observe(outputs)
             if outputs:
                 evaluator.process(data_samples=outputs, data_batch=batch)
             evaluated += len(outputs)

@@ -218,10 +218,12 @@ class RestOfHead:
         """
         parameter = next(self.head.parameters())
         count = self.head.prior_generator.num_levels
+        width = self.head.in_channels  # SSD has one for each level
+        widths = [width] * count if isinstance(width, int) else list(width)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             given = tuple(
-                torch.randn(1, self.head.in_channels, *size).to(parameter)
-                for size in sizes[:count]
+                torch.randn(1, channels, *size).to(parameter)
+                for channels, size in zip(widths, sizes)
             )
             whole, inner = self._watched(given)
             try:

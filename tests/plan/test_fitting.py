@@ -208,7 +208,9 @@ def test_needs_name_what_the_recipe_taps(name: str) -> None:
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_some_pair_of_these_tests_fits_every_recipe(name: str) -> None:
-    assert any(name in fitting for _, _, fitting in PAIRS.values())
+    """Segmentors need mmseg; `test_openmmlab_pairs.py` has a pair of them."""
+    fits = any(name in fitting for _, _, fitting in PAIRS.values())
+    assert fits or name == 'cwd_segmentor'
 
 
 @pytest.mark.parametrize(

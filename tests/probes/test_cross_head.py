@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from mmdet.registry import MODELS
+from torch import Tensor, nn
 
 import tiny
 from mkd_det.errors import (
@@ -19,7 +20,7 @@ from mkd_det.errors import (
     TapNotFoundError,
 )
 from mkd_det.heads.running import run_features
-from mkd_det.probes.cross_head import restyled
+from mkd_det.probes.cross_head import RestOfHead, restyled
 from mkd_det.taps import Tap, capture
 
 HEADS = [tiny.gfl, tiny.retinanet, tiny.fcos, tiny.atss, tiny.rtmdet]
@@ -199,3 +200,26 @@ def test_half_precision_is_finite(tmp_path: Path) -> None:
     parts: list[Tensor] = [v for k, v in losses.items() if k.startswith('loss_cross')]
     assert all(part.isfinite() for part in parts)
     sum(parts).backward()
+
+
+def test_a_head_with_other_layers_on_every_level_is_refused() -> None:
+    """As SSD's, whose levels also have other widths."""
+    head = MODELS.build(
+        dict(
+            type='SSDHead',
+            num_classes=3,
+            in_channels=(8, 16),
+            anchor_generator=dict(
+                type='SSDAnchorGenerator',
+                scale_major=False,
+                input_size=64,
+                basesize_ratio_range=(0.15, 0.9),
+                strides=[8, 16],
+                ratios=[[2], [2]],
+            ),
+        )
+    )
+    teacher = nn.ModuleDict(dict(bbox_head=head))
+    paths = ['bbox_head.cls_convs.0.0', 'bbox_head.reg_convs.0.0']
+    with pytest.raises(HeadKindError, match="rest of the teacher's head"):
+        RestOfHead(teacher, paths, 'adapter').check([(8, 8), (4, 4)], 'adapter')

@@ -28,6 +28,8 @@ needs = dict(
     ],
 )
 
+rank = 60
+
 recipe = dict(
     taps=dict(stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4']),
     adapters=dict(

@@ -25,6 +25,8 @@ needs = dict(
     ],
 )
 
+rank = 60
+
 recipe = dict(
     taps=dict(stages=['backbone.stage2', 'backbone.stage3', 'backbone.stage4']),
     branches=dict(explore=dict(on='neck.out_convs')),

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...data.determinism import transforms_in
+from ...distiller.model import Distiller
 from ...distiller.state import (
     check_resumable,
     put_random_states,
@@ -29,7 +31,6 @@ from ...training.carried_state import (
     read_attributes,
     write_attributes,
 )
-from ...training.runtime import get_distiller
 from ...training.validation import steps_done, validates_after
 
 
@@ -52,11 +53,13 @@ class ResumeStateHook(Hook):
     training with workers. The images in a cache of the pipeline (`CachedMosaic`) are
     not saved.
 
-    The hook changes nothing in a run that is not resumed.
+    The hook changes nothing in a run that is not resumed. Distill configs have it by
+    default, `mkd_det.run.train` adds it to plain ones: teachers, roots of chains and
+    the students that a comparison trains alone.
 
     Raises:
-        ResumeError: The checkpoint is of another plan, of no distillation at all, or
-            cannot be resumed.
+        ResumeError: The checkpoint of a distillation is of another plan, of no
+            distillation at all, or cannot be resumed.
     """
 
     # Last before the first iteration, so that no other hook draws in between.
@@ -99,7 +102,7 @@ class ResumeStateHook(Hook):
                 _draw_as_iterator(runner.val_dataloader)
             state = random_state()
         sampler = _sampler_of(runner.train_dataloader)
-        model, transforms = get_distiller(runner, 'ResumeStateHook'), _pipeline(runner)
+        model, transforms = _model(runner), _pipeline(runner)
         caches = container_sizes(transforms)
         modules = read_attributes(dict(model.named_modules()))
         # Those of the first rank are in the state dict.
@@ -120,14 +123,21 @@ class ResumeStateHook(Hook):
         """Refuse a checkpoint that this run cannot resume from."""
         if not runner._resume:
             return
-        distiller = get_distiller(runner, 'ResumeStateHook')
-        saved = check_resumable(checkpoint, distiller)
-        distiller.teachers.keep_speeds(saved.get('speeds', {}))
+        model = _model(runner)
+        if isinstance(model, Distiller):
+            saved = check_resumable(checkpoint, model)
+            model.teachers.keep_speeds(saved.get('speeds', {}))
         self._resumed = random_states_in(checkpoint)
+        if self._resumed is None:
+            runner.logger.warning(
+                'resume: not exact: the checkpoint has no random states, so images'
+                ' are augmented differently (it is not of mkd-det train, or of an'
+                ' earlier version)'
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Continue where the killed run stood."""
-        model, transforms = get_distiller(runner, 'ResumeStateHook'), _pipeline(runner)
+        model, transforms = _model(runner), _pipeline(runner)
         modules = dict(model.named_modules())
         self._modules = read_attributes(modules)
         self._transforms = read_attributes(transforms)
@@ -190,6 +200,14 @@ def _set_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     for name, buffer in model.named_buffers():
         if name in saved and saved[name].shape == buffer.shape:
             buffer.copy_(saved[name])
+
+
+def _model(runner: Runner) -> nn.Module:
+    """Return the model without wrappers."""
+    model = runner.model
+    while is_model_wrapper(model):
+        model = model.module
+    return model
 
 
 def _pipeline(runner: Runner) -> dict[str, Any]:
