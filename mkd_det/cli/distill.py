@@ -1,4 +1,4 @@
-"""Distil a big detector into a small one: two configs, a checkpoint, and data.
+"""Distil a big detector into a small one: two configs, a checkpoint, data.
 
 Looks at both models and the data, chooses the recipe, finds the weights of its terms
 (mkd-det calibrate), writes a short config and trains it. What was written is what is

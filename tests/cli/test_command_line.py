@@ -19,7 +19,7 @@ from mkd_det.cli.common import command, command_parser, guard
 from mkd_det.errors import ConfigError
 
 FILES = sorted(p.stem for p in Path(cli.__path__[0]).glob('[a-z]*.py'))
-USED_FIRST = ['train', 'test', 'plan', 'export']
+USED_FIRST = ['distill', 'train', 'test', 'plan', 'export']
 TOOLS = {
     'benchmark_step': 'benchmark',
     'compare': 'compare',
@@ -175,7 +175,7 @@ def test_what_libraries_make_of_ctrl_c_is_ctrl_c(
 
     def run(args: argparse.Namespace) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise SyntaxError('Failed to format the config file') from None
 
@@ -193,7 +193,7 @@ def test_ctrl_c_is_for_the_main_process(capfd: pytest.CaptureFixture) -> None:
         child = os.fork()
         if child == 0:
             try:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             except KeyboardInterrupt:
                 os._exit(8)
             os._exit(7)

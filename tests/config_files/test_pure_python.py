@@ -39,6 +39,8 @@ def classes() -> dict[str, type]:
     for registry in [r for r in known if isinstance(r, Registry)]:
         known += registry.children.values()
     registries = [r for r in known if isinstance(r, Registry)]
+    # Of several classes of a name, mmdet's and ours: mmpretrain has a ResNet too.
+    registries.sort(key=lambda r: r.scope in ('mmdet', 'mkd_det'))
     return {name: cls for r in registries for name, cls in r.module_dict.items()}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.registry import init_default_scope
 
 import tiny
 from mkd_det.deploy.graph import InferenceGraph
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).resolve().parents[2] / 'docs' / 'results'
 @pytest.fixture(scope='module')
 def result() -> dict[str, Any]:
     """Teacher with two stages, student without: one has no ONNX."""
+    init_default_scope('mmdet')
     teacher = dict(cfg=tiny.faster_rcnn(), checkpoint=None)
     model = distiller_cfg(None, teachers=dict(t=teacher))
     cfg = tiny.runner_cfg(model, Path('nowhere'), Path('run'))

@@ -74,6 +74,7 @@ class TrainingJob:
                 time.sleep(_POLL)
         finally:
             code = end_process(process)
+        memory = max(memory, _memory_of_children())
         seconds = time.time() - begun
         end = dict(begun=begun, seconds=seconds, memory=memory, code=code)
         _write(self.note, end)
@@ -118,6 +119,18 @@ def _write(path: str, content: dict[str, Any]) -> None:
     partial = f'{path}.partial'
     Path(partial).write_text(json.dumps(content))
     os.replace(partial, path)
+
+
+def _memory_of_children() -> float:
+    """Return the peak memory in MiB of the largest child that has ended; 0 if unknown.
+
+    A training that ends between two looks is known by this alone.
+    """
+    if sys.platform != 'linux':
+        return 0.0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def peak_memory(process: int | str) -> float:
