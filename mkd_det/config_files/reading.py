@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,9 +185,10 @@ def add_custom_imports(cfg: Config, *names: str) -> None:
 
 
 def configs_beside(checkpoint: str) -> list[str]:
-    """Return the configs in the folder of a checkpoint, the newest first.
+    """Return the plain configs in the folder of a checkpoint, the newest first.
 
-    mmengine writes the config of a training into its work dir.
+    mmengine writes the config of a training into its work dir. Distill configs, which
+    may lie there too, are left out: a teacher has a config of its own.
 
     Args:
         checkpoint: Path or address of the checkpoint.
@@ -195,7 +197,12 @@ def configs_beside(checkpoint: str) -> list[str]:
         return []
     files = [path for path in Path(checkpoint).parent.glob('*.py') if path.is_file()]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [str(path) for path in files]
+    return [str(path) for path in files if not _names_distiller(path)]
+
+
+def _names_distiller(path: Path) -> bool:
+    text = path.read_text(encoding='utf-8', errors='replace')
+    return re.search(r'\bDistiller\b', text) is not None
 
 
 def _suggest_fix(error: Exception, text: str, path: str) -> str:

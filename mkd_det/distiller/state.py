@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import check_weight_values
-from ..errors import ResumeError
+from ..errors import ResumeError, is_integer
+from ..io.random_state import is_random_state
 from ..registry import arguments_with_defaults
 
 if TYPE_CHECKING:
@@ -260,10 +261,19 @@ def _check_complete(saved: Any) -> None:
 def _check_random_states(resume: Any) -> None:
     """Raise unless there are random states of processes."""
     ranks = resume.get('ranks') if isinstance(resume, Mapping) else None
-    if not isinstance(ranks, list) or not all(
-        isinstance(r, Mapping) and 'random' in r for r in ranks
-    ):
+    if not isinstance(ranks, list) or not all(map(_is_rank_state, ranks)):
         raise _damaged('random states')
+
+
+def _is_rank_state(rank: Any) -> bool:
+    """Return whether a process can be restored from it."""
+    if not isinstance(rank, Mapping) or not is_random_state(rank.get('random')):
+        return False
+    seed = rank.get('sampler_seed', '')  # which is None for samplers without one
+    return (seed is None or is_integer(seed)) and all(
+        isinstance(rank.get(part) or {}, Mapping)
+        for part in ('buffers', 'modules', 'transforms')
+    )
 
 
 def _damaged(part: str) -> ResumeError:

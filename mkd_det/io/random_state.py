@@ -54,6 +54,30 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
+def is_random_state(state: Any) -> bool:
+    """Return whether a value has the form of what `random_state` returns.
+
+    Args:
+        state: Anything, such as a part of a file.
+    """
+    model = random_state()
+    return _has_form(state, model)
+
+
+def _has_form(value: Any, model: Any) -> bool:
+    """Return whether a value has the keys, types and shapes of another one."""
+    if isinstance(model, dict):
+        return isinstance(value, dict) and all(
+            _has_form(value.get(key), one)
+            for key, one in model.items()
+            if key != 'cuda'  # of another machine, there may be none
+        )
+    if isinstance(model, torch.Tensor) and isinstance(value, torch.Tensor):
+        return value.shape == model.shape and value.dtype == model.dtype
+    numbers = (int, float, type(None))
+    return isinstance(value, numbers) and isinstance(model, numbers)
+
+
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restore all random states on exit."""

@@ -16,6 +16,7 @@ from ..checkpoints.checkpoint import (
     check_weight_values,
     extract_state_dict,
     read_checkpoint,
+    read_meta,
 )
 from ..checkpoints.shape_mismatch import describe_difference
 from ..class_maps.counting import class_count
@@ -27,7 +28,7 @@ from ..errors import CheckpointKeysError, ConfigError, as_config_error, nearest_
 from ..io.paths import check_writable_folder
 from ..io.quiet import suppress_info_logs
 from ..registry import type_name
-from ..training.class_order import check_class_order
+from ..training.class_order import check_class_order, check_start_labels
 from ..training.resume import check_resume
 from ..training.runtime import build_model, is_distill
 from .epoch_counting import check_epoch_counting
@@ -92,7 +93,23 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     elif cfg.get('load_from'):
         check_start(model.state_dict(), cfg.load_from)
     check_pretrained(model)
+    for what, path in _whole_starts(cfg, model).items():
+        check_start_labels(cfg, read_meta(read_checkpoint(path)), f'{what} {path}')
     return model
+
+
+def _whole_starts(cfg: Config, model: nn.Module) -> dict[str, str]:
+    """Return the checkpoints that fill the whole student, by the key naming them."""
+    starts: dict[str, Any] = {}
+    if not cfg.get('resume'):
+        starts['load_from'] = cfg.get('load_from')
+    student = model.student if isinstance(model, Distiller) else model
+    given = getattr(student, 'init_cfg', None)
+    if isinstance(given, Mapping) and given.get('type') == 'Pretrained':
+        starts['init_cfg'] = given.get('checkpoint')
+    return {
+        what: path for what, path in starts.items() if isinstance(path, str) and path
+    }
 
 
 def _check_folders(cfg: Config) -> None:

@@ -14,7 +14,7 @@ from ..class_maps.matching import match_names
 from ..data.datasets import dataset_classes
 from ..data.labels import Labels, agreed_names, compare_labels, read_labels
 from ..distiller.model import Distiller
-from ..errors import TeacherClassesError
+from ..errors import ClassOrderError, TeacherClassesError
 from ..teachers.loading import Teacher
 from .class_names import recorded_labels, trained_labels
 
@@ -74,6 +74,34 @@ def check_test_labels(cfg: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
     noted = recorded_labels(meta)
     trained = [Labels('the checkpoint', noted)] if noted else read_labels(cfg, 'train')
     _warn(compare_labels([*trained, *read_labels(cfg, 'test')]))
+
+
+def check_start_labels(
+    cfg: Mapping[str, Any], meta: Mapping[str, Any], source: str
+) -> None:
+    """Raise where a start has the classes of the data in another order.
+
+    A start with other classes is left alone: its head is trained anew.
+
+    Args:
+        cfg: Config of a training.
+        meta: `meta` of the checkpoint that the training starts from.
+        source: The checkpoint and the key that names it, for messages.
+
+    Raises:
+        ClassOrderError: The same classes have other labels.
+    """
+    noted = recorded_labels(meta)
+    names = agreed_names(read_labels(cfg, 'train'))
+    if noted and noted != names and sorted(noted) == sorted(names):
+        raise ClassOrderError(
+            f'{source} was trained on the classes of the data in another order',
+            expected=names,
+            actual=noted,
+            fix='the same order of categories in the annotation files as it was trained'
+            ' with;\nor a start without its head: mkd-det export, and remove the keys'
+            ' of the head',
+        )
 
 
 def check_teacher_labels(

@@ -8,7 +8,7 @@ import pytest
 
 from mkd_det.config_files import paths as config_paths
 from mkd_det.config_files.paths import find_file, find_named_files
-from mkd_det.config_files.reading import load_config, read_config
+from mkd_det.config_files.reading import configs_beside, load_config, read_config
 from mkd_det.errors import ConfigError
 
 PAIR = """
@@ -100,3 +100,11 @@ def test_only_files_are_looked_at_wherever_they_stand() -> None:
     assert value['stages'][0]['checkpoint'] == 'mine/a.pth'
     assert init['checkpoint'] == 'mine/a.pth'
     assert (value['checkpoint'], value['name']) == (None, 'a.pth')
+
+
+def test_configs_beside_a_checkpoint_are_plain_ones(tmp_path: Path) -> None:
+    """A distill config that lies there is no config of a teacher."""
+    (tmp_path / 'big.py').write_text("model = dict(type='GFL')")
+    (tmp_path / 'pair.py').write_text("model = dict(type='Distiller')")
+    beside = configs_beside(str(tmp_path / 'epoch_1.pth'))
+    assert beside == [str(tmp_path / 'big.py')]

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.distiller.model import Distiller
+from mkd_det.distiller.state import put_random_states, random_states_in
+from mkd_det.errors import ResumeError
+from mkd_det.io.random_state import random_state
 
 SMALL, BIG = tiny.gfl(4, 8), tiny.gfl(8, 16)
 CONV = 'neck.fpn_convs.0.conv.weight'
@@ -327,3 +330,26 @@ def test_a_stock_detector_opens_a_checkpoint_from_the_middle_of_training(
     assert_equal(dict(stock.state_dict()), read_checkpoint(file)['state_dict'])
     image = tiny.batch()['inputs'][0].permute(1, 2, 0).numpy()
     assert len(inference_detector(stock, image).pred_instances) > 0
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(random=3),
+        dict(random={}),
+        dict(sampler_seed='a'),
+        dict(modules=3),
+        dict(buffers=4),
+        dict(transforms=[1]),
+    ],
+    ids=str,
+)
+def test_odd_states_of_a_process_are_a_typed_error(change: dict[str, Any]) -> None:
+    state = dict(random=random_state(), sampler_seed=None, buffers={}, modules={})
+    checkpoint: dict[str, Any] = {}
+    put_random_states(checkpoint, [state])
+    assert random_states_in(checkpoint) == [state]
+    put_random_states(checkpoint, [{**state, **change}])
+    with pytest.raises(ResumeError) as caught:
+        random_states_in(checkpoint)
+    assert caught.value.fix

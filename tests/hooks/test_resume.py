@@ -15,6 +15,7 @@ import tiny
 from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.distiller.state import check_resumable
 from mkd_det.errors import ResumeError
+from mkd_det.io.random_state import random_state
 
 STEPS = 3  # an epoch: 6 images, 2 a batch
 
@@ -253,7 +254,7 @@ def _state(root: Path) -> tuple[Any, dict[str, Any]]:
 
 def _content(cfg: Any) -> dict[str, Any]:
     model = _loaded(cfg)
-    state = dict(random={}, sampler_seed=None)
+    state = dict(random=random_state(), sampler_seed=None)
     return dict(
         state_dict=model.state_dict(), optimizer={}, distill_resume=dict(ranks=[state])
     )

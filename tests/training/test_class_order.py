@@ -16,6 +16,7 @@ from mkd_det.errors import ClassOrderError, TeacherClassesError
 from mkd_det.preflight.checks import check_before_start
 from mkd_det.teachers.loading import Teacher
 from mkd_det.training import class_order
+from mkd_det.training.class_names import RUN_RECORD, recorded_labels
 from mkd_det.training.class_order import (
     check_class_order,
     check_teacher_labels,
@@ -143,3 +144,25 @@ def test_a_student_is_tested_on_the_order_it_was_trained_on(data: Path) -> None:
     for cfg, record in ((swapped, {}), (cfg_of(data), meta)):
         with pytest.raises(ClassOrderError):
             check_test_labels(cfg, record)
+
+
+@pytest.mark.parametrize('key', ['load_from', 'init_cfg'])
+def test_a_start_of_another_order_is_refused(data: Path, key: str) -> None:
+    """Of the same classes; a start with others is fine-tuned as ever."""
+    state = tiny.build(tiny.gfl()).state_dict()
+    for names, refused in ((OTHER, True), (tiny.CLASSES, False), (('a',) * 3, False)):
+        file = data / 'start.pth'
+        meta = {RUN_RECORD: {'label_names': list(names)}}
+        torch.save(dict(state_dict=state, meta=meta), file)
+        assert recorded_labels(meta) == tuple(names)
+        cfg = cfg_of(data)
+        if key == 'load_from':
+            cfg.load_from = str(file)
+        else:
+            cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(file))
+        if not refused:
+            check_before_start(cfg)
+            continue
+        with pytest.raises(ClassOrderError) as caught:
+            check_before_start(cfg)
+        assert key in caught.value.message and str(file) in caught.value.message
