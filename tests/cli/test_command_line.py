@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,16 @@ def test_a_bug_keeps_its_traceback() -> None:
         command(parser, run)([])
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is on; behind an `&`, a shell has switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_what_libraries_make_of_ctrl_c_is_ctrl_c(
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture, ctrl_c: None
 ) -> None:
     """mmengine makes a SyntaxError of it while it writes a config."""
 
@@ -186,7 +195,9 @@ def test_what_libraries_make_of_ctrl_c_is_ctrl_c(
         command(parser, run)(['--debug'])
 
 
-def test_ctrl_c_is_for_the_main_process(capfd: pytest.CaptureFixture) -> None:
+def test_ctrl_c_is_for_the_main_process(
+    capfd: pytest.CaptureFixture, ctrl_c: None
+) -> None:
     """Workers get it as well: they neither print a traceback nor end early."""
 
     def run(args: argparse.Namespace) -> None:
