@@ -86,12 +86,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
+    from ..errors import ConfigError
     from ..experiments.distillation.prepare import DistillSettings, prepare
-    from ..experiments.distillation.run import check_checkpoint, write_configs
+    from ..experiments.distillation.run import (
+        check_checkpoint,
+        write_configs,
+        written_config,
+    )
     from .train import run as train
 
     quiet_libraries()
     config, *weights = args.teacher
+    if len(weights) > 1:
+        raise ConfigError(
+            '--teacher takes a config and one checkpoint',
+            actual=' '.join(args.teacher),
+            fix=f'--teacher {config} {weights[0]}',
+        )
     stem = Path(args.student.rpartition('::')[2]).stem
     settings = DistillSettings(
         args.student,
@@ -104,6 +115,12 @@ def run(args: argparse.Namespace) -> Any:
         args.epochs,
         args.init,
     )
+    begun = written_config(settings) if args.resume else None
+    if begun is not None and not args.dry_run:
+        # As it was written: another calibration would change the weights half way.
+        args.config, args.work_dir = str(begun), str(settings.run_dir)
+        args.resume = 'auto'
+        return train(args)
     check_checkpoint(settings, args.train_teacher)
     prepared = prepare(settings, args.resume)
     shown: Any = console()
@@ -150,12 +167,15 @@ def choice_table(prepared: Any) -> Any:
 
 
 def _how_to_load(folder: Path) -> str:
+    names = [
+        n for n in ('student_best.pth', 'student_last.pth') if (folder / n).exists()
+    ]
     return (
-        f'The student is in {folder}: student_last.pth, student_best.pth and'
-        ' student_config.py, which need no mkd_det:\n'
+        f'The student is in {folder}: {", ".join(names)} and student_config.py, which'
+        ' need no mkd_det:\n'
         '    from mmdet.apis import inference_detector, init_detector\n'
         f"    model = init_detector('{folder}/student_config.py',\n"
-        f"                          '{folder}/student_best.pth', device='cpu')\n"
+        f"                          '{folder}/{names[0]}', device='cpu')\n"
         "    result = inference_detector(model, 'image.jpg')"
     )
 

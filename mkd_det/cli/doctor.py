@@ -1,4 +1,4 @@
-"""Find out in half a minute what is wrong with a distillation.
+"""Find out what is wrong with a distillation before it trains.
 
 Measures the teachers on real images, compares classes, normalisation and channel
 order, runs a few training steps, and looks at the data, the learning rate, speed, time

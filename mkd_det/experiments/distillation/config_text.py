@@ -10,15 +10,21 @@ from .data_part import Expression
 _LINE = 79
 
 
-def student_text(base: str, parts: Mapping[str, Any], lines: Sequence[str]) -> str:
+def student_text(
+    base: str,
+    parts: Mapping[str, Any],
+    lines: Sequence[str],
+    who: str = 'The student, alone',
+) -> str:
     """Return the config of the student on the data of the user.
 
     Args:
         base: The config that it inherits from.
         parts: What to change in it, by variable.
         lines: Comments for people, a line each.
+        who: Whose config it is.
     """
-    head = ['The student, alone: it can be trained as it is.', *lines]
+    head = [f'{who}: it can be trained as it is.', *lines]
     body = [f'{name} = {format_value(value)}' for name, value in parts.items()]
     return '\n'.join([_docstring(head), f'_base_ = [{base!r}]', *body, ''])
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from ...errors import ConfigError
+
 # A training on fewer images is made longer, up to so many iterations and epochs.
 MIN_ITERATIONS, MAX_EPOCHS = 2000, 100
 # Keys of schedules that count epochs, or iterations.
@@ -48,25 +50,36 @@ def _merge(value: Any, change: Any) -> Any:
 
 
 def scaled_schedule(
-    cfg: Mapping[str, Any], images: int, epochs: int | None = None
+    cfg: Mapping[str, Any], images: int | None, epochs: int | None = None
 ) -> dict[str, Any]:
     """Return what to change in a config so that a training fits the number of images.
 
     Args:
         cfg: The student's config.
-        images: Number of training images.
+        images: Number of training images; None for those of the config, where `epochs`
+            is given.
         epochs: Length of the training; from the number of images if None.
 
     Returns:
         `train_cfg`, `param_scheduler` and `custom_hooks`, as far as they change; empty
         for a training that counts iterations.
+
+    Raises:
+        ConfigError: `epochs` is given, and the training counts iterations.
     """
     before = (cfg.get('train_cfg') or {}).get('max_epochs')
     if not isinstance(before, int) or before < 1:
+        if epochs is not None:
+            raise ConfigError(
+                '--epochs: the training of the student counts iterations',
+                actual=repr(cfg.get('train_cfg')),
+                fix='without --epochs; or train_cfg=dict(max_epochs=...) in the config',
+            )
         return {}
-    steps = ceil(images / cfg['train_dataloader'].get('batch_size', 1))
-    after = epochs or min(max(before, ceil(MIN_ITERATIONS / steps)), MAX_EPOCHS)
-    after = max(after, before) if epochs is None else after
+    steps = images and ceil(images / cfg['train_dataloader'].get('batch_size', 1))
+    after = epochs or before
+    if steps and not epochs:
+        after = max(before, min(ceil(MIN_ITERATIONS / steps), MAX_EPOCHS))
     factor = after / before
     parts: dict[str, Any] = {}
     if after != before:
@@ -79,7 +92,8 @@ def scaled_schedule(
             ]
     schedulers = cfg.get('param_scheduler') or []
     many = [schedulers] if isinstance(schedulers, Mapping) else schedulers
-    scaled = [_scale_scheduler(one, factor, after * steps) for one in many]
+    iterations = after * steps if steps else None
+    scaled = [_scale_scheduler(one, factor, iterations) for one in many]
     if scaled != [dict(one) for one in many]:
         parts['param_scheduler'] = scaled
     hooks = cfg.get('custom_hooks') or []
@@ -90,7 +104,7 @@ def scaled_schedule(
 
 
 def _scale_scheduler(
-    scheduler: Mapping[str, Any], factor: float, iterations: int
+    scheduler: Mapping[str, Any], factor: float, iterations: int | None
 ) -> dict[str, Any]:
     """Scale what counts epochs; a warm-up takes a tenth of the training at most."""
     scaled = dict(scheduler)
@@ -101,7 +115,7 @@ def _scale_scheduler(
                 scaled[key] = [max(1, round(one * factor)) for one in value]
             elif isinstance(value, int) and not isinstance(value, bool) and value:
                 scaled[key] = max(1, round(value * factor))
-    elif isinstance(scaled.get('end'), int):
+    elif iterations and isinstance(scaled.get('end'), int):
         scaled['end'] = max(1, min(scaled['end'], iterations // 10))
     return scaled
 

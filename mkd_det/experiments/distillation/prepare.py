@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ...checkpoints.checkpoint import read_checkpoint, read_class_names, read_meta
+from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
@@ -100,11 +101,22 @@ class PreparedDistillation:
 
         Args:
             folder: Where to: `DistillSettings.folder`.
+
+        Raises:
+            PathError: A config there was edited, or is of other settings.
         """
+        files = {folder / name: text for name, text in self.texts.items()}
+        for file, text in files.items():
+            if file.is_file() and file.read_text(encoding='utf-8') != text:
+                raise PathError(
+                    'a config was written before, and is not what would be written now',
+                    actual=str(file),
+                    fix=f'mkd-det train {folder / "distill.py"}, to train it as it is;'
+                    ' or another --work-dir',
+                )
         folder.mkdir(parents=True, exist_ok=True)
         if self.layout is not None:
             self.layout.write(folder)
-        files = {folder / name: text for name, text in self.texts.items()}
         for file, text in files.items():
             file.write_text(text, encoding='utf-8')
         return list(files)
@@ -122,13 +134,14 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     """
     _check_settings(settings, resume)
     student, teacher = load_config(settings.student), load_config(settings.teacher)
-    for side, cfg in (('student', student), ('teacher', teacher)):
-        if is_distill(cfg) and side == 'student':
-            raise ConfigError(
-                f'--{side} is a distill config',
-                expected='a config that trains the student alone',
-                fix=f'mkd-det train {settings.student}',
-            )
+    if is_distill(student):
+        raise ConfigError(
+            '--student is a distill config',
+            expected='a config that trains the student alone',
+            fix=f'mkd-det train {settings.student}',
+        )
+    if settings.init is not None:
+        read_checkpoint(settings.init)  # raises before anything is written
     layout = None if settings.data is None else find_layout(settings.data.absolute())
     parts = _student_parts(settings, student, layout)
     classes = (
@@ -140,7 +153,8 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     notes, warnings = _notes(layout, choice), []
     given = _teacher_settings(settings)
     theirs = _teacher_classes(settings)
-    if theirs and classes and tuple(theirs) != tuple(classes):
+    others = bool(theirs and classes and tuple(theirs) != tuple(classes))
+    if others or class_count(model) != class_count(held.model):
         given['class_map'] = 'auto'
         notes.append('the teacher has other classes: they are matched by name')
     sizes = {'student': _parameters(model), 'teacher': _parameters(held.model)}
@@ -218,7 +232,7 @@ def _student_parts(
         parts |= data_part(cfg, layout, layout.files(settings.folder.absolute()))
         images = len(layout.train.content['images'])
     if images is not None or settings.epochs is not None:
-        parts |= scaled_schedule(cfg, images or 1, settings.epochs)
+        parts |= scaled_schedule(cfg, images, settings.epochs)
     if settings.unlabeled is not None:
         _add_unlabelled(settings.unlabeled, cfg, parts, images)
     parts['default_hooks'] = dict(checkpoint=dict(max_keep_ckpts=2))
@@ -309,6 +323,8 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
             f' classes: {", ".join(layout.classes)}'
         )
         notes += layout.notes
+        if layout.test is None:
+            notes.append('no test split: test figures are those of the validation data')
     others = ', '.join(name for name in choice.fits if name != choice.recipe.name)
     notes.append(
         f'recipe {choice.recipe.name}' + (f' ({others} fit too)' * bool(others))
@@ -332,5 +348,5 @@ def _teacher_text(settings: DistillSettings, cfg: Config, layout: Layout | None)
         settings.teacher, '', None, settings.work_dir, epochs=settings.epochs
     )
     parts = _student_parts(other, cfg, layout)
-    text = student_text(_base(other), parts, _student_lines(layout))
-    return text.replace('The student, alone', 'The teacher', 1)
+    lines = _student_lines(layout)
+    return student_text(_base(other), parts, lines, 'The teacher')

@@ -18,7 +18,9 @@ CALIBRATION_ITERS = 200
 
 
 def write_configs(
-    settings: DistillSettings, prepared: PreparedDistillation, calibrated: bool = True
+    settings: DistillSettings,
+    prepared: PreparedDistillation,
+    calibrated: bool = True,
 ) -> Path:
     """Write the configs, after all that they need is there.
 
@@ -46,6 +48,19 @@ def write_configs(
     found = calibrate(cfg, {}, Settings(iters=CALIBRATION_ITERS))
     write_calibrated(out, str(config), cfg, found)
     return out
+
+
+def written_config(settings: DistillSettings) -> Path | None:
+    """Return the config of a distillation that has begun; None if none has.
+
+    Args:
+        settings: What the user asks for.
+    """
+    if not has_begun(str(settings.run_dir)):
+        return None
+    names = ('calibrated.py', 'distill.py')
+    files = (settings.folder / name for name in names)
+    return next((file for file in files if file.is_file()), None)
 
 
 def train_teacher(settings: DistillSettings, config: Path) -> None:

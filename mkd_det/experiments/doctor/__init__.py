@@ -1,4 +1,4 @@
-"""Doctor: what is wrong with a distillation, found in half a minute."""
+"""Doctor: what is wrong with a distillation, found before it trains."""
 
 from .finding import OK, WARNING, WRONG, Finding
 from .run import Settings, diagnose

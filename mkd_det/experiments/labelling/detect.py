@@ -168,7 +168,7 @@ def detect_all(
         batch_size: Images in a batch.
         title: Title of the progress bar.
     """
-    known = {one.path: one for one in _read(kept)}
+    known = {one.path: one for one in read_detected(kept)}
     missing = [path for path in paths if path not in known]
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.open('a', encoding='utf-8') as file:
@@ -184,8 +184,12 @@ def detect_all(
     yield from (known[path] for path in paths)
 
 
-def _read(kept: Path) -> Iterable[Detected]:
-    """Read what was found before; the last line may have been cut."""
+def read_detected(kept: Path) -> Iterable[Detected]:
+    """Yield what was found before; a last line that was cut is removed.
+
+    Args:
+        kept: File with a line for each image. There may be none.
+    """
     if not kept.is_file():
         return
     complete = kept.read_bytes().rpartition(b'\n')[0]

@@ -20,7 +20,7 @@ from ...data.unlabeled import list_images
 from ...errors import ConfigError, DataError
 from ...io.json_files import write_json
 from ...training.student_config import student_config
-from .detect import Detected, Detector, detect_all, test_pipeline
+from .detect import Detected, Detector, detect_all, read_detected, test_pipeline
 from .thresholds import thresholds_at
 
 
@@ -163,14 +163,14 @@ def _detect_in_processes(
     settings: LabelSettings,
 ) -> list[Detected]:
     """Return what is found in all images; each device takes a part of them."""
-    count = len(settings.devices)
-    if count > 1:
-        shares = [paths[rank::count] for rank in range(count)]
+    count, kept = len(settings.devices), parts / 'images.jsonl'
+    known = {one.path for one in read_detected(kept)}
+    missing = [path for path in paths if path not in known]
+    if count > 1 and missing:
+        shares = [missing[rank::count] for rank in range(count)]
         arguments = (cfg.to_dict(), checkpoint, shares, parts, settings)
         mp.spawn(_detect_share, arguments, nprocs=count)
-    kept = parts / 'images.jsonl'
-    for rank in range(count if count > 1 else 0):
-        share = parts / f'images.{rank}.jsonl'
+    for share in sorted(parts.glob('images.*.jsonl')):
         with kept.open('a', encoding='utf-8') as file:
             file.write(share.read_text(encoding='utf-8'))
         share.unlink()

@@ -196,6 +196,49 @@ def test_a_schedule_follows_the_number_of_images() -> None:
     assert parts['custom_hooks'][0]['num_last_epochs'] == 4
     assert scaled_schedule(cfg, 100_000) == {}
     assert scaled_schedule(cfg, 1000, epochs=5)['train_cfg']['max_epochs'] == 5
+    # Without the number of images, a warm-up in iterations stays as it is.
+    alone = scaled_schedule(cfg, None, epochs=20)
+    assert alone['param_scheduler'][0]['end'] == 500
+    assert alone['param_scheduler'][1]['milestones'] == [12, 18]
+    counted = {**cfg, 'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9)}
+    assert scaled_schedule(counted, 1000) == {}
+    with pytest.raises(ConfigError):
+        scaled_schedule(counted, None, epochs=5)
+
+
+def test_a_config_that_was_edited_is_kept(files: Path, tmp_path: Path) -> None:
+    given = settings(files, tmp_path / 'run')
+    prepare(given).write(given.folder)
+    prepare(given).write(given.folder)  # the same again
+    config = given.folder / 'distill.py'
+    config.write_text(config.read_text() + '# mine\n')
+    with pytest.raises(PathError) as caught:
+        prepare(given).write(given.folder)
+    assert f'mkd-det train {config}' in caught.value.fix
+    assert config.read_text().endswith('# mine\n')
+
+
+def test_a_checkpoint_without_class_names_and_of_other_classes(
+    files: Path, tmp_path: Path
+) -> None:
+    """Its config knows the names; the map is asked for, not left to an error."""
+    data = tiny.write_coco(tmp_path / 'mine', images=4)
+    content = json.loads((data / 'annotations.json').read_text())
+    content['categories'] = content['categories'][:2]
+    content['annotations'] = [
+        a for a in content['annotations'] if a['category_id'] <= 2
+    ]
+    (data / 'annotations.json').write_text(json.dumps(content))
+    tiny.write_checkpoint(tiny.gfl(8, 16), tmp_path / 'plain.pth', classes=None)
+    cfg = distill_cfg(
+        settings(
+            files,
+            tmp_path / 'run',
+            checkpoint=str(tmp_path / 'plain.pth'),
+            data=data / 'annotations.json',
+        )
+    )
+    assert cfg.model.teachers.t.class_map == 'auto'
 
 
 def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> None:
@@ -218,4 +261,10 @@ def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> N
     calibrated = load_config(str(work_dir / 'configs/calibrated.py'))
     assert all(term.weight > 0 for term in calibrated.model.terms.values())
     assert main(argv) == 2  # it has begun
+    before = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
+    assert main([*argv, '--resume']) == 2  # it has ended, and says so
+    after = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
+    assert after == before
+    three = [*argv[:4], 'third.pth', *argv[4:]]
+    assert main(three) == 2
     shutil.rmtree(work_dir)

@@ -160,6 +160,10 @@ def test_two_processes_find_the_same(root: Path, tmp_path: Path) -> None:
     one = run(root, tmp_path / 'one.json', score_thr=0.05)
     two = run(root, tmp_path / 'two.json', score_thr=0.05, devices=('cpu', 'cpu'))
     assert one.images == two.images and one.boxes == two.boxes
+    (kept,) = (tmp_path / 'two.json.parts').rglob('*.jsonl')
+    before = kept.read_text()
+    again = run(root, tmp_path / 'two.json', score_thr=0.05, devices=('cpu', 'cpu'))
+    assert again == two and kept.read_text() == before  # nothing is done twice
 
 
 @pytest.mark.parametrize(
