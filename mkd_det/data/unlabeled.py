@@ -88,9 +88,10 @@ class UnlabeledImages(BaseDetDataset):
         sample = result.get('data_samples')
         if sample is not None:
             sample.set_metainfo({UNLABELED: True})
-            if 'bboxes' not in sample.gt_instances:  # no LoadAnnotations
-                sample.gt_instances.bboxes = torch.zeros(0, 4)
-                sample.gt_instances.labels = torch.zeros(0, dtype=torch.long)
+            objects = getattr(sample, 'gt_instances', None)  # classifiers have none
+            if objects is not None and 'bboxes' not in objects:  # no LoadAnnotations
+                objects.bboxes = torch.zeros(0, 4)
+                objects.labels = torch.zeros(0, dtype=torch.long)
         return result
 
     def check(self, images: int) -> str:
@@ -122,7 +123,7 @@ class UnlabeledImages(BaseDetDataset):
         return list_images(images, self.data_root or '', prefix)
 
     def _join_prefix(self) -> None:
-        """Leave the prefix as it is: `_path` joins it."""
+        """Leave the prefix as it is: `list_images` joins it."""
 
     def _entry(self, index: int, path: Path) -> dict:
         try:
