@@ -70,6 +70,7 @@ def train(cfg: Config) -> Runner:
 
 def _run(cfg: Config, checked: nn.Module) -> Runner:
     """Run a training that has been checked."""
+    unlink_config_copy(cfg)
     runner = build_runner(cfg)
     runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
     if isinstance(checked, Distiller):
@@ -88,6 +89,21 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     with progress_bar(runner):
         runner.train()
     return runner
+
+
+def unlink_config_copy(cfg: Config) -> None:
+    """Remove a link where mmengine writes the config, in the work dir.
+
+    mmengine would write through it: into a file of the work dir that this one is a
+    copy of, or wherever somebody has let it point.
+
+    Args:
+        cfg: Config of a training.
+    """
+    if cfg.filename:
+        copy = Path(cfg.work_dir, Path(cfg.filename).name)
+        if copy.is_symlink() or (copy.is_file() and copy.stat().st_nlink > 1):
+            copy.unlink(missing_ok=True)  # each rank comes here
 
 
 @releasing_instance_lock()
