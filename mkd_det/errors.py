@@ -308,6 +308,17 @@ class ExperimentError(MkdError):
     """
 
 
+class OwnCodeError(MkdError):
+    """Code of your own, or a metric, has raised an exception while it ran.
+
+    A metric, loop, hook, loss or transform. Before a training only its constructor is
+    tried.
+
+    Fix: correct the line that the message names, or the config that chose the class.
+    The message names a file with the traceback.
+    """
+
+
 class EnvironmentVersionError(MkdError):
     """A package is too old, or mmcv was compiled for another torch.
 

@@ -42,6 +42,7 @@ from .preflight.disk_use import describe_disk_use
 from .preflight.runner_parts import check_runner_parts
 from .preflight.runner_settings import check_runner_settings, has_stock_runner
 from .training.class_order import check_test_labels
+from .training.own_code import own_code_errors
 from .training.plan_summary import summarize_plan
 from .training.runtime import prepare_config
 from .utils import releasing_instance_lock
@@ -86,7 +87,7 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.register_hook(MissingValidationHook())
     if not isinstance(checked, Distiller) and isinstance(runner, Runner):
         runner.register_hook(ResumeStateHook())
-    with progress_bar(runner):
+    with progress_bar(runner), own_code_errors(runner.log_dir):
         runner.train()
     return runner
 
@@ -138,7 +139,8 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
     load_weights(runner, content, checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-    return runner.test()
+    with own_code_errors(runner.log_dir):
+        return runner.test()
 
 
 def build_runner(cfg: Config) -> Runner:
