@@ -1,14 +1,16 @@
 """Statistics over a few seeds, and the verdict that they allow.
 
-Each row is compared with the base seed by seed: both begin with the same student and
-see the same images in the same order, so that their difference varies less than the
-metric of either does between seeds.
+All rows are compared with the base at once, by Dunnett's test. Its spread is pooled
+over all rows, so that a few seeds of each are enough, and its intervals hold for all
+rows together. Pairing by seed is not used: once a student is taught in another way,
+its figure varies hardly less with the base's seed known.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,21 +19,23 @@ from scipy import stats
 
 # The verdict needs at least so many seeds.
 LEAST_SEEDS = 3
-RESAMPLES = 10_000
+# Chance of an error that intervals and tests allow.
+LEVEL = 0.05
 
 HELPED, DID_NOT_HELP = 'helped', 'did not help'
 _RULE = (
-    'A row is judged by its differences to the base, seed by seed, and by two 95 %'
-    ' confidence intervals for their mean: the percentile bootstrap ({resamples}'
-    " resamples), and Student's t. The bootstrap alone would be too confident: with"
-    ' three seeds its interval lies between the smallest and the largest difference,'
-    ' and all three are above 0 by chance once in eight times.',
-    '"helped": at least {seeds} seeds, and both intervals lie above 0. "did not help":'
-    ' at least {seeds} seeds, and both intervals end below {least}, the smallest gain'
-    ' that counts. "cannot be told from n seeds": everything else. More seeds make the'
-    ' intervals shorter.',
-    'Each row is judged by itself: of forty rows without any effect, about one will be'
-    ' said to have helped.',
+    "Rows are compared with the base by Dunnett's test: the mean of a row minus that"
+    ' of the base, with 95 % confidence intervals that hold for all rows together. If'
+    ' no row has any effect, the chance that one of them is said to have helped or'
+    ' harmed is 5 % in all, however many rows there are; more rows make the intervals'
+    ' longer.',
+    'The spread of a training over its seeds is pooled over all rows and the base. This'
+    ' assumes that it is the same in all of them, and that figures are distributed'
+    ' normally.',
+    '"helped": at least {seeds} seeds of row and base, and the interval lies above 0.'
+    ' "did not help": at least {seeds} seeds, and the interval ends below {least}, the'
+    ' smallest gain that counts. "cannot be told from n seeds": everything else. More'
+    ' seeds make the intervals shorter.',
 )
 
 
@@ -51,20 +55,41 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """A row minus the base, over the seeds that both have.
+class Difference:
+    """The mean of a row minus the mean of the base.
 
     Args:
-        each: The differences by seed.
-        spread: Their mean and spread.
-        bootstrap: Percentile bootstrap interval of the mean; None for a single seed.
-        student_t: Interval of the mean by Student's t; None for a single seed.
+        mean: The difference; NaN if one of them has no values.
+        interval: Its 95 % interval by Dunnett's test, which holds for all rows
+            together; None where no row has a second seed.
+        p_value: Chance of such a difference, or a larger one, in any of the rows if
+            none has an effect; None without an interval.
+        count: Number of values of the row or of the base, the smaller one.
     """
 
-    each: Mapping[int, float]
-    spread: Spread
-    bootstrap: tuple[float, float] | None
-    student_t: tuple[float, float] | None
+    mean: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class PooledAnalysis:
+    """All rows, compared with the base.
+
+    Args:
+        deviation: Standard deviation over the seeds, pooled over base and rows; None
+            where nothing has a second seed.
+        freedom: Its degrees of freedom.
+        differences: Differences to the base, by row.
+        uneven: Rows whose spread is far from that of the others (Brown-Forsythe test,
+            Bonferroni-corrected), so that the pooled one does not describe them.
+    """
+
+    deviation: float | None
+    freedom: int
+    differences: Mapping[str, Difference]
+    uneven: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -89,75 +114,100 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.mean(known), deviation, len(known))
 
 
-def paired_difference(
-    base: Mapping[int, float], row: Mapping[int, float]
-) -> PairedDifference:
-    """Return the difference of a row to the base.
+def compare_with_base(values: Mapping[str, Sequence[float]]) -> PooledAnalysis:
+    """Compare all rows with the base.
 
     Args:
-        base: Values of the base, by seed.
-        row: Values of the row, by seed.
+        values: Values of each row over its seeds, the base first. Ignores NaN.
     """
-    each = {seed: row[seed] - base[seed] for seed in sorted(set(base) & set(row))}
-    each = {seed: value for seed, value in each.items() if not math.isnan(value)}
-    values = list(each.values())
-    return PairedDifference(
-        each, spread(values), bootstrap_interval(values), t_interval(values)
-    )
+    known = {name: np.array(each)[~np.isnan(each)] for name, each in values.items()}
+    base, *names = known
+    groups = {name: group for name, group in known.items() if len(group)}
+    freedom = sum(len(group) - 1 for group in groups.values())
+    deviation = None
+    if freedom:
+        squares = sum(len(group) * np.var(group) for group in groups.values())
+        # Equal values have no spread, whatever rounding their mean has.
+        constant = all(np.ptp(group) == 0 for group in groups.values())
+        deviation = 0.0 if constant else math.sqrt(squares / freedom)
+    intervals = {}
+    if base in groups and len(groups) > 1 and deviation is not None:
+        intervals = _intervals(groups, deviation)
+    differences = {}
+    for name in names:
+        row, alone = known[name], known[base]
+        mean = spread(row.tolist()).mean - spread(alone.tolist()).mean
+        interval, p_value = intervals.get(name, (None, None))
+        count = min(len(row), len(alone))
+        differences[name] = Difference(mean, interval, p_value, count)
+    return PooledAnalysis(deviation, freedom, differences, _uneven(groups))
 
 
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean.
+def _intervals(
+    groups: Mapping[str, np.ndarray], deviation: float
+) -> dict[str, tuple[tuple[float, float], float]]:
+    """Return interval and p value of each row.
 
-    Returns:
-        The bounds; None for fewer than two values. Equal values give equal bounds.
+    Args:
+        groups: Values of the base, then of each row.
+        deviation: Their pooled standard deviation.
     """
-    if len(values) < 2:
-        return None
-    result = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=0.95,
-        method='percentile',
-        random_state=np.random.default_rng(0),
-    )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+    base, *rows = groups.values()
+    if deviation == 0:  # every difference is exactly what it is
+        means = [float(row.mean() - base.mean()) for row in rows]
+        return {
+            name: ((mean, mean), 0.0 if mean else 1.0)
+            for name, mean in zip(list(groups)[1:], means, strict=True)
+        }
+    with warnings.catch_warnings():
+        # A row may have equal values.
+        warnings.simplefilter('ignore', RuntimeWarning)
+        # Integrals over many rows are sampled: the same numbers give the same result.
+        random = np.random.default_rng(0)
+        found = stats.dunnett(*rows, control=base, random_state=random)
+        bounds = found.confidence_interval(1 - LEVEL)
+    return {
+        name: ((float(low), float(high)), float(p_value))
+        for name, low, high, p_value in zip(
+            list(groups)[1:], bounds.low, bounds.high, found.pvalue, strict=True
+        )
+    }
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean by Student's t.
+def _uneven(values: Mapping[str, np.ndarray]) -> list[str]:
+    """Return rows whose spread is far from that of all others."""
+    centred = {name: group - np.median(group) for name, group in values.items()}
+    found = []
+    for name, group in values.items():
+        rest = [c for other, c in centred.items() if other != name and len(c) > 1]
+        if len(group) < LEAST_SEEDS or sum(map(len, rest)) < LEAST_SEEDS:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning)  # no spread at all
+            test = stats.levene(group, np.concatenate(rest), center='median')
+        if test.pvalue < LEVEL / (len(values) - 1):
+            found.append(name)
+    return found
 
-    Returns:
-        The bounds; None for fewer than two values.
-    """
-    if len(values) < 2:
-        return None
-    mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean - half, mean + half
 
-
-def judge(difference: PairedDifference, least_gain: float) -> Verdict:
+def judge(difference: Difference, least_gain: float) -> Verdict:
     """Return the verdict on a row; see `verdict_rule`.
 
     Args:
         difference: Its difference to the base.
         least_gain: The smallest gain that counts.
     """
-    count, mean = difference.spread.count, difference.spread.mean
+    count, mean = difference.count, difference.mean
     unknown = f'cannot be told from {count} seed{"" if count == 1 else "s"}'
-    if not difference.bootstrap or not difference.student_t or count < LEAST_SEEDS:
+    if difference.interval is None or count < LEAST_SEEDS:
         return Verdict(unknown, f'it takes at least {LEAST_SEEDS}')
-    low = min(difference.bootstrap[0], difference.student_t[0])
-    high = max(difference.bootstrap[1], difference.student_t[1])
+    low, high = difference.interval
     if low > 0:
-        reason = f'both intervals lie above 0, from {low:+.3g} on'
+        reason = f'its interval lies above 0, from {low:+.3g} on'
         small = f'; it is less than the {least_gain:g} that counts'
         return Verdict(HELPED, reason + small * (mean < least_gain))
     if high < 0:
-        reason = 'it made the student worse: both intervals lie below 0'
+        reason = 'it made the student worse: its interval lies below 0'
         return Verdict(DID_NOT_HELP, reason)
     if high < least_gain or high <= 0:
         return Verdict(DID_NOT_HELP, f'a gain of {least_gain:g} is ruled out')
@@ -171,9 +221,5 @@ def judge(difference: PairedDifference, least_gain: float) -> Verdict:
 
 def verdict_rule(least_gain: float) -> list[str]:
     """Describe how `judge` decides, in paragraphs."""
-    numbers = {
-        'resamples': RESAMPLES,
-        'seeds': LEAST_SEEDS,
-        'least': f'{least_gain:g}',
-    }
+    numbers = {'seeds': LEAST_SEEDS, 'least': f'{least_gain:g}'}
     return [text.format(**numbers) for text in _RULE]
