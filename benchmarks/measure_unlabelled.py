@@ -326,7 +326,8 @@ def val_as_coco(cfg: Any, file: Path) -> Any:
         return cfg
     init_default_scope('mmdet')
     dataset = DATASETS.build({**cfg, 'pipeline': []})
-    images, boxes = [], []
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for index in range(len(dataset)):
         one = dataset.get_data_info(index)
         size = dict(width=one['width'], height=one['height'])
