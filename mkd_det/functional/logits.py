@@ -182,12 +182,14 @@ def normalized_ranks(values: Tensor) -> Tensor:
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    r"""Return the focal loss of a softmax.
+    r"""Return the focal loss of a softmax, for hard and soft targets.
 
-    .. math:: -\sum_k t_k (1 - p_k)^\gamma \log p_k
+    .. math:: -\sum_k t_k |t_k - p_k|^\gamma \log p_k
 
     Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
-    which has the sigmoid form and hard targets.
+    which has the sigmoid form and hard targets, where :math:`|t_k - p_k|` is
+    :math:`1 - p_k`. With :math:`(1 - p_k)^\gamma` for soft targets the loss would be
+    least at other probabilities than the targets; this one is 0 at the targets.
 
     Args:
         logits: Logits of mutually exclusive classes.
@@ -200,7 +202,8 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
         - output: (\*)
     """
     log_p = logits.log_softmax(-1)
-    return -(target * (1 - log_p.exp()) ** gamma * log_p).sum(-1)
+    weights = (target - log_p.exp()).abs() ** gamma if gamma else 1.0
+    return -(target * weights * log_p).sum(-1)
 
 
 def sigmoid_focal(
