@@ -115,17 +115,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 # -- data ----------------------------------------------------------------------
 
 
-def read(experiment: Experiment, file: str, split: str) -> Config:
+def read(experiment: Experiment, file: str, split: str, work_dir: Path) -> Config:
     """Return a config that is measured on a split.
 
     Args:
         experiment: The experiment.
         file: Its config file.
         split: 'val' or 'test'. The demo has val only.
+        work_dir: Where `write_val` has written the val split of BCCD.
     """
     cfg = load_config(f'{PACKAGED}{experiment.data}/{file}')
-    if experiment.data == 'bccd':
-        cfg.val_dataloader.dataset.ann_file = f'ImageSets/Main/{split}.txt'
+    if experiment.data == 'bccd' and split == 'val':
+        own = cfg.val_dataloader.dataset
+        cfg.val_dataloader.dataset = dict(
+            type='CocoDataset',
+            ann_file=str(val_file(work_dir)),
+            data_prefix=dict(img=''),
+            metainfo=own.metainfo,
+            test_mode=True,
+            pipeline=own.pipeline,
+        )
     elif experiment.data == 'pcb' and split == 'test':
         cfg.val_dataloader = cfg.test_dataloader
         cfg.val_evaluator = cfg.test_evaluator
@@ -142,6 +151,49 @@ def _without_val(part: Any) -> Any:
         return None if 'val.txt' in str(part.get('images', '')) else part
     kept = [one for one in map(_without_val, inner) if one is not None]
     return kept[0] if len(kept) == 1 else {**part, 'datasets': kept}
+
+
+def val_file(work_dir: Path) -> Path:
+    """Return the file of `write_val`."""
+    return work_dir.absolute() / 'bccd_val.json'
+
+
+def write_val(work_dir: Path) -> None:
+    """Write the val split of BCCD as a COCO json.
+
+    One of its boxes has no width, which Pascal VOC files cannot leave out of a
+    validation, and `mkd-det label --precision` reads COCO's format.
+    """
+    init_default_scope('mmdet')
+    cfg = load_config(f'{PACKAGED}bccd/gfl_r18-w16_bccd.py').val_dataloader.dataset
+    given = dict(ann_file='ImageSets/Main/val.txt', pipeline=[])
+    dataset = DATASETS.build({**cfg, **given})
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        one = dataset.get_data_info(index)
+        size = dict(width=one['width'], height=one['height'])
+        images.append(dict(id=index + 1, file_name=one['img_path'], **size))
+        for box in one['instances']:
+            x, y, right, bottom = box['bbox']
+            w, h = right - x, bottom - y
+            if w <= 0 or h <= 0:
+                continue
+            boxes.append(
+                dict(
+                    id=len(boxes) + 1,
+                    image_id=index + 1,
+                    category_id=box['bbox_label'] + 1,
+                    bbox=[x, y, w, h],
+                    area=w * h,
+                    iscrowd=0,
+                )
+            )
+    names = dataset.metainfo['classes']
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
+    file = val_file(work_dir)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, dict(images=images, annotations=boxes, categories=categories))
 
 
 def labelled_part(cfg: Config) -> Any:
@@ -252,7 +304,8 @@ def teacher_run(
     args: argparse.Namespace, experiment: Experiment, kind: str
 ) -> TrainingRun:
     """Return the training of a teacher."""
-    cfg, name = teacher_config(experiment, kind), teacher_name(experiment, kind)
+    cfg = teacher_config(experiment, kind, args.work_dir)
+    name = teacher_name(experiment, kind)
     folder = (args.work_dir / 'teachers').absolute()
     file = folder / f'{name}.py'
     dump(cfg.to_dict(), file)
@@ -274,11 +327,11 @@ def teacher_name(experiment: Experiment, kind: str) -> str:
     return Path(experiment.unlabelled).stem + '_part'
 
 
-def teacher_config(experiment: Experiment, kind: str) -> Config:
+def teacher_config(experiment: Experiment, kind: str, work_dir: Path) -> Config:
     """Return the config of a teacher, which is measured on val."""
-    cfg = read(experiment, experiment.teacher, 'val')
+    cfg = read(experiment, experiment.teacher, 'val', work_dir)
     if kind == 'part':
-        unlabelled = read(experiment, experiment.unlabelled, 'val')
+        unlabelled = read(experiment, experiment.unlabelled, 'val', work_dir)
         model = cfg.model
         cfg = with_data(unlabelled, labelled_part(unlabelled), model)
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
@@ -301,10 +354,7 @@ def hard_labels(
     folder = (args.work_dir / 'labels').absolute()
     name = f'{Path(experiment.unlabelled).stem}_{args.split}'
     write_json(folder / f'{name}_images.json', [p for d in parts for p in d.paths])
-    detector = teacher_config(experiment, 'all')
-    detector.val_dataloader.dataset = val_as_coco(
-        detector.val_dataloader.dataset, folder / f'{experiment.data}_val.json'
-    )
+    detector = teacher_config(experiment, 'all', args.work_dir)
     detector.test_dataloader = detector.val_dataloader
     out = folder / f'{name}.json'
     settings = LabelSettings(precision=args.precision)
@@ -320,45 +370,6 @@ def hard_labels(
     )
 
 
-def val_as_coco(cfg: Any, file: Path) -> Any:
-    """Write validation data as a COCO json, unless it is one; return its data set."""
-    if cfg['type'] == 'CocoDataset':
-        return cfg
-    init_default_scope('mmdet')
-    dataset = DATASETS.build({**cfg, 'pipeline': []})
-    images: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
-    for index in range(len(dataset)):
-        one = dataset.get_data_info(index)
-        size = dict(width=one['width'], height=one['height'])
-        images.append(dict(id=index + 1, file_name=one['img_path'], **size))
-        for box in one['instances']:
-            x, y, right, bottom = box['bbox']
-            w, h = right - x, bottom - y
-            boxes.append(
-                dict(
-                    id=len(boxes) + 1,
-                    image_id=index + 1,
-                    category_id=box['bbox_label'] + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=int(box['ignore_flag']),
-                )
-            )
-    names = dataset.metainfo['classes']
-    categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, dict(images=images, annotations=boxes, categories=categories))
-    return dict(
-        type='CocoDataset',
-        ann_file=str(file),
-        data_prefix=dict(img=''),
-        metainfo=cfg['metainfo'],
-        test_mode=True,
-        pipeline=cfg['pipeline'],
-    )
-
-
 # -- comparisons -----------------------------------------------------------------
 
 
@@ -366,8 +377,11 @@ def write_rows(args: argparse.Namespace, name: str) -> dict[str, Path]:
     """Train teachers, label images, and write the config of each row."""
     experiment = EXPERIMENTS[name]
     if experiment.data == 'demo':
-        make_digits(Path(read(experiment, experiment.teacher, 'val').data_root))
-    cfg = read(experiment, experiment.unlabelled, args.split)
+        demo = load_config(f'{PACKAGED}demo/{experiment.teacher}')
+        make_digits(Path(demo.data_root))
+    elif experiment.data == 'bccd':
+        write_val(args.work_dir)
+    cfg = read(experiment, experiment.unlabelled, args.split, args.work_dir)
     teachers = train_teachers(args, experiment)
     hard = hard_labels(args, experiment, cfg, teachers.get('part', teachers['all']))
     folder = (args.work_dir / f'{name}_{args.split}').absolute()
@@ -448,7 +462,7 @@ def _mean(row: Mapping[str, Any]) -> str:
 def cost_config(share: float) -> Config:
     """Return a config whose steps have a share of images without labels."""
     experiment = EXPERIMENTS['bccd20']
-    cfg = read(experiment, experiment.unlabelled, 'test')
+    cfg = read(experiment, experiment.unlabelled, 'test', Path())
     loader = cfg.train_dataloader
     loader.update(batch_size=COST_BATCH, num_workers=0)
     if share in (0.0, 1.0):

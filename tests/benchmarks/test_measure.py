@@ -243,7 +243,7 @@ def test_every_row_without_labels_is_a_config_of_one_student(
     experiment = UNLABELLED[name]
     teachers = {kind: tmp_path / f'{kind}.pth' for kind in ('all', 'part')}
     hard = dict(type='CocoDataset', ann_file='labels.json')
-    cfg = measure_unlabelled.read(experiment, experiment.unlabelled, 'test')
+    cfg = measure_unlabelled.read(experiment, experiment.unlabelled, 'test', tmp_path)
     made = measure_unlabelled.rows(experiment, cfg, teachers, hard)
     (_, base), *others = made.items()
     wanted = {'M-KD', 'M-KD, unlabelled', 'hard pseudo-labels'}
@@ -260,7 +260,7 @@ def test_every_row_without_labels_is_a_config_of_one_student(
     part = base.train_dataloader.dataset
     assert made['M-KD, unlabelled'].train_dataloader.dataset.datasets[0] == part
     if experiment.part:
-        teacher = measure_unlabelled.teacher_config(experiment, 'part')
+        teacher = measure_unlabelled.teacher_config(experiment, 'part', tmp_path)
         assert teacher.train_dataloader.dataset == part
         rest = measure_unlabelled.unlabelled_part(cfg)
         indices = rest.get('datasets', [rest])[0]['indices']
@@ -270,11 +270,15 @@ def test_every_row_without_labels_is_a_config_of_one_student(
 
 
 @pytest.mark.parametrize('name', [n for n in UNLABELLED if n.startswith('bccd')])
-def test_images_of_val_are_unlabelled_only_where_test_is_reported(name: str) -> None:
+def test_images_of_val_are_unlabelled_only_where_test_is_reported(
+    name: str, tmp_path: Path
+) -> None:
     experiment = UNLABELLED[name]
-    for split in ('val', 'test'):
-        cfg = measure_unlabelled.read(experiment, experiment.unlabelled, split)
-        assert cfg.val_dataloader.dataset.ann_file.endswith(f'{split}.txt')
+    for split, ending in (('val', 'val.json'), ('test', 'test.txt')):
+        cfg = measure_unlabelled.read(
+            experiment, experiment.unlabelled, split, tmp_path
+        )
+        assert cfg.val_dataloader.dataset.ann_file.endswith(ending)
         rest = json.dumps(cfg.train_dataloader.dataset.datasets[1])
         assert ('val.txt' in rest) == (split == 'test')
         assert 'test.txt' not in rest
