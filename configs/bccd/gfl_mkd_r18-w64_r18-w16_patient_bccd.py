@@ -1,7 +1,7 @@
 """M-KD on BCCD by function matching: strong augmentation, which the teacher sees too.
 
 Four times as long as gfl_mkd_r18-w64_r18-w16_bccd.py, since a mixed image teaches little
-by itself. Train the teacher as for that config.
+by itself. To train the teacher, see there.
 """
 _base_ = ['gfl_mkd_r18-w64_r18-w16_bccd.py']
 max_epochs = 64
