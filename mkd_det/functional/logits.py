@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The smallest number of float32 with all its digits.
+_TINY = torch.finfo(torch.float32).tiny
+
 
 def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     r"""Return the KL divergence between softened distributions, one per distribution.
@@ -268,23 +271,31 @@ def logit_rows(logits: Tensor) -> Tensor:
     return logits.flatten(0, -2)
 
 
-def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
+def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-6) -> Tensor:
     r"""Return one minus Pearson's correlation of paired rows.
 
     .. math:: 1 - \frac{\langle u - \bar u, v - \bar v \rangle}
         {\| u - \bar u \| \, \| v - \bar v \|}
 
-    The distance is 0 where a row is constant: where the product of the norms is at
-    most `eps`.
+    The distance is 0 where a row is constant: where its deviation from its mean is at
+    most `eps` of its norm. A bound on the deviation itself, as in published code, would
+    take rows of small numbers for constant, such as the probabilities of one class of
+    a thousand.
 
     Shape:
         - one, other: (M, K)
         - output: (M,)
     """
-    one, other = (x - x.mean(-1, keepdim=True) for x in (one, other))
-    norms = one.norm(dim=-1) * other.norm(dim=-1)
-    distance = 1 - (one * other).sum(-1) / norms.clamp_min(eps)
-    return torch.where(norms <= eps, torch.zeros_like(distance), distance)
+    product, constant = torch.ones_like(one), torch.zeros_like(one[:, 0]).bool()
+    for x in (one, other):
+        # Scaled first: squares of small numbers would be 0.
+        x = x / x.detach().abs().amax(-1, keepdim=True).clamp_min(_TINY)
+        centred = x - x.mean(-1, keepdim=True)
+        norm = centred.norm(dim=-1)
+        constant = constant | (norm <= eps * x.norm(dim=-1))
+        product = product * centred / norm.clamp_min(_TINY)[:, None]
+    distance = 1 - product.sum(-1)
+    return torch.where(constant, torch.zeros_like(distance), distance)
 
 
 def joint_logit(first: Tensor, second: Tensor) -> Tensor:
