@@ -79,13 +79,17 @@ def quality_bce(
 ) -> Tensor:
     r"""Return binary cross entropy with soft targets, weighted by the disagreement.
 
-    .. math:: \tau^2 |\sigma_t - \sigma_s|^\beta \,
+    .. math:: \tau^e |\sigma_t - \sigma_s|^\beta \,
         \mathrm{BCE}(\sigma_s, \sigma_t), \quad \sigma = \sigma(z / \tau)
 
     Wang et al.: "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     CVPR 2024, arXiv 2306.11369; the weight is that of the quality focal loss (Li et
     al. 2020, arXiv 2006.04388). The gradient also flows through the weight, as in the
     published code. The minimum is 0, or the teacher's entropy for `beta` 0.
+
+    The exponent e keeps the size of the gradient at high temperatures: beta, where
+    the gradient through the weight is the larger one, and 2 for `beta` 0, as for a
+    plain cross entropy.
 
     Args:
         student: Logits of independent classes.
@@ -97,7 +101,8 @@ def quality_bce(
     Shape:
         - student, teacher, output: (\*)
     """
-    return sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None) * tau**2
+    loss = sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None)
+    return loss * tau ** (beta or 2)
 
 
 def class_factors(counts: Tensor, exponent: float, rarest: float = 0.05) -> Tensor:

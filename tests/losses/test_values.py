@@ -86,7 +86,19 @@ def test_quality_bce() -> None:
     assert MF.quality_bce(student, teacher).item() == pytest.approx(bce / 2)
     assert MF.quality_bce(student, teacher, beta=2).item() == pytest.approx(bce / 4)
     softer = MF.quality_bce(2 * student, 2 * teacher, tau=2)
-    assert softer.item() == pytest.approx(4 * bce / 2)
+    assert softer.item() == pytest.approx(2 * bce / 2)
+    softer = MF.quality_bce(2 * student, 2 * teacher, beta=0, tau=2)
+    assert softer.item() == pytest.approx(4 * bce)
+
+
+@pytest.mark.parametrize('beta', [0.0, 1.0, 2.0])
+def test_the_temperature_does_not_change_the_size_of_a_gradient(beta: float) -> None:
+    student, teacher = torch.randn(500, requires_grad=True), torch.randn(500)
+    sizes = []
+    for tau in (4.0, 8.0, 16.0, 32.0):
+        loss = MF.quality_bce(student, teacher, beta, tau).sum()
+        sizes.append(torch.autograd.grad(loss, student)[0].norm())
+    assert max(sizes) / min(sizes) < 1.2
 
 
 def test_sigmoid_classes_are_divided_by_the_teachers_squared_confidence() -> None:
