@@ -12,7 +12,6 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 
 from ..errors import ConfigError
-from ..registry import type_name
 from .datasets import dataset_class, has_no_labels, leaf_datasets
 from .unlabeled import UNLABELED
 
@@ -150,7 +149,7 @@ def _without_packing(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unpacked(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     steps = list(pipeline)
-    names = [type_name(step.get('type')) for step in steps]
+    names = [_name(step.get('type')) for step in steps]
     if PACK not in names[-1:] or 'LoadAnnotations' not in names:
         raise ConfigError(
             f'PatientDataset needs a pipeline with LoadAnnotations and {PACK} at its'
@@ -167,3 +166,8 @@ def _unpacked(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             ' masks',
         )
     return steps[:-1]
+
+
+def _name(kind: Any) -> str:
+    """Return the name of a transform that a config gives by name or by class."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
