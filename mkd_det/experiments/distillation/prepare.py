@@ -18,6 +18,7 @@ from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
+from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError, PathError
@@ -326,7 +327,7 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
         count = len(layout.train.content['images'])
         notes.append(
             f'data: {layout.name}, {count} training images, {len(layout.classes)}'
-            f' classes: {", ".join(layout.classes)}'
+            f' classes: {list_names(layout.classes)}'
         )
         notes += layout.notes
         if layout.test is None:
