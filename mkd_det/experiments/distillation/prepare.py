@@ -18,6 +18,7 @@ from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
+from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError, PathError
@@ -28,7 +29,7 @@ from ...training.runtime import build_model, is_distill
 from .choice import AUTO, Choice, choose_recipe
 from .config_text import distill_text, student_text
 from .data_part import Expression, data_part
-from .model_part import scaled_schedule, with_classes
+from .model_part import common_divisor, scaled_schedule, with_classes
 
 # A batch has at most so many unlabelled images for each labelled one.
 UNLABELLED_RATIO = 3
@@ -144,6 +145,10 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         read_checkpoint(settings.init)  # raises before anything is written
     layout = None if settings.data is None else find_layout(settings.data.absolute())
     parts = _student_parts(settings, student, layout)
+    divisor = common_divisor(student, teacher)
+    if divisor:
+        preprocessor = parts.setdefault('model', {}).setdefault('data_preprocessor', {})
+        preprocessor['pad_size_divisor'] = divisor
     classes = (
         layout.classes if layout is not None else dataset_classes(student, 'train')
     )
@@ -151,6 +156,8 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     held = Teacher.build('t', _teacher_settings(settings))
     choice = choose_recipe(model, held.model, settings.recipe)
     notes, warnings = _notes(layout, choice), []
+    if divisor:
+        notes.append(f'images are padded to multiples of {divisor}, for the teacher')
     given = _teacher_settings(settings)
     theirs = _teacher_classes(settings)
     others = bool(theirs and classes and tuple(theirs) != tuple(classes))
@@ -320,7 +327,7 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
         count = len(layout.train.content['images'])
         notes.append(
             f'data: {layout.name}, {count} training images, {len(layout.classes)}'
-            f' classes: {", ".join(layout.classes)}'
+            f' classes: {list_names(layout.classes)}'
         )
         notes += layout.notes
         if layout.test is None:

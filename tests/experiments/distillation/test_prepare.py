@@ -14,7 +14,11 @@ from mmengine.config import Config
 import tiny
 from mkd_det.config_files.reading import load_config
 from mkd_det.errors import ConfigError, MkdError, PathError, PlanError
-from mkd_det.experiments.distillation.model_part import scaled_schedule, with_classes
+from mkd_det.experiments.distillation.model_part import (
+    common_divisor,
+    scaled_schedule,
+    with_classes,
+)
 from mkd_det.experiments.distillation.prepare import DistillSettings, prepare
 from mkd_det.experiments.distillation.run import check_checkpoint
 from mkd_det.training.runtime import build_model
@@ -164,6 +168,33 @@ def test_a_teacher_needs_weights_or_a_training(files: Path, tmp_path: Path) -> N
     prepare(given).write(given.folder)
     teacher = load_config(str(given.folder / 'teacher.py'))
     assert teacher.model.backbone.base_channels == 8
+
+
+def test_images_are_padded_for_the_teacher() -> None:
+    """A stock RTMDet pads nothing; a stock YOLOX cannot run on any size."""
+
+    def cfg(**preprocessor: Any) -> dict[str, Any]:
+        return dict(model=dict(data_preprocessor=preprocessor))
+
+    assert common_divisor(cfg(), cfg(pad_size_divisor=32)) == 32
+    assert common_divisor(cfg(pad_size_divisor=12), cfg(pad_size_divisor=32)) == 96
+    assert common_divisor(cfg(pad_size_divisor=64), cfg(pad_size_divisor=32)) is None
+    assert common_divisor(cfg(pad_size_divisor=32), dict(model={})) is None
+    wrapped = cfg(
+        type='MultiBranchDataPreprocessor', data_preprocessor=dict(pad_size_divisor=8)
+    )
+    assert common_divisor(cfg(), wrapped) == 8
+
+
+def test_a_student_that_pads_nothing_gets_the_padding_of_its_teacher(
+    files: Path, tmp_path: Path
+) -> None:
+    student = tmp_path / 'unpadded.py'
+    changed = 'model = dict(data_preprocessor=dict(pad_size_divisor=1))'
+    student.write_text(f'_base_ = [{str(files / "small.py")!r}]\n{changed}\n')
+    given = settings(files, tmp_path / 'run', student=str(student))
+    model = build_model(distill_cfg(given))
+    assert model.data_preprocessor.pad_size_divisor == 32
 
 
 def test_classes_of_every_head_change() -> None:
