@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .statistics import PooledAnalysis
+from .judging.statistics import PooledAnalysis
 from .summary import RowSummary
 from .teachers import TeacherResult
 

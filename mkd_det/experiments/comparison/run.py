@@ -18,7 +18,8 @@ from ..runs import (
     run_training,
 )
 from .caveats import find_caveats
-from .more_seeds import earlier_looks
+from .judging.more_seeds import earlier_looks
+from .judging.statistics import compare_with_base
 from .options import ComparisonOptions
 from .preparation import (
     PreparedComparison,
@@ -31,7 +32,6 @@ from .report.pictures import draw_comparison
 from .report.text import DETECTIONS, JSON
 from .results import Comparison
 from .rows import read_rows
-from .statistics import compare_with_base
 from .summary import SeedResult, read_seed_result, summarize_row
 from .teachers import TeacherResult, best_teacher, measure_teachers
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..runs import TrainingResult, TrainingRun, read_history
 from ..runs.history import is_coco_metric
-from .statistics import Difference, Spread, Verdict, judge, spread
+from .judging.statistics import Difference, Spread, Verdict, judge, spread
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
 _BOX, _CLASS = 'coco/bbox_mAP', '_precision'

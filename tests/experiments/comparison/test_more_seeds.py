@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mkd_det.experiments.comparison.more_seeds import (
+from mkd_det.experiments.comparison.judging.more_seeds import (
     MOST_SEEDS,
     earlier_looks,
     extend_seeds,
     seeds_needed,
     with_seeds,
 )
-from mkd_det.experiments.comparison.statistics import (
+from mkd_det.experiments.comparison.judging.statistics import (
     Difference,
     compare_with_base,
     judge,

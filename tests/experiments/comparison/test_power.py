@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mkd_det.experiments.comparison.power import (
+from mkd_det.experiments.comparison.judging.power import (
     find_probability,
     gain_found_by,
     seeds_for_gain,

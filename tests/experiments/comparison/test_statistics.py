@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from mkd_det.experiments.comparison.statistics import (
+from mkd_det.experiments.comparison.judging.statistics import (
     Difference,
     compare_with_base,
     judge,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_runs import log_entries, make_run
-from mkd_det.experiments.comparison.statistics import Difference
+from mkd_det.experiments.comparison.judging.statistics import Difference
 from mkd_det.experiments.comparison.summary import (
     SeedResult,
     read_seed_result,

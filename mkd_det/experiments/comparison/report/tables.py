@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ....io import markdown
 from ....io.markdown import escape
+from ..judging.statistics import Difference, Spread
 from ..results import Comparison
-from ..statistics import Difference, Spread
 
 PARTS = 'parts.png'  # a file beside the text
 

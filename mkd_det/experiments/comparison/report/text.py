@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from ....io import markdown
 from ....io.markdown import escape
 from ...detections import MIN_SCORE
-from ..more_seeds import extend_seeds, seeds_needed, with_seeds
-from ..power import MOST, POWER, gain_found_by, seeds_for_gain
+from ..judging.more_seeds import extend_seeds, seeds_needed, with_seeds
+from ..judging.power import MOST, POWER, gain_found_by, seeds_for_gain
+from ..judging.statistics import DID_NOT_HELP, HELPED, verdict_rule
 from ..results import Comparison
-from ..statistics import DID_NOT_HELP, HELPED, verdict_rule
 from ..summary import with_incomplete_log
 from .tables import costs_section, overview_table, parts_section, table
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy import stats
 
-from ...io.json_files import read_json
+from ....io.json_files import read_json
 from .statistics import LEAST_SEEDS, LEVEL, Difference
 
 # Most seeds that are suggested.
