@@ -72,9 +72,9 @@ def test_nothing_is_written_before_all_is_checked(files: Path, tmp_path: Path) -
     assert not (tmp_path / 'run').exists()
 
 
-def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
-    """Two of the three classes: heads, pipelines, evaluators and a class map follow."""
-    data = tiny.write_coco(tmp_path / 'mine', images=8, seed=3)
+def two_classes(folder: Path) -> Path:
+    """Write data with the last two of the three classes, in reverse order."""
+    data = tiny.write_coco(folder, images=8, seed=3)
     content = json.loads((data / 'annotations.json').read_text())
     content['categories'] = content['categories'][:0:-1]
     kept = {c['id'] for c in content['categories']}
@@ -82,7 +82,12 @@ def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
         a for a in content['annotations'] if a['category_id'] in kept
     ]
     (data / 'annotations.json').write_text(json.dumps(content))
-    given = settings(files, tmp_path / 'run', data=data / 'annotations.json')
+    return data / 'annotations.json'
+
+
+def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
+    """Two of the three classes: heads, pipelines, evaluators and a class map follow."""
+    given = settings(files, tmp_path / 'run', data=two_classes(tmp_path / 'mine'))
     cfg = distill_cfg(given)
     assert cfg.model.student.bbox_head.num_classes == 2
     assert cfg.model.teachers.t.class_map == 'auto'
@@ -168,6 +173,23 @@ def test_a_teacher_needs_weights_or_a_training(files: Path, tmp_path: Path) -> N
     prepare(given).write(given.folder)
     teacher = load_config(str(given.folder / 'teacher.py'))
     assert teacher.model.backbone.base_channels == 8
+
+
+def test_a_teacher_that_is_trained_first_gets_the_classes_of_the_data(
+    files: Path, tmp_path: Path
+) -> None:
+    data = two_classes(tmp_path / 'mine')
+    given = settings(files, tmp_path / 'run', checkpoint=None, data=data)
+    cfg = distill_cfg(given)
+    teacher = load_config(cfg.model.teachers.t.cfg)
+    assert Path(cfg.model.teachers.t.cfg) == given.folder / 'teacher.py'
+    assert teacher.model.bbox_head.num_classes == 2
+    assert (
+        teacher.train_dataloader.dataset.ann_file
+        == cfg.train_dataloader.dataset.ann_file
+    )
+    assert 'class_map' not in cfg.model.teachers.t
+    assert build_model(cfg).plan.terms
 
 
 def test_images_are_padded_for_the_teacher() -> None:
