@@ -431,7 +431,8 @@ class Planner:
                 reader.check_comparable(tapped['student'], tapped[side], where)
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
-            sides[side] = (reader.read(head, given, **beside),)
+            with frozen_state(head):  # the levels are of eval mode
+                sides[side] = (reader.read(head, given, **beside),)
         term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))
         for side, reader in term.readers.items():
