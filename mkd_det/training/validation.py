@@ -51,7 +51,8 @@ def epoch_length(checkpoint: Mapping[str, Any]) -> int | None:
     meta = checkpoint.get('meta')
     facts = meta.get(RUN_RECORD) if isinstance(meta, Mapping) else None
     length = facts.get('epoch_length') if isinstance(facts, Mapping) else None
-    return length if is_integer(length) and length > 0 else None
+    known = isinstance(length, int) and is_integer(length) and length > 0
+    return length if known else None
 
 
 def in_mid_epoch(loop: Any, length: int | None) -> bool:
