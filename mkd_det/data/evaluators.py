@@ -165,37 +165,8 @@ def _compare(
     """Raise AnnotationError unless the metric's file fits the datasets."""
     own = {osp.realpath(file): summary for file, summary in summaries.items()}
     found = own.get(osp.realpath(path)) or read_coco(path, '', classes, test=True)
-    images = frozenset().union(*(summary.ids for summary in summaries.values()))
     fix = f"ann_file='{next(iter(summaries))}' in the evaluator"
-    shared = sum(len(summary.ids) for summary in summaries.values()) - len(images)
-    if shared:
-        raise AnnotationError(
-            f'parts of the data share {shared} image ids, which one metric takes for'
-            ' the same images',
-            expected='another id for each image',
-            actual=', '.join(summaries),
-            fix="val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=[...],"
-            " dataset_prefixes=['a', 'b'])",
-        )
-    if found.ids != images:
-        both = len(found.ids & images)
-        raise AnnotationError(
-            f"the evaluator's {path} has other images than the dataset",
-            expected=f'the {len(images)} image ids of the dataset',
-            actual=f'{len(found.ids)} images, {both} of them in the dataset',
-            fix=fix,
-        )
-    names = [
-        {osp.basename(image) for image in one.images}
-        for one in (found, *summaries.values())
-    ]
-    if found.images and not names[0] & set().union(*names[1:]):
-        raise AnnotationError(
-            f"the evaluator's {path} has other images under the ids of the dataset",
-            expected=min(set().union(*names[1:]), default=None),
-            actual=min(names[0]),
-            fix=fix,
-        )
+    _compare_images(path, found, summaries, fix)
     # Results hold class indices, and each file numbers its classes in its own order.
     orders = [
         [name for name in summary.names if name in classes]
@@ -224,4 +195,44 @@ def _compare(
             ' pycocotools needs',
             expected='"iscrowd": 0 in each annotation',
             fix='"iscrowd": 0',
+        )
+
+
+def _compare_images(
+    path: str,
+    found: AnnotationSummary,
+    summaries: Mapping[str, AnnotationSummary],
+    fix: str,
+) -> None:
+    """Raise AnnotationError unless the metric's file has the images of the datasets."""
+    by_file = {osp.realpath(file): summary for file, summary in summaries.items()}
+    images = frozenset().union(*(summary.ids for summary in by_file.values()))
+    shared = sum(len(summary.ids) for summary in by_file.values()) - len(images)
+    if shared:
+        raise AnnotationError(
+            f'parts of the data share {shared} image ids, which one metric takes for'
+            ' the same images',
+            expected='another id for each image',
+            actual=', '.join(summaries),
+            fix="val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=[...],"
+            " dataset_prefixes=['a', 'b'])",
+        )
+    if found.ids != images:
+        both = len(found.ids & images)
+        raise AnnotationError(
+            f"the evaluator's {path} has other images than the dataset",
+            expected=f'the {len(images)} image ids of the dataset',
+            actual=f'{len(found.ids)} images, {both} of them in the dataset',
+            fix=fix,
+        )
+    names = [
+        {osp.basename(image) for image in one.images}
+        for one in (found, *summaries.values())
+    ]
+    if found.images and not names[0] & set().union(*names[1:]):
+        raise AnnotationError(
+            f"the evaluator's {path} has other images under the ids of the dataset",
+            expected=min(set().union(*names[1:]), default=None),
+            actual=min(names[0]),
+            fix=fix,
         )

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...errors import is_number
-from ...io.json_files import read_json, write_json
+from ...io.json_files import read_json, write_own_json
 from ...io.random_state import preserved_random_state
 from ...training.validation import (
     epoch_length,
@@ -91,7 +91,7 @@ class MissingValidationHook(Hook):
                 if key.startswith(('best_ckpt', 'best_score'))
             }
             notes[str(steps_done(runner.train_loop))] = best
-            write_json(Path(runner.work_dir, NOTE), notes)
+            write_own_json(Path(runner.work_dir, NOTE), notes)
 
     def _validate(self, runner: Runner) -> None:
         self._due = False
