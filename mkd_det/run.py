@@ -34,6 +34,7 @@ from .hooks.recovery.run_record_hook import RunRecordHook
 from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
+from .io.own_code import own_code_errors
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.progress_bar import progress_bar
 from .io.quiet import ignore_library_warnings
@@ -42,7 +43,6 @@ from .preflight.disk_use import describe_disk_use
 from .preflight.runner_parts import check_runner_parts
 from .preflight.runner_settings import check_runner_settings, has_stock_runner
 from .training.class_order import check_test_labels
-from .training.own_code import own_code_errors
 from .training.plan_summary import summarize_plan
 from .training.runtime import prepare_config
 from .utils import releasing_instance_lock

@@ -28,8 +28,8 @@ from ..errors import (
     describe_exception,
     is_integer,
 )
+from .checks.evaluators import check_parts
 from .datasets import dataset_class, leaf_datasets, reads_standard_format
-from .evaluators import check_parts
 
 
 def check_loaders(

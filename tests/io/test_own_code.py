@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader, Dataset
 
 from mkd_det.errors import ConfigError, OwnCodeError
-from mkd_det.training.own_code import own_code_errors
+from mkd_det.io.own_code import own_code_errors
 
 
 class Images(Dataset):

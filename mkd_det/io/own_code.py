@@ -20,7 +20,7 @@ from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 
 from ..errors import MkdError, OwnCodeError, describe_exception
-from ..io.atomic import NO_ROOM
+from .atomic import NO_ROOM
 
 # Packages whose code is not the user's, wherever it lies.
 _LIBRARIES = ('mkd_det', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'torch')

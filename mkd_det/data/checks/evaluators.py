@@ -10,10 +10,10 @@ from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmdet.registry import EVALUATOR, METRICS
 from mmengine.evaluator import Evaluator
 
-from ..errors import AnnotationError, ConfigError, nearest_names
-from .checks import AnnotatedDataset
-from .formats.annotations import AnnotationSummary
-from .formats.coco import read_coco
+from ...errors import AnnotationError, ConfigError, nearest_names
+from ..formats.annotations import AnnotationSummary
+from ..formats.coco import read_coco
+from .annotated_dataset import AnnotatedDataset
 
 
 def check_evaluators(
