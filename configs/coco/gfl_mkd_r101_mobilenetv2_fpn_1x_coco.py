@@ -6,16 +6,13 @@ https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r101_fpn_mstrain_2x_coco
 """
 
 _base_ = ['gfl_mobilenetv2_fpn_1x_coco.py', '../_base_/recipes/mkd_dense.py']
-# Stages of strides 8, 16 and 32, as the teacher's layer2 to layer4.
-_base_.recipe.taps.stages = ['backbone.layer3', 'backbone.layer5', 'backbone.layer7']
 model = dict(
     _delete_=True,
     type='Distiller',
     student={{_base_.model}},
     teachers=dict(t=dict(
         cfg='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
-        checkpoint='checkpoints/gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
-        taps=dict(stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4']))),
+        checkpoint='checkpoints/gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth')),
     **_base_.pop('recipe'))
 # A few boxes of COCO have no height; mmdet leaves them out.
 train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

@@ -13,8 +13,7 @@ model = dict(
     student={{_base_.model}},
     teachers=dict(t=dict(
         cfg='mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py',
-        checkpoint='checkpoints/retinanet_swin-t-p4-w7_fpn_1x_coco.pth',
-        taps=dict(stages='backbone'))),  # its three stages, of strides 8, 16, 32
+        checkpoint='checkpoints/retinanet_swin-t-p4-w7_fpn_1x_coco.pth')),
     **_base_.pop('recipe'))
 # A few boxes of COCO have no height; mmdet leaves them out.
 train_dataloader = dict(dataset=dict(filter_cfg=dict(bbox_min_size=1)))

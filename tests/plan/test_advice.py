@@ -141,7 +141,6 @@ CASES: dict[str, tuple[Any, Any, str]] = {
     ),
     'M-KD on YOLOv3': (stock.yolov3(), stock.yolov3(), 'mkd_dense'),
     'M-KD on CenterNet': (stock.centernet(), stock.centernet(), 'mkd_dense'),
-    'M-KD of a Swin': (tiny.retinanet(*NARROW), stock.swin_retinanet(), 'mkd_dense'),
     'soft outputs of guided anchors': (
         stock.ga_retinanet(*NARROW),
         stock.ga_retinanet(*WIDE),
@@ -173,8 +172,17 @@ def test_advice_that_is_followed_leads_to_a_plan(case: str) -> None:
 
 
 def test_the_layers_of_a_swin_are_named_by_its_backbone() -> None:
-    student, teacher, recipe = CASES['M-KD of a Swin']
-    error, _ = advice(taught(deepcopy(student), deepcopy(teacher), recipe))
+    layers = [f'backbone.layer{n}' for n in (2, 3, 4)]
+    sides = dict(student='stages', teacher='t.stages')
+    cfg = taught(tiny.retinanet(*NARROW), stock.swin_retinanet(), 'cwd_dense')
+    cfg |= dict(
+        taps=dict(stages=layers),
+        adapters={},
+        terms=dict(loss_attention=dict(type='AttentionKD', **sides)),
+    )
+    error, _ = advice(deepcopy(cfg))
+    for new in followed(cfg, error):
+        assert tiny.build(new).plan.terms
     assert "teachers.t.taps=dict(stages='backbone')" in error.fix
     assert "(teacher 't', a RetinaNet" in error.message
 

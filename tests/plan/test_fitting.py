@@ -17,8 +17,10 @@ from mkd_det.plan.recipes import Recipe, packaged_recipes
 
 RECIPES = {recipe.name: recipe for recipe in packaged_recipes()}
 FEATURES = {'cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense'}
+# Of necks with `fpn_convs`.
+PYRAMID = FEATURES | {'mkd_neck'}
 MKD = {'mkd_dense', 'mkd_fgd_dense'}
-DENSE = FEATURES | MKD | {'soft_dense', 'mkd_balanced_dense', 'mkd_fgd_balanced_dense'}
+DENSE = PYRAMID | MKD | {'soft_dense', 'mkd_balanced_dense', 'mkd_fgd_balanced_dense'}
 
 
 def changed(cfg: dict, **head: Any) -> dict:
@@ -106,36 +108,36 @@ PAIRS: dict[str, tuple[Make, Make, set[str]]] = {
     'Faster R-CNN': (
         faster_rcnn,
         faster_rcnn,
-        FEATURES
+        PYRAMID
         | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'},
     ),
     'Mask R-CNN': (
         mask_rcnn,
         mask_rcnn,
-        FEATURES
+        PYRAMID
         | {'dkd_two_stage', 'dist_two_stage', 'soft_two_stage', 'mkd_two_stage'},
     ),
     'Cascade R-CNN, three stages': (
         cascade,
         cascade,
-        FEATURES | {'soft_cascade_two_stage', 'mkd_cascade_two_stage'},
+        PYRAMID | {'soft_cascade_two_stage', 'mkd_cascade_two_stage'},
     ),
     'classifier': (classifier, classifier, {'kd_logits'}),
     'YOLOX': (yolox, yolox, FEATURES | {'soft_dense', 'mkd_csp_dense'}),
     'DINO': (dino, dino, FEATURES | {'mkd_query', 'mkd_shared_query'}),
     # Heads of other anchors, of points; pyramids of other levels.
-    'GFL, of RetinaNet': (gfl, retinanet, FEATURES | {'crosskd_dense'}),
+    'GFL, of RetinaNet': (gfl, retinanet, PYRAMID | {'crosskd_dense'}),
     'GFL, of ATSS': (tiny.gfl, tiny.atss, DENSE),
     'GFL, of other bins': (
         tiny.gfl,
         lambda *widths: changed(tiny.gfl(*widths), reg_max=8),
         DENSE,
     ),
-    'GFL, of Faster R-CNN': (tiny.gfl, faster_rcnn, FEATURES),
+    'GFL, of Faster R-CNN': (tiny.gfl, faster_rcnn, PYRAMID),
     'GFL, of four levels': (tiny.gfl, four_levels, DENSE | {'ld_dense'}),
     'GFL, of pooled levels': (tiny.gfl, pooled, DENSE | {'ld_dense'}),
-    'softmax': (softmax, softmax, FEATURES),
-    'RetinaNet, of softmax': (tiny.retinanet, softmax, FEATURES),
+    'softmax': (softmax, softmax, PYRAMID),
+    'RetinaNet, of softmax': (tiny.retinanet, softmax, PYRAMID),
 }
 
 

@@ -2,8 +2,8 @@
 (with masks, where both models have them), relations, attention and features, with guidance
 and exploration.
 
-For a pair with ResNet and FPN. The weights of relations, attention and features are those
-of `mkd_dense.py`; on two-stage detectors none has been measured. A config takes it as
+For a pair with FPN. The weights of relations, attention and features are those
+of `mkd_neck.py`; on two-stage detectors none has been measured. A config takes it as
 `**_base_.pop('recipe')`. For a student of one stage: `mkd_two_stage.py`.
 """
 
@@ -11,18 +11,12 @@ _base_ = ['soft_cascade_two_stage.py']
 
 needs = dict(
     student=[
-        'backbone.layer2',
-        'backbone.layer3',
-        'backbone.layer4',
         'neck.fpn_convs',
         'rpn_head',
         *(f'roi_head.bbox_roi_extractor.{n}' for n in range(3)),
         *(f'roi_head.bbox_head.{n}' for n in range(3)),
     ],
     teacher=[
-        'backbone.layer2',
-        'backbone.layer3',
-        'backbone.layer4',
         'rpn_head',
         'neck',
     ],
@@ -31,9 +25,7 @@ needs = dict(
 rank = 60
 
 recipe = dict(
-    taps=dict(stages=['backbone.layer2', 'backbone.layer3', 'backbone.layer4']),
     adapters=dict(
-        guide=dict(type='GuidanceLayer', student='stages', teacher='t.stages'),
         # The coarsest level is pooled, without a convolution, and is left out.
         guide_fpn=dict(
             type='GuidanceLayer',
@@ -46,24 +38,21 @@ recipe = dict(
     terms=dict(
         loss_relation=dict(
             type='RelationKD',
-            student='guide.student',
-            teacher='guide.teacher',
-            share=0.03,
-            weight=0.5,
+            relation='spatial',
+            student='fpn',
+            teacher='t.fpn',
+            share=1.0,
+            weight=30.0,
         ),
         loss_attention=dict(
-            type='AttentionKD',
-            student='stages',
-            teacher='t.stages',
-            share=2.5,
-            weight=8.0,
+            type='AttentionKD', student='fpn', teacher='t.fpn', share=1.0, weight=6.0
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
-            share=2.0,
-            weight=20.0,
+            share=1.0,
+            weight=10.0,
         ),
     ),
 )
