@@ -15,7 +15,7 @@ def test_the_plan_has_a_line_for_each_teacher_and_term() -> None:
     lines = summarize_plan(model).splitlines()
     assert lines[1] == f'  student GFL, {plain / 1e6:.2f} M parameters'
     assert lines[2].startswith('  teacher t GFL, ') and 'random weights' in lines[2]
-    assert lines[5] == '  loss_soft SoftOutputKD: head <- t.head, weight 0.4'
+    assert lines[5] == '  loss_soft SoftOutputKD: head <- t.head, weight 0.15'
     assert [line.split()[0] for line in lines[3:6]] == [
         'loss_attention', 'loss_feature', 'loss_soft'
     ]  # fmt: skip

@@ -23,8 +23,8 @@ recipe = dict(
             student='head',
             teacher='t.head',
             balance=1.0,
-            share=1.5,
-            weight=0.4,
+            share=0.5,
+            weight=0.15,
         ),
     ),
 )

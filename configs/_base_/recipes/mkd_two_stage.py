@@ -44,13 +44,13 @@ recipe = dict(
             weight=30.0,
         ),
         loss_attention=dict(
-            type='AttentionKD', student='fpn', teacher='t.fpn', share=1.0, weight=6.0
+            type='AttentionKD', student='fpn', teacher='t.fpn', share=0.9, weight=6.0
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
-            share=1.0,
+            share=1.5,
             weight=10.0,
         ),
     ),
