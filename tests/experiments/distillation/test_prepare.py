@@ -262,9 +262,23 @@ def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> N
     assert all(term.weight > 0 for term in calibrated.model.terms.values())
     assert main(argv) == 2  # it has begun
     before = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
-    assert main([*argv, '--resume']) == 2  # it has ended, and says so
+    page = work_dir / 'report/index.html'
+    assert page.is_file()
+    page.unlink()
+    assert main([*argv, '--resume']) == 0  # it has ended: the page alone is made
+    assert page.is_file()
     after = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
     assert after == before
     three = [*argv[:4], 'third.pth', *argv[4:]]
     assert main(three) == 2
     shutil.rmtree(work_dir)
+
+
+def test_a_page_that_cannot_be_written_does_not_lose_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from mkd_det.cli.distill import finish
+
+    given = DistillSettings('small.py', 'big.py', 'big.pth', tmp_path)
+    finish(given, tmp_path / 'gone.py')
+    assert '--resume makes the page again' in capsys.readouterr().out
