@@ -87,13 +87,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
     from ..errors import ConfigError
-    from ..experiments.distillation.prepare import DistillSettings, prepare
+    from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import (
         check_checkpoint,
         is_finished,
         write_configs,
         written_config,
     )
+    from ..experiments.distillation.settings import DistillSettings, check_same_run
     from .train import run as train
 
     quiet_libraries()
@@ -115,9 +116,12 @@ def run(args: argparse.Namespace) -> Any:
         args.unlabeled,
         args.epochs,
         args.init,
+        dict(args.cfg_options or {}),
+        not args.dry_run,
     )
     begun = written_config(settings) if args.resume else None
     if begun is not None and not args.dry_run:
+        check_same_run(settings, begun)
         # As it was written: another calibration would change the weights half way.
         args.config, args.work_dir = str(begun), str(settings.run_dir)
         args.resume = 'auto'

@@ -13,7 +13,8 @@ from ...errors import CheckpointError, ConfigError, ExperimentError
 from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
-from .prepare import DistillSettings, PreparedDistillation
+from .prepare import PreparedDistillation
+from .settings import DistillSettings
 from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
