@@ -42,6 +42,7 @@ from .runner_parts import (
     check_submodules,
 )
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
+from .stored_teachers import check_stored_teachers
 from .unlabeled_data import check_infinite_sampler, check_unlabeled
 
 # Class names of the data by split; None where they are not known.
@@ -85,6 +86,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
     check_unlabeled(loaders['train'].dataset)
+    check_stored_teachers(cfg, model, loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)
