@@ -61,7 +61,7 @@ def distiller(root: Path, kind: str, stored: Path | None, **parts: Any) -> Any:
     given = dict(checkpoint=str(root / f'{kind}.pth'), speed='off')
     if stored is not None:
         given = dict(checkpoint=None, stored=str(stored))
-    cfg = distiller_cfg(None, adapters={}, terms=SOFT, **parts)
+    cfg = distiller_cfg(None, **{'adapters': {}, 'terms': SOFT, **parts})
     cfg.update(
         student=KINDS[kind](),
         teachers=dict(t=dict(cfg=teacher_cfg(kind), **given)),
@@ -295,3 +295,38 @@ def test_settings_that_would_have_no_effect_are_refused(root: Path) -> None:
         with pytest.raises(ConfigError) as error:
             tiny.build(cfg)
         assert next(iter(more)) in error.value.actual
+
+
+@pytest.mark.parametrize(
+    'term',
+    [
+        dict(type='LD'),
+        dict(type='SoftOutputKD', boxes='giou'),
+        dict(type='SoftOutputKD', balance=0.5),
+    ],
+)
+def test_other_terms_on_the_output_of_a_head_are_taught_alike(
+    root: Path, term: dict[str, Any]
+) -> None:
+    terms = dict(loss_soft=dict(student='head', teacher='t.head', **term))
+    data = dataset(root, RESIZE)
+    looped, stored = (
+        losses(distiller(root, 'gfl', path, terms=terms), data)
+        for path in (None, root / 'gfl.soft')
+    )
+    assert looped == pytest.approx(stored, rel=5e-3) and any(looped.values())
+
+
+def test_a_teacher_of_more_classes_teaches_those_that_both_know(root: Path) -> None:
+    order = dict(class_map=[2, 1, 0], classes=('blue', 'green', 'red'))
+    teacher = dict(cfg=teacher_cfg('gfl'), **order)
+    data = dataset(root, RESIZE)
+    found = []
+    for given in (
+        dict(checkpoint=str(root / 'gfl.pth'), speed='off'),
+        dict(checkpoint=None, stored=str(root / 'gfl.soft')),
+    ):
+        cfg = distiller_cfg(None, adapters={}, terms=SOFT, taps=dict(head='bbox_head'))
+        cfg['teachers'] = dict(t={**teacher, **given})
+        found.append(losses(tiny.build(cfg).train(), data))
+    assert found[0] == pytest.approx(found[1], rel=5e-3)
