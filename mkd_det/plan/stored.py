@@ -9,7 +9,7 @@ from torch import nn
 from ..config import DistillConfig
 from ..errors import PlanError
 from ..heads.readers.dense import DenseReader
-from ..teachers.stored import StoredReader
+from ..teachers.stored.outputs import StoredReader
 from .plan import Plan, Term
 
 

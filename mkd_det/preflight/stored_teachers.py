@@ -13,7 +13,7 @@ from ..distiller.model import Distiller
 from ..errors import ConfigError, DataError
 from ..io.random_state import preserved_random_state
 from ..registry import type_name
-from ..teachers.stored import HOMOGRAPHY, META_KEYS
+from ..teachers.stored.outputs import HOMOGRAPHY, META_KEYS
 
 # Transforms that note in `homography_matrix` what they do.
 GEOMETRIC = frozenset(

@@ -36,7 +36,7 @@ from ..errors import (
 from ..parsing import parse
 from ..registry import build_mmengine_model
 from .cache import hash_weights
-from .stored import StoredOutputs
+from .stored.outputs import StoredOutputs
 
 
 @dataclass

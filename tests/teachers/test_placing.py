@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mkd_det.errors import DataError
-from mkd_det.teachers.placing import Grid, place
-from mkd_det.teachers.store import StoredImage
+from mkd_det.teachers.stored.placing import Grid, place
+from mkd_det.teachers.stored.store import StoredImage
 
 STEPS = (8, 16, 32)
 SIZE = (64, 128)  # (H, W)

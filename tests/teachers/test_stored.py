@@ -17,7 +17,7 @@ from mkd_det.errors import ConfigError, DataError, PlanError, TeacherError
 from mkd_det.experiments.labelling.soft import SoftSettings, label_soft
 from mkd_det.preflight.stored_teachers import check_stored_teachers
 from mkd_det.run import train
-from mkd_det.teachers.store import OutputStore
+from mkd_det.teachers.stored.store import OutputStore
 from tooling import distiller_cfg
 
 ALL = 10**6

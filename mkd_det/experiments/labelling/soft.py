@@ -28,9 +28,9 @@ from ...registry import type_name
 from ...structures import HeadOutput
 from ...taps import Tap, capture
 from ...teachers.cache import hash_weights
-from ...teachers.placing import Grid
-from ...teachers.store import About, OutputStore, StoredImage, as_half
-from ...teachers.stored import HOMOGRAPHY
+from ...teachers.stored.outputs import HOMOGRAPHY
+from ...teachers.stored.placing import Grid
+from ...teachers.stored.store import About, OutputStore, StoredImage, as_half
 from ...training.student_config import student_config
 from .detect import Detector, test_pipeline
 

@@ -16,7 +16,7 @@ from mkd_det.experiments.labelling.soft import (
     SoftSettings,
     label_soft,
 )
-from mkd_det.teachers.store import OutputStore
+from mkd_det.teachers.stored.store import OutputStore
 from tooling import fails, plain_dumps, run_command
 
 

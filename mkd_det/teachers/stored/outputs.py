@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, TeacherError
-from ..heads.base import HeadReader, find_reader
-from ..structures import HeadOutput, Level, Levels
-from ..taps import Tap
+from ...errors import DataError, TeacherError
+from ...heads.base import HeadReader, find_reader
+from ...structures import HeadOutput, Level, Levels
+from ...taps import Tap
 from .placing import Grid, Placed, place
 from .store import OutputStore
 

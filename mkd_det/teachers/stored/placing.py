@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ...errors import DataError
 from .store import StoredImage
 
 # Confidence of places of which nothing is stored.

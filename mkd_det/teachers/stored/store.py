@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.archive import load_plain
-from ..errors import DataError
+from ...checkpoints.archive import load_plain
+from ...errors import DataError
 
 FORMAT = 'mkd_det soft labels, 1'
 # Several processes write to one file: each waits for the others so many seconds.
