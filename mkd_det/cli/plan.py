@@ -108,7 +108,7 @@ def verify(teacher: Teacher) -> str:
         return '[yellow]no checkpoint: random weights[/]'
     if '://' in str(path):
         return f'{path}: is fetched and verified when training starts'
-    if not Path(path).is_file():
+    if not Path(path).exists():
         return f'[yellow]{path} is not there yet[/]'
     teacher.load()
     classes = f', {len(teacher.classes)} classes' if teacher.classes else ''

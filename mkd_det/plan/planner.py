@@ -26,6 +26,7 @@ from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
+from ..weighting.schedules import WeightSchedule
 from ..weighting.teacher_weights import check_logits
 from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
@@ -124,6 +125,8 @@ class Planner:
         off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
+            given = term.arguments.get('schedule')
+            WeightSchedule.parse(given, f'terms.{name}.schedule')
             lack = missing_modules(term, self.config, self._model)
             if lack and term.weight != 0:
                 self.plan.notes.append(f'term {name} is off: {lack}')

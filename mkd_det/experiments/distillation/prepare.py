@@ -18,6 +18,7 @@ from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
+from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError, PathError
@@ -28,8 +29,10 @@ from ...training.runtime import build_model, is_distill
 from .choice import AUTO, Choice, choose_recipe
 from .config_text import distill_text, student_text
 from .data_part import Expression, data_part
-from .model_part import scaled_schedule, with_classes
+from .model_part import common_divisor, scaled_schedule, with_classes
 
+# The written config of a teacher that is trained first.
+TEACHER_CONFIG = 'teacher.py'
 # A batch has at most so many unlabelled images for each labelled one.
 UNLABELLED_RATIO = 3
 
@@ -144,27 +147,39 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         read_checkpoint(settings.init)  # raises before anything is written
     layout = None if settings.data is None else find_layout(settings.data.absolute())
     parts = _student_parts(settings, student, layout)
+    divisor = common_divisor(student, teacher)
+    if divisor:
+        preprocessor = parts.setdefault('model', {}).setdefault('data_preprocessor', {})
+        preprocessor['pad_size_divisor'] = divisor
     classes = (
         layout.classes if layout is not None else dataset_classes(student, 'train')
     )
     model = build_model(_with_parts(student, parts))
-    held = Teacher.build('t', _teacher_settings(settings))
-    choice = choose_recipe(model, held.model, settings.recipe)
+    if settings.checkpoint is None:  # it will have the classes of the data
+        own = _with_parts(teacher, _teacher_parts(settings, teacher, layout))
+        big: nn.Module = build_model(own)
+    else:
+        big = Teacher.build('t', _teacher_settings(settings)).model
+    choice = choose_recipe(model, big, settings.recipe)
     notes, warnings = _notes(layout, choice), []
+    if divisor:
+        notes.append(f'images are padded to multiples of {divisor}, for the teacher')
     given = _teacher_settings(settings)
     theirs = _teacher_classes(settings)
     others = bool(theirs and classes and tuple(theirs) != tuple(classes))
-    if others or class_count(model) != class_count(held.model):
+    if others or class_count(model) != class_count(big):
         given['class_map'] = 'auto'
         notes.append('the teacher has other classes: they are matched by name')
-    sizes = {'student': _parameters(model), 'teacher': _parameters(held.model)}
+    sizes = {'student': _parameters(model), 'teacher': _parameters(big)}
     if sizes['student'] >= sizes['teacher']:
         warnings.append(
             f'the student has {sizes["student"]:,} parameters, the teacher'
             f' {sizes["teacher"]:,}: are they swapped?'
         )
     texts = {
-        'student.py': student_text(_base(settings), parts, _student_lines(layout)),
+        'student.py': student_text(
+            _base(settings.student, settings.folder), parts, _student_lines(layout)
+        ),
         'distill.py': distill_text(
             'student.py',
             choice.recipe.name,
@@ -174,7 +189,7 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         ),
     }
     if settings.checkpoint is None:
-        texts['teacher.py'] = _teacher_text(settings, teacher, layout)
+        texts[TEACHER_CONFIG] = _teacher_text(settings, teacher, layout)
     prepared = PreparedDistillation(texts, choice, notes, warnings, sizes, layout)
     _verify(prepared, settings)
     return prepared
@@ -184,13 +199,14 @@ def _verify(prepared: PreparedDistillation, settings: DistillSettings) -> None:
     """Build what was made, in a folder of its own, so that errors come before files."""
     with TemporaryDirectory(prefix='mkd_distill') as name:
         folder = Path(name).resolve()
-        moved = {
-            file: text.replace(str(settings.folder.absolute()), str(folder)).replace(
-                repr(_base(settings)), repr(_absolute(settings.student))
-            )
-            for file, text in prepared.texts.items()
-        }
-        replace(prepared, texts=moved).write(folder)
+        paths = {str(settings.folder.absolute()): str(folder)}
+        for config in (settings.student, settings.teacher):
+            written = _base(config, settings.folder)
+            paths[repr(written)] = repr(_absolute(config))
+        texts = prepared.texts
+        for before, after in paths.items():
+            texts = {file: text.replace(before, after) for file, text in texts.items()}
+        replace(prepared, texts=texts).write(folder)
         cfg = with_class_names(load_config(str(folder / 'distill.py')))
         model = build_model(cfg)
         if settings.checkpoint is not None:
@@ -284,8 +300,11 @@ def _with_parts(cfg: Config, parts: Mapping[str, Any]) -> Config:
 def _teacher_settings(settings: DistillSettings) -> dict[str, Any]:
     checkpoint = settings.checkpoint
     if checkpoint is None:
-        checkpoint = str((settings.teacher_dir / 'last.pth').absolute())
-    elif '://' not in checkpoint:
+        return dict(
+            cfg=str((settings.folder / TEACHER_CONFIG).absolute()),
+            checkpoint=str((settings.teacher_dir / 'last.pth').absolute()),
+        )
+    if '://' not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     return dict(cfg=_absolute(settings.teacher), checkpoint=checkpoint)
 
@@ -303,10 +322,8 @@ def _absolute(config: str) -> str:
     return config if '::' in config else os.path.abspath(config)
 
 
-def _base(settings: DistillSettings) -> str:
-    if '::' in settings.student:
-        return settings.student
-    return os.path.relpath(settings.student, settings.folder)
+def _base(config: str, folder: Path) -> str:
+    return config if '::' in config else os.path.relpath(config, folder)
 
 
 def _parameters(model: nn.Module) -> int:
@@ -320,7 +337,7 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
         count = len(layout.train.content['images'])
         notes.append(
             f'data: {layout.name}, {count} training images, {len(layout.classes)}'
-            f' classes: {", ".join(layout.classes)}'
+            f' classes: {list_names(layout.classes)}'
         )
         notes += layout.notes
         if layout.test is None:
@@ -344,9 +361,14 @@ def _lines(settings: DistillSettings, notes: list[str]) -> list[str]:
 
 def _teacher_text(settings: DistillSettings, cfg: Config, layout: Layout | None) -> str:
     """Return the config of a teacher that is trained first, on the same data."""
-    other = DistillSettings(
-        settings.teacher, '', None, settings.work_dir, epochs=settings.epochs
-    )
-    parts = _student_parts(other, cfg, layout)
-    lines = _student_lines(layout)
-    return student_text(_base(other), parts, lines, 'The teacher')
+    parts = _teacher_parts(settings, cfg, layout)
+    base = _base(settings.teacher, settings.folder)
+    return student_text(base, parts, _student_lines(layout), 'The teacher')
+
+
+def _teacher_parts(
+    settings: DistillSettings, cfg: Config, layout: Layout | None
+) -> dict[str, Any]:
+    """Return what the written config of such a teacher changes, by variable."""
+    own = replace(settings, student=settings.teacher, unlabeled=None)
+    return _student_parts(own, cfg, layout)

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ..statistics import Spread
+from ..judging.statistics import Spread
 from ..summary import RowSummary, with_incomplete_log
 
 
