@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 import tiny
 from mkd_det.errors import ConfigError, DataError, PlanError, TeacherError
 from mkd_det.experiments.labelling.soft import SoftSettings, label_soft
-from mkd_det.preflight.stored_teachers import check_stored_teachers
+from mkd_det.preflight.images.stored import check_stored_teachers
 from mkd_det.run import train
 from mkd_det.teachers.stored.store import OutputStore
 from tooling import distiller_cfg

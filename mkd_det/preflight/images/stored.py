@@ -8,12 +8,12 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..data.check import MAX_IMAGES
-from ..distiller.model import Distiller
-from ..errors import ConfigError, DataError
-from ..io.random_state import preserved_random_state
-from ..registry import type_name
-from ..teachers.stored.outputs import HOMOGRAPHY, META_KEYS
+from ...data.check import MAX_IMAGES
+from ...distiller.model import Distiller
+from ...errors import ConfigError, DataError
+from ...io.random_state import preserved_random_state
+from ...registry import type_name
+from ...teachers.stored.outputs import HOMOGRAPHY, META_KEYS
 
 # Transforms that note in `homography_matrix` what they do.
 GEOMETRIC = frozenset(
