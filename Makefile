@@ -32,7 +32,7 @@ demo: env
 
 test: env
 	@echo "Tests: about 8 minutes on two cores"
-	@$(IN_VENV) -m pytest -n 2 --dist loadfile
+	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(VENV)/bin/ruff check .

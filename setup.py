@@ -139,7 +139,7 @@ setup(
         'pycocotools',
         'pyyaml',
         'rich',
-        'scipy',
+        'scipy>=1.11',
         'tqdm',
     ],
     extras_require={

@@ -16,7 +16,7 @@ if not is_postponed():  # the command line parses its arguments first
     with quiet_import():
         from . import adapters, branches, classification, heads, hooks, losses, probes
         from .contrib import row_conv
-        from .data import unlabeled
+        from .data import patient, unlabeled, unlabeled_digits
         from .weighting import gradient_share as balance
     from .adapters import Adapter
     from .branches import Branch
@@ -50,7 +50,9 @@ __all__ = [
     'heads',
     'hooks',
     'losses',
+    'patient',
     'probes',
     'row_conv',
     'unlabeled',
+    'unlabeled_digits',
 ]

@@ -21,6 +21,17 @@ import tiny
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files that take longest: they start whole commands. They come first, so that no
+# process is left alone with one of them at the end (`pytest -n`).
+LONGEST = ('test_wheel.py', 'test_notebook.py', 'test_ddp.py', 'test_configs.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by how long they take, as far as that is known."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _registered() -> None:
     """mmdet's and our modules stand in the registries; torch takes one thread."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
+from mkd_det.experiments.runs import read_history
+from mkd_det.experiments.runs.history import BOX_MAP
 from tooling import distiller_cfg, plain_dumps, student_cfg, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +95,8 @@ def start(site: Path, cwd: Path, *commands: Sequence[str]) -> subprocess.Popen:
 
 
 def test_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    for extra in ('sklearn', 'skimage', 'matplotlib'):
+        pytest.importorskip(extra, reason='needs the demo extra')
     site, here, demo = (tmp_path / name for name in ('site', 'here', 'demo'))
     here.mkdir()
     demo.mkdir()
@@ -116,7 +124,7 @@ def test_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
             ['compare', 'taught.py', '--base', 'student.py', '--seeds', '0'],
             ['chain', 'chain.py', '--work-dir', 'chain'],
         ),
-        start(site, demo, ['demo', '--quick', '--work-dir', 'work']),
+        start(site, demo, *[['demo', '--quick', '--work-dir', 'work']] * 2),
     ]
     codes = [process.wait() for process in running]
     logs = [(folder / 'log.txt').read_text() for folder in (here, demo)]
@@ -128,7 +136,43 @@ def test_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     members = json.loads((here / 'chain/chain.json').read_text())
     assert [member['name'] for member in members] == ['t', 'a', 's']
     assert (here / 'chain/students/s.pth').is_file()
-    assert 'student with M-KD' in logs[1]
-    assert (demo / 'work/index.html').is_file()
+    check_demo_results(demo / 'work')
+    check_demo_page(demo / 'work')
+    # The second time there is nothing left to train.
+    assert logs[1].count('already finished') == 3
     for name in ('mkd_det', 'configs', 'tools'):
         assert str(ROOT / name) not in ''.join(logs)
+
+
+def check_demo_results(folder: Path) -> None:
+    runs = json.loads((folder / 'results.json').read_text())['runs']
+    assert [run['name'] for run in runs] == ['teacher', 'student', 'mkd']
+    for run in runs:
+        assert 0 <= run['box_map'] <= run['box_map_50'] <= 1
+        assert math.isfinite(run['seconds']) and run['seed'] == 0
+        assert 'python -m mkd_det train mkd_det::demo/' in run['command']
+        history = read_history(folder / run['name'])
+        assert sorted(history.losses) == [1, 2, 3, 4, 5, 6]
+        assert all(math.isfinite(loss) for loss in history.losses.values())
+        last = history.metrics[max(history.metrics)]
+        assert last.get(BOX_MAP, 0.0) == run['box_map']
+        assert history.losses[6] < history.losses[1]  # it learns something
+    teacher, student, mkd = runs
+    assert teacher['params'] > 5 * student['params']
+    assert student['params'] == mkd['params']
+    losses = [tuple(read_history(folder / r['name']).losses.values()) for r in runs]
+    assert len(set(losses)) == 3
+
+
+def check_demo_page(folder: Path) -> None:
+    page = (folder / 'index.html').read_text()
+    links = set(re.findall(r'(?:src|href)="([^"]+)"', page))
+    assert links == {'detections.png', 'curves.png', 'results.json'}
+    for name in links:
+        assert (folder / name).stat().st_size > 0
+    for name in ('detections.png', 'curves.png'):
+        pixels = np.asarray(Image.open(folder / name).convert('L'))
+        assert min(pixels.shape) > 400
+        assert pixels.std() > 10
+    for title in ('teacher', 'student alone', '<strong>student with M-KD</strong>'):
+        assert f'>{title}</td>' in page

@@ -116,7 +116,10 @@ def run(args: argparse.Namespace) -> int | None:
     from ..errors import ConfigError
     from ..experiments.comparison.options import ComparisonOptions
     from ..experiments.comparison.report.page import PAGE
-    from ..experiments.comparison.report.text import command_with_more_seeds
+    from ..experiments.comparison.report.text import (
+        command_with_more_seeds,
+        power_texts,
+    )
     from ..experiments.comparison.rows import split_name
     from ..experiments.comparison.run import compare
     from ..experiments.comparison.suggestions import plain_configs
@@ -149,6 +152,7 @@ def run(args: argparse.Namespace) -> int | None:
     if outcome.comparison is not None:
         print_table(outcome.comparison)
         print(f'The report: {(outcome.report / PAGE).resolve()}')
+        print(*power_texts(outcome.comparison), sep='\n')
         more = command_with_more_seeds(outcome.comparison)
         if more and not outcome.stopped:
             print(

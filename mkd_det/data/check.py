@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from ..errors import as_config_error
 from .checks import AnnotatedDataset, run_checks
+from .checks.evaluators import check_evaluators
 from .datasets import (
     checks_itself,
     dataset_class,
@@ -25,7 +26,6 @@ from .datasets import (
     open_dataset,
     reads_standard_format,
 )
-from .evaluators import check_evaluators
 from .overlap import check_overlap
 
 MAX_IMAGES = 500
@@ -112,9 +112,18 @@ def _check_dataset(
         return f'{cfg["type"]} skipped (not on this disk)', None
     data = AnnotatedDataset(open_dataset(cfg, split), images)
     kept = seen.labelled if split == 'train' else seen.measured
-    kept += data.annotations.images
+    kept += _used_images(cfg, data, split)
     remarks = [*data.annotations.remarks, *run_checks(data)]
     return _summary(data, cls.__name__, remarks), data
+
+
+def _used_images(cfg: Mapping, data: AnnotatedDataset, split: str) -> list[str]:
+    """Return the paths of the images that a dataset yields: `indices` takes some."""
+    if cfg.get('indices') is None:
+        return list(data.annotations.images)
+    with as_config_error(f'{split}_dataloader: {data.dataset.__class__.__name__}'):
+        dataset = DATASETS.build({**cfg, 'pipeline': []})
+        return [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
 
 
 def _summary(data: AnnotatedDataset, name: str, remarks: Sequence[str]) -> str:

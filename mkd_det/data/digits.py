@@ -169,6 +169,18 @@ def _write(root: Path, settings: DigitSettings) -> Iterator[None]:
         (root / f'{split}.json').write_text(json.dumps(content))
 
 
+def training_painter(settings: DigitSettings) -> Painter:
+    """Return the painter of the training images.
+
+    Args:
+        settings: Arguments of the dataset.
+
+    Raises:
+        EnvironmentVersionError: The extra `demo` is not installed.
+    """
+    return _painters(settings)[0]
+
+
 def _painters(settings: DigitSettings) -> tuple[Painter, Painter]:
     """Return the painters of training and validation, which share nothing."""
     try:

@@ -35,7 +35,8 @@ class UnlabeledImages(BaseDetDataset):
     Args:
         images: A folder, which is searched with its folders; a json in COCO's format,
             whose annotations are ignored; a json list of paths; a text file with a
-            path in each line; or a list of paths.
+            path in each line, or, as in Pascal VOC, a name without its ending; or a
+            list of paths.
         exclude: Like `images`: images that are left out, such as the labelled ones of
             the same folder.
         strict: Whether an image that is also a validation or test image is an error.
@@ -148,7 +149,8 @@ def list_images(
 
     Args:
         images: A folder, which is searched with its folders; a json in COCO's format;
-            a json list of paths; a text file with a path in each line; or paths.
+            a json list of paths; a text file with a path in each line, whose ending
+            may be missing; or paths.
         root: Where relative paths begin.
         prefix: Folder, from `root`, of the paths in a file.
 
@@ -168,7 +170,15 @@ def list_images(
         raise AnnotationError(
             'UnlabeledImages: there is no such file or folder', actual=str(found)
         )
-    return [base / prefix / name for name in _names_in(found)]
+    return [_with_suffix(base / prefix / name) for name in _names_in(found)]
+
+
+def _with_suffix(path: Path) -> Path:
+    """Return the image that a name without its ending means; others as they are."""
+    if path.suffix.lower() in SUFFIXES or path.is_file():
+        return path
+    named = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
+    return next((file for file in named if file.is_file()), path)
 
 
 def _names_in(file: Path) -> list[str]:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The smallest number of float32 with all its digits.
+_TINY = torch.finfo(torch.float32).tiny
+
 
 def softmax_kl(student: Tensor, teacher: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     r"""Return the KL divergence between softened distributions, one per distribution.
@@ -76,13 +79,17 @@ def quality_bce(
 ) -> Tensor:
     r"""Return binary cross entropy with soft targets, weighted by the disagreement.
 
-    .. math:: \tau^2 |\sigma_t - \sigma_s|^\beta \,
+    .. math:: \tau^e |\sigma_t - \sigma_s|^\beta \,
         \mathrm{BCE}(\sigma_s, \sigma_t), \quad \sigma = \sigma(z / \tau)
 
     Wang et al.: "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     CVPR 2024, arXiv 2306.11369; the weight is that of the quality focal loss (Li et
     al. 2020, arXiv 2006.04388). The gradient also flows through the weight, as in the
     published code. The minimum is 0, or the teacher's entropy for `beta` 0.
+
+    The exponent e keeps the size of the gradient at high temperatures: beta, where
+    the gradient through the weight is the larger one, and 2 for `beta` 0, as for a
+    plain cross entropy.
 
     Args:
         student: Logits of independent classes.
@@ -94,7 +101,8 @@ def quality_bce(
     Shape:
         - student, teacher, output: (\*)
     """
-    return sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None) * tau**2
+    loss = sigmoid_focal(student / tau, (teacher / tau).sigmoid(), beta, None)
+    return loss * tau ** (beta or 2)
 
 
 def class_factors(counts: Tensor, exponent: float, rarest: float = 0.05) -> Tensor:
@@ -182,12 +190,14 @@ def normalized_ranks(values: Tensor) -> Tensor:
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    r"""Return the focal loss of a softmax.
+    r"""Return the focal loss of a softmax, for hard and soft targets.
 
-    .. math:: -\sum_k t_k (1 - p_k)^\gamma \log p_k
+    .. math:: -\sum_k t_k |t_k - p_k|^\gamma \log p_k
 
     Lin et al.: "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002,
-    which has the sigmoid form and hard targets.
+    which has the sigmoid form and hard targets, where :math:`|t_k - p_k|` is
+    :math:`1 - p_k`. With :math:`(1 - p_k)^\gamma` for soft targets the loss would be
+    least at other probabilities than the targets; this one is 0 at the targets.
 
     Args:
         logits: Logits of mutually exclusive classes.
@@ -200,7 +210,8 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
         - output: (\*)
     """
     log_p = logits.log_softmax(-1)
-    return -(target * (1 - log_p.exp()) ** gamma * log_p).sum(-1)
+    weights = (target - log_p.exp()).abs() ** gamma if gamma else 1.0
+    return -(target * weights * log_p).sum(-1)
 
 
 def sigmoid_focal(
@@ -265,23 +276,31 @@ def logit_rows(logits: Tensor) -> Tensor:
     return logits.flatten(0, -2)
 
 
-def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-8) -> Tensor:
+def pearson_distance(one: Tensor, other: Tensor, eps: float = 1e-6) -> Tensor:
     r"""Return one minus Pearson's correlation of paired rows.
 
     .. math:: 1 - \frac{\langle u - \bar u, v - \bar v \rangle}
         {\| u - \bar u \| \, \| v - \bar v \|}
 
-    The distance is 0 where a row is constant: where the product of the norms is at
-    most `eps`.
+    The distance is 0 where a row is constant: where its deviation from its mean is at
+    most `eps` of its norm. A bound on the deviation itself, as in published code, would
+    take rows of small numbers for constant, such as the probabilities of one class of
+    a thousand.
 
     Shape:
         - one, other: (M, K)
         - output: (M,)
     """
-    one, other = (x - x.mean(-1, keepdim=True) for x in (one, other))
-    norms = one.norm(dim=-1) * other.norm(dim=-1)
-    distance = 1 - (one * other).sum(-1) / norms.clamp_min(eps)
-    return torch.where(norms <= eps, torch.zeros_like(distance), distance)
+    product, constant = torch.ones_like(one), torch.zeros_like(one[:, 0]).bool()
+    for x in (one, other):
+        # Scaled first: squares of small numbers would be 0.
+        x = x / x.detach().abs().amax(-1, keepdim=True).clamp_min(_TINY)
+        centred = x - x.mean(-1, keepdim=True)
+        norm = centred.norm(dim=-1)
+        constant = constant | (norm <= eps * x.norm(dim=-1))
+        product = product * centred / norm.clamp_min(_TINY)[:, None]
+    distance = 1 - product.sum(-1)
+    return torch.where(constant, torch.zeros_like(distance), distance)
 
 
 def joint_logit(first: Tensor, second: Tensor) -> Tensor:

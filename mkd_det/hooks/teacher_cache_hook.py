@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..data.determinism import random_transforms
+from ..data.determinism import count_versions, random_transforms
 from ..errors import ConfigError
 from ..io.random_state import preserved_random_state
 from ..structures import tensors_in
@@ -21,9 +21,10 @@ from ..training.runtime import get_distiller
 class TeacherCacheHook(Hook):
     """Checks the training data for `teachers.<name>.cache`, and logs cache hits.
 
-    Before the first iteration, the pipeline of the training data must yield the same
-    image every time. Size on disk and seconds for each epoch are estimated from one
-    image and logged, with the free space. After every epoch, the number of images
+    The pipeline of the training data must yield the same image every time, or a few
+    versions of it (`RandomFlip`), each of which is kept. Size on disk and
+    seconds for each epoch are estimated from one image and logged, with the free
+    space. After every epoch, the number of images
     found in the cache is logged. Without a cache the hook does nothing.
 
     Raises:
@@ -45,8 +46,9 @@ class TeacherCacheHook(Hook):
             found = random_transforms(dataset)
             if found:
                 raise ConfigError(
-                    f'teachers.{used[0]}: a cache needs images that are the'
-                    ' same in every epoch',
+                    f'teachers.{used[0]}: a cache needs images that come again in'
+                    ' later epochs',
+                    expected='no random transform but RandomFlip',
                     actual='random: ' + ', '.join(found),
                     fix='a train pipeline without them, or no `cache`',
                 )
@@ -81,12 +83,14 @@ class TeacherCacheHook(Hook):
         seconds = time.perf_counter() - start
         cached = distiller.teachers.runners[name]
         each = 2 * sum(t.numel() for t in tensors_in(list(seen.values())))
-        size = each * len(dataset)
+        versions = count_versions(dataset)
+        size = each * len(dataset) * versions
+        flips = f', {versions} versions of each by RandomFlip' if versions > 1 else ''
         free = shutil.disk_usage(cached.cache).free
         runner.logger.info(
             f'teacher cache {name!r}: about {each / 2**20:.1f} MB an image,'
-            f' {size / 2**30:.2f} GB for {len(dataset)} images ({free / 2**30:.1f} GB'
-            f' free in {cached.cache}); reading them takes about'
+            f' {size / 2**30:.2f} GB for {len(dataset)} images{flips}'
+            f' ({free / 2**30:.1f} GB free in {cached.cache}); reading them takes about'
             f' {seconds * len(dataset):.0f} s an epoch'
         )
         if size > free:

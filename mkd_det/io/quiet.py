@@ -28,5 +28,7 @@ def suppress_info_logs() -> Iterator[None]:
 
 
 def ignore_library_warnings() -> None:
-    """Ignore warnings that mmdet, mmengine and mmcv raise about their own code."""
+    """Ignore warnings about code of mmdet, mmengine and mmcv."""
+    # Of their anchors, raised by torch.
+    warnings.filterwarnings('ignore', message='torch.meshgrid')
     warnings.filterwarnings('ignore', module=r'(mmdet|mmengine|mmcv)\b')

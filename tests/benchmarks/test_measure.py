@@ -12,8 +12,10 @@ import measure_calibration
 import measure_chain
 import measure_cifar10
 import measure_speed
+import measure_unlabelled
 import measuring
 import pytest
+import unlabelled_experiments
 from mmengine.config import Config
 
 from mkd_det.cli import compare
@@ -229,3 +231,92 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
     assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
     assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
     assert '| cards | calibrated_0 | soft | 4 | 1 |' in text
+
+
+UNLABELLED = unlabelled_experiments.EXPERIMENTS
+
+
+@pytest.mark.parametrize('name', list(UNLABELLED))
+def test_every_row_without_labels_is_a_config_of_one_student(
+    name: str, tmp_path: Path
+) -> None:
+    """The rows differ in data and teachers only, and count the same steps."""
+    experiment = UNLABELLED[name]
+    teachers = {kind: tmp_path / f'{kind}.pth' for kind in ('all', 'part')}
+    hard = dict(type='CocoDataset', ann_file='labels.json')
+    cfg = unlabelled_experiments.read(
+        experiment, experiment.unlabelled, 'test', tmp_path
+    )
+    soft = tmp_path / 'labels.soft' if experiment.soft else None
+    made = unlabelled_experiments.rows(experiment, cfg, teachers, hard, soft)
+    stored = made.get('soft outputs, unlabelled, stored')
+    assert (stored is None) != experiment.soft
+    if stored is not None:
+        assert stored.model.teachers['t'].stored == str(soft)
+        data = str(stored.train_dataloader.dataset)
+        assert data.count('homography_matrix') == data.count('PackDetInputs') == 3
+    (_, base), *others = made.items()
+    wanted = {'M-KD', 'M-KD, unlabelled', 'hard pseudo-labels'}
+    assert wanted <= made.keys()
+    assert ('no labels at all' in made) == experiment.no_labels
+    for row, one in others:
+        assert one.model.get('student', one.model) == base.model, row
+        assert one.train_cfg == base.train_cfg and one.train_cfg.max_iters
+        assert one.val_dataloader == base.val_dataloader
+    own = 'part' if experiment.part else 'all'
+    taught = made['M-KD, unlabelled'].model.teachers['t']
+    assert taught.checkpoint == str(teachers[own])
+    # The labelled part is the same, and its teacher sees no other.
+    part = base.train_dataloader.dataset
+    assert made['M-KD, unlabelled'].train_dataloader.dataset.datasets[0] == part
+    if experiment.part:
+        teacher = unlabelled_experiments.teacher_config(experiment, 'part', tmp_path)
+        assert teacher.train_dataloader.dataset == part
+        rest = unlabelled_experiments.unlabelled_part(cfg)
+        indices = rest.get('datasets', [rest])[0]['indices']
+        assert sorted([*indices, *part.indices]) == list(
+            range(len(indices) + len(part.indices))
+        )
+
+
+@pytest.mark.parametrize('name', [n for n in UNLABELLED if n.startswith('bccd')])
+def test_images_of_val_are_unlabelled_only_where_test_is_reported(
+    name: str, tmp_path: Path
+) -> None:
+    experiment = UNLABELLED[name]
+    for split, ending in (('val', 'val.json'), ('test', 'test.txt')):
+        cfg = unlabelled_experiments.read(
+            experiment, experiment.unlabelled, split, tmp_path
+        )
+        assert cfg.val_dataloader.dataset.ann_file.endswith(ending)
+        rest = json.dumps(cfg.train_dataloader.dataset.datasets[1])
+        assert ('val.txt' in rest) == (split == 'test')
+        assert 'test.txt' not in rest
+
+
+@pytest.mark.parametrize('share', unlabelled_experiments.SHARES)
+def test_cost_is_measured_by_the_share_of_images_without_labels(share: float) -> None:
+    cfg = unlabelled_experiments.cost_config(share)
+    assert cfg.train_dataloader.batch_size == 16
+    if 0 < share < 1:
+        ratio = cfg.train_dataloader.sampler.source_ratio
+        assert sum(ratio) == 16 and ratio[1] == 16 * share
+    else:
+        kind = 'XMLDataset' if share == 0 else 'UnlabeledImages'
+        assert kind in str(cfg.train_dataloader.dataset)
+        assert cfg.model.get('task_weight', 1) == 1 - share
+
+
+def test_figures_of_images_without_labels_become_a_page(tmp_path: Path) -> None:
+    args = measure_unlabelled.parse_args(['--out', str(tmp_path), '--seeds', '0', '1'])
+    figure = dict(mean=0.41, deviation=0.01, count=2)
+    teacher = dict(rows=['M-KD'], metrics={'coco/bbox_mAP': 0.5})
+    result = dict(
+        key='coco/bbox_mAP',
+        teachers=[teacher],
+        rows=[dict(name='student alone', metric=figure)],
+    )
+    text = measure_unlabelled.page(args, dict(pcb=result))
+    assert '| student alone | 0.410 ± 0.010 |' in text
+    assert '| teacher of M-KD | 0.500 |' in text
+    assert '[Report](unlabelled_pcb_val/report.md)' in text

@@ -16,7 +16,7 @@ import tiny
 from mkd_det.data import check_data
 from mkd_det.data.labels import compare_labels, read_labels
 from mkd_det.errors import AnnotationError, ConfigError, DataError, ImageError
-from mkd_det.preflight.unlabeled_data import check_infinite_sampler, check_unlabeled
+from mkd_det.preflight.images.unlabeled import check_infinite_sampler, check_unlabeled
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -199,3 +199,29 @@ def test_an_epoch_without_end_is_refused(
     with pytest.raises(ConfigError) as caught:
         check_infinite_sampler(cfg)
     assert 'IterBasedTrainLoop' in caught.value.fix
+
+
+def test_a_list_may_leave_out_the_endings(root: Path) -> None:
+    """As the lists of Pascal VOC do."""
+    (root / 'split.txt').write_text('000\n002\n')
+    given = dict(data_root=str(root), data_prefix=dict(img='more'))
+    data = dataset(images='split.txt', **given)
+    assert names(data) == ['000.png', '002.png']
+    assert names(dataset(images='split.txt', indices=[1], **given)) == ['002.png']
+
+
+def test_indices_of_labelled_data_leave_the_rest_unlabelled(
+    root: Path, tmp_path: Path
+) -> None:
+    """A quarter of the labels; the other images are no labelled ones."""
+    cfg = config(root, tmp_path, images='annotations.json', data_root=str(root))
+    labelled, rest = cfg.train_dataloader.dataset.datasets
+    rest.update(data_prefix=dict(img='images'), indices=[0, 1, 3])
+    labelled.indices = [2]
+    assert not any('labelled training' in line for line in check_data(cfg, ('train',)))
+    labelled.indices = [1, 2]
+    (told,) = [x for x in check_data(cfg, ('train',)) if 'labelled training' in x]
+    assert '1 of 3 images' in told
+    labelled.indices = [9]
+    with pytest.raises(ConfigError):
+        check_data(cfg, ('train',))

@@ -174,6 +174,18 @@ def test_what_is_read_is_float32_whatever_the_head_yields() -> None:
     torch.testing.assert_close(output.boxes, read(head, maps).boxes, rtol=0.1, atol=2.0)
 
 
+@pytest.mark.parametrize('name', HEADS)
+def test_what_is_read_under_autocast_is_the_same(name: str) -> None:
+    head, maps = head_of(name), features()
+    with torch.no_grad():
+        levels = levels_of(head, maps)
+        wanted = DenseReader(head).read(head, levels)
+        with torch.autocast('cpu', torch.bfloat16):
+            found = DenseReader(head).read(head, levels)
+    assert torch.equal(found.scores, wanted.scores)
+    assert torch.equal(found.boxes, wanted.boxes)
+
+
 def test_one_reader_reads_images_of_any_size() -> None:
     head = head_of('gfl')
     reader, small, large = DenseReader(head), features(), features()

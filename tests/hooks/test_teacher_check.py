@@ -342,7 +342,9 @@ def test_a_cache_is_refused_before_a_teacher_is_evaluated(tmp_path: Path) -> Non
     cfg = _cfg(tmp_path, num_images=2)
     cfg.model.teachers.t.cache = str(tmp_path / 'cache')
     cfg.default_hooks.teacher_cache = dict(type='TeacherCacheHook')
-    with pytest.raises(ConfigError, match='same in every epoch'):
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline.insert(-1, dict(type='PhotoMetricDistortion'))
+    with pytest.raises(ConfigError, match='come again'):
         hook_runs.build(cfg, 'cache').train()
     assert OracleGFL.asked == 0
 

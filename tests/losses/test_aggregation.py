@@ -44,7 +44,7 @@ BY_HAND: list[tuple[dict, Tensor, Tensor, float]] = [
     (dict(type='CE'), SOFTMAX, FIRST, -ln(0.75)),
     (dict(type='CE'), SOFTMAX, EVEN, -ln(0.75) / 2 - ln(0.25) / 2),
     (BALANCED, SOFTMAX, FIRST, -1.2 * ln(0.75)),
-    (BALANCED, SOFTMAX, EVEN, -0.6 * ln(0.75) - 0.4 * ln(0.25)),
+    (BALANCED, SOFTMAX, EVEN, -ln(0.75) / 2 - ln(0.25) / 2),
     (dict(type='BinaryCE'), SIGMOID, FIRST, -ln(0.75) - ln(0.6)),
     (
         dict(type='BinaryCE'),
@@ -58,7 +58,8 @@ BY_HAND: list[tuple[dict, Tensor, Tensor, float]] = [
         dict(type='Focal'),
         SOFTMAX,
         EVEN,
-        -(0.25**2) * ln(0.75) / 2 - 0.75**2 * ln(0.25) / 2,
+        # |t - p| is 1/4 for both classes.
+        -(0.25**2) * (ln(0.75) + ln(0.25)) / 2,
     ),
     (
         FOCAL,
@@ -292,6 +293,43 @@ def test_a_head_without_use_sigmoid_is_an_error() -> None:
     with pytest.raises(ConfigError, match='the head uses a softmax') as caught:
         step(model, tiny.batch())
     assert 'use_sigmoid=True' in caught.value.fix
+
+
+# ------------------------------------------------------------------ soft targets
+
+MEMBERS = [
+    *SOFTMAX_LOSSES,
+    *SIGMOID_LOSSES,
+    dict(type='Focal', gamma=1.0),
+    dict(type='Focal', gamma=0.0),
+    dict(type='Focal', gamma=3.5),
+    {**FOCAL, 'gamma': 0.0, 'alpha': 0.9},
+]
+
+
+@pytest.mark.parametrize('member', MEMBERS)
+def test_every_loss_is_least_where_the_student_is_the_teacher(
+    member: dict[str, Any],
+) -> None:
+    loss = LossAggregation([member], tau=2.0)
+    teacher = torch.tensor([[1.1, 0.6, 0.4], [-2.0, 3.0, 0.1], [0.0, 0.0, 0.0]])
+    student = teacher.clone().requires_grad_()
+    least = loss.pair(student, teacher)
+    if member.get('gamma') != 1.0:  # |t - p| has a kink there
+        (gradient,) = torch.autograd.grad(least, student)
+        assert gradient.abs().max() < 1e-6
+    for seed in range(20):
+        noise = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed))
+        for size in (1e-2, 1.0, 5.0):
+            assert loss.pair(teacher + size * noise, teacher) >= least - 1e-6
+
+
+def test_balanced_cross_entropy_of_soft_targets_by_hand() -> None:
+    loss = LossAggregation([dict(type='BalancedCE', counts=[1, 2], beta=0.5)])
+    # Effective numbers 1 and 1.5: weights 6/5 and 4/5.
+    logits, target = torch.zeros(1, 2), torch.tensor([[0.25, 0.75]])
+    expected = (0.25 * 1.2 + 0.75 * 0.8) * math.log(2)
+    assert loss(logits, target).item() == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------- hard inputs

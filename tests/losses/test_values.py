@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -85,7 +86,19 @@ def test_quality_bce() -> None:
     assert MF.quality_bce(student, teacher).item() == pytest.approx(bce / 2)
     assert MF.quality_bce(student, teacher, beta=2).item() == pytest.approx(bce / 4)
     softer = MF.quality_bce(2 * student, 2 * teacher, tau=2)
-    assert softer.item() == pytest.approx(4 * bce / 2)
+    assert softer.item() == pytest.approx(2 * bce / 2)
+    softer = MF.quality_bce(2 * student, 2 * teacher, beta=0, tau=2)
+    assert softer.item() == pytest.approx(4 * bce)
+
+
+@pytest.mark.parametrize('beta', [0.0, 1.0, 2.0])
+def test_the_temperature_does_not_change_the_size_of_a_gradient(beta: float) -> None:
+    student, teacher = torch.randn(500, requires_grad=True), torch.randn(500)
+    sizes = []
+    for tau in (4.0, 8.0, 16.0, 32.0):
+        loss = MF.quality_bce(student, teacher, beta, tau).sum()
+        sizes.append(torch.autograd.grad(loss, student)[0].norm())
+    assert max(sizes) / min(sizes) < 1.2
 
 
 def test_sigmoid_classes_are_divided_by_the_teachers_squared_confidence() -> None:
@@ -689,6 +702,23 @@ def test_dist_of_one_sample_has_one_part() -> None:
     whole = total(parts)
     whole.backward()
     assert student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e-5, 1e3])
+def test_distances_of_small_numbers_are_those_of_large_ones(scale: float) -> None:
+    """Probabilities of a thousand classes are small, and are no constants."""
+    one, other = torch.rand(4, 8), torch.rand(4, 8)
+    wanted = [1 - np.corrcoef(u, v)[0, 1] for u, v in zip(one.numpy(), other.numpy())]
+    found = MF.pearson_distance(one * scale, other * scale)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float32))
+
+
+def test_constant_rows_have_no_distance_and_no_gradient() -> None:
+    one = torch.tensor([[0.1] * 8, [0.0] * 8, [1e-9] * 8], requires_grad=True)
+    distance = MF.pearson_distance(one, torch.rand(3, 8))
+    assert distance.tolist() == [0.0] * 3
+    distance.sum().backward()
+    assert one.grad is not None and not one.grad.any()
 
 
 @pytest.mark.parametrize(

@@ -80,17 +80,6 @@ def test_a_loss_that_is_not_least_at_agreement_is_refused(doubled: None) -> None
     assert build(terms=terms).plan.terms
 
 
-def test_class_losses_say_whether_they_are_least_at_agreement() -> None:
-    for cfg, least in (
-        (dict(type='Focal'), False),
-        (dict(type='BalancedCE', counts=[1, 9, 2]), False),
-        (dict(type='CE'), True),
-    ):
-        loss = LossAggregation(losses=[cfg], activation='softmax')
-        assert loss.least_at_agreement is least
-        check(loss, output(), output())
-
-
 @pytest.mark.parametrize('kind', ['SoftOutputKD', 'LD', 'LossAggregation'])
 def test_losses_of_heads_agree_with_themselves(kind: str) -> None:
     assert build(terms=term(kind, 'head', 't.head')).plan.terms

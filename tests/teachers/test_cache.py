@@ -18,7 +18,7 @@ from torch import Tensor
 import faults
 import hook_runs
 import tiny
-from mkd_det.data.determinism import random_transforms
+from mkd_det.data.determinism import count_versions, random_transforms
 from mkd_det.errors import ConfigError, DataError
 from mkd_det.hooks.teacher_cache_hook import TeacherCacheHook
 from mkd_det.structures import Levels
@@ -279,27 +279,31 @@ def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
 # -- in a training ---------------------------------------------------------------
 
 
-def run(tmp_path: Path, name: str, flip: bool = False, **teacher: Any) -> Any:
+def run(tmp_path: Path, name: str, *transforms: dict[str, Any], **teacher: Any) -> Any:
     cfg = hook_runs.distill_cfg(tmp_path, epochs=2, val=False, teacher=teacher)
-    if not flip:
-        pipeline = cfg.train_dataloader.dataset.pipeline
-        cfg.train_dataloader.dataset.pipeline = [
-            t for t in pipeline if t['type'] != 'RandomFlip'
-        ]
+    dataset = cfg.train_dataloader.dataset
+    kept = [t for t in dataset.pipeline if t['type'] != 'RandomFlip']
+    dataset.pipeline = [*kept[:-1], *transforms, kept[-1]]
     cfg.custom_hooks = [dict(type='TeacherCacheHook')]
     return hook_runs.build(cfg, name)
 
 
-def test_the_second_epoch_asks_no_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = run(tmp_path, 'cached', cache=str(tmp_path / 'cache'))
+def count_images(runner: Any) -> list[int]:
+    """Return a list that gets the number of images of each run of the teacher."""
     calls: list[int] = []
     teacher = runner.model.teachers['t']
     teacher.model.backbone.register_forward_hook(
         lambda _, args, output: calls.append(len(args[0]))
     )
     calls.clear()
+    return calls
+
+
+def test_the_second_epoch_asks_no_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = run(tmp_path, 'cached', cache=str(tmp_path / 'cache'))
+    calls = count_images(runner)
     said: list[str] = []
     monkeypatch.setattr(runner.logger, 'info', lambda text, *_: said.append(text))
     runner.train()
@@ -313,14 +317,50 @@ def test_the_second_epoch_asks_no_teacher(
     assert 'MB an image' in log
 
 
+FLIP = dict(type='RandomFlip', prob=0.5)
+
+
+def test_both_versions_of_a_flip_are_kept_for_later_trainings(tmp_path: Path) -> None:
+    first = run(tmp_path, 'first', FLIP, cache=str(tmp_path / 'cache'))
+    asked = count_images(first)
+    first.train()
+    images = len(first.train_dataloader.dataset)
+    assert images < sum(asked) <= 2 * images + 3
+    second = run(tmp_path, 'second', FLIP, cache=str(tmp_path / 'cache'))
+    asked = count_images(second)
+    second.train()
+    # Equal seeds flip equally; the first batch settles how the teacher is run.
+    assert sum(asked) <= 4
+
+
+@pytest.mark.parametrize(
+    ('flip', 'versions'),
+    [
+        ({}, 1),
+        (FLIP, 2),
+        (dict(FLIP, prob=0.0), 1),
+        (dict(FLIP, direction=['horizontal', 'vertical', 'diagonal']), 4),
+    ],
+)
+def test_versions_by_flips_are_counted(
+    tmp_path: Path, flip: dict[str, Any], versions: int
+) -> None:
+    runner = run(tmp_path, 'counted', *([flip] if flip else []))
+    dataset = runner.build_dataloader(runner._train_dataloader).dataset
+    assert count_versions(dataset) == versions
+    assert random_transforms(dataset) == []
+
+
 def test_a_random_pipeline_is_refused_by_name(tmp_path: Path) -> None:
-    runner = run(tmp_path, 'random', flip=True, cache=str(tmp_path / 'cache'))
-    with pytest.raises(ConfigError, match='RandomFlip'):
+    noise = dict(type='PhotoMetricDistortion')
+    runner = run(tmp_path, 'random', FLIP, noise, cache=str(tmp_path / 'cache'))
+    with pytest.raises(ConfigError, match='come again') as caught:
         runner.train()
+    assert caught.value.actual == 'random: PhotoMetricDistortion'
 
 
 def test_without_a_cache_nothing_is_checked(tmp_path: Path) -> None:
-    runner = run(tmp_path, 'plain', flip=True)
+    runner = run(tmp_path, 'plain', dict(type='PhotoMetricDistortion'))
     TeacherCacheHook().before_train(runner)
 
 
@@ -337,6 +377,7 @@ def test_randomness_that_nobody_declares_is_found_by_looking(tmp_path: Path) -> 
     cfg = hook_runs.distill_cfg(tmp_path, val=False)
     pipeline = [t for t in cfg.train_dataloader.dataset.pipeline]
     pipeline[-2] = dict(type='SecretNoise')
+    pipeline.insert(-1, FLIP)
     cfg.train_dataloader.dataset.pipeline = pipeline
     runner = hook_runs.build(cfg, 'secret')
     dataset = runner.build_dataloader(cfg.train_dataloader).dataset

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .judging.statistics import PooledAnalysis
 from .summary import RowSummary
 from .teachers import TeacherResult
 
@@ -24,6 +25,7 @@ class Comparison:
         least_gain: The smallest gain that counts.
         parallel: Number of trainings that ran at a time.
         command: Command that repeats the comparison.
+        pooled: Spread over all rows and seeds, and the differences of the rows.
         notes: Notes on all rows.
         teachers: The teachers of the rows, and what they reach.
         looks: Seeds of earlier reports of this comparison.
@@ -39,6 +41,7 @@ class Comparison:
     least_gain: float
     parallel: int
     command: str
+    pooled: PooledAnalysis
     notes: Sequence[str] = ()
     teachers: Sequence[TeacherResult] = ()
     looks: Sequence[Sequence[int]] = ()
@@ -57,6 +60,9 @@ class Comparison:
     def entry(self) -> dict[str, Any]:
         """Return all numbers as a dict for a json file: rows, and every training."""
         whole = {k: v for k, v in vars(self).items() if k != 'rows'}
+        pooled = asdict(self.pooled)
+        del pooled['differences']  # they are in the rows
+        whole['pooled'] = pooled
         whole['teachers'] = [asdict(teacher) for teacher in self.teachers]
         runs = [asdict(result) for row in self.rows for result in row.results]
         return {**whole, 'rows': [row.entry() for row in self.rows], 'runs': runs}

@@ -18,7 +18,8 @@ from ..runs import (
     run_training,
 )
 from .caveats import find_caveats
-from .more_seeds import earlier_looks
+from .judging.more_seeds import earlier_looks
+from .judging.statistics import compare_with_base
 from .options import ComparisonOptions
 from .preparation import (
     PreparedComparison,
@@ -156,9 +157,12 @@ def _summarize(
     least_gain = options.least_gain
     if least_gain is None:
         least_gain = 0.5 if percent else 0.005
+    of_rows = {row.name: finished.of_row(prepared, row.name) for row in prepared.rows}
+    values = {n: [r.metrics[key] for r in of] for n, of in of_rows.items() if of}
+    pooled = compare_with_base(values)
     summaries = []
     for row in prepared.rows:
-        results = finished.of_row(prepared, row.name)
+        results = of_rows[row.name]
         if not results:
             continue
         students = {
@@ -171,9 +175,10 @@ def _summarize(
         summaries.append(
             summarize_row(
                 results,
-                finished.of_row(prepared, base.name),
+                of_rows[base.name],
                 key,
                 least_gain,
+                difference=pooled.differences.get(row.name),
                 teacher=best_teacher(teachers, row.name, key),
                 source=row.source,
                 config=relative_to_cwd(prepared.config_file(row)),
@@ -192,6 +197,7 @@ def _summarize(
         least_gain=least_gain,
         parallel=min(len(options.devices), len(prepared.trainings)),
         command=command,
+        pooled=pooled,
         notes=[*notes_on_schedules(prepared), *_notes_on_missing(prepared, finished)],
         teachers=teachers,
     )

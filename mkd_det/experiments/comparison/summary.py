@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..runs import TrainingResult, TrainingRun, read_history
 from ..runs.history import is_coco_metric
-from .statistics import (
-    PairedDifference,
-    Spread,
-    Verdict,
-    judge,
-    paired_difference,
-    spread,
-)
+from .judging.statistics import Difference, Spread, Verdict, judge, spread
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
 _BOX, _CLASS = 'coco/bbox_mAP', '_precision'
@@ -153,8 +146,8 @@ class RowSummary:
         parts: AP by size and by class.
         metric_50: The mAP at an IoU of 0.5; without values if not measured.
         teacher: The metric of its teacher, the best of several; None if unknown.
-        gap_closed: Its part of the way from the base to the teacher, over the seeds
-            that row and base have; None if the teacher is no better than the base.
+        gap_closed: Its part of the way from the base to the teacher; None if the
+            teacher is no better than the base.
     """
 
     name: str
@@ -164,7 +157,7 @@ class RowSummary:
     params: int
     results: Sequence[SeedResult]
     metric: Spread
-    difference: PairedDifference | None
+    difference: Difference | None
     verdict: Verdict | None
     iteration: Spread
     extra_iteration: Spread
@@ -180,10 +173,6 @@ class RowSummary:
         """Seeds of its results."""
         return [result.seed for result in self.results]
 
-    def mean_over(self, seeds: Collection[int], key: str) -> float:
-        """Return the mean of a metric over some seeds."""
-        return spread([r.metrics[key] for r in self.results if r.seed in seeds]).mean
-
     def entry(self) -> dict[str, Any]:
         """Return the summary as a dict for a json file, without `results`."""
         return {k: v for k, v in asdict(self).items() if k != 'results'}
@@ -194,6 +183,7 @@ def summarize_row(
     of_base: Sequence[SeedResult],
     key: str,
     least_gain: float,
+    difference: Difference | None = None,
     teacher: float | None = None,
     **about: Any,
 ) -> RowSummary:
@@ -204,21 +194,17 @@ def summarize_row(
         of_base: Results of the base.
         key: Key of the metric that counts.
         least_gain: The smallest gain that counts.
+        difference: The difference of the row to the base; None for the base.
         teacher: The metric of its teacher, if it was measured.
         **about: `source`, `config`, `caveats` and `params` of the summary.
     """
-    ours, theirs = (
-        {result.seed: result.metrics[key] for result in results}
-        for results in (of_row, of_base)
-    )
-    is_base = of_row[0].row == of_base[0].row
-    difference = None if is_base else paired_difference(theirs, ours)
+    base = spread([result.metrics[key] for result in of_base])
     iteration, extra_iteration = _cost(of_row, of_base, 'iteration')
     memory, extra_memory = _cost(of_row, of_base, 'memory')
     return RowSummary(
         name=of_row[0].row,
         results=of_row,
-        metric=spread(list(ours.values())),
+        metric=spread([result.metrics[key] for result in of_row]),
         difference=difference,
         verdict=None if difference is None else judge(difference, least_gain),
         iteration=iteration,
@@ -230,35 +216,35 @@ def summarize_row(
         if key.endswith(_BOX_NAME)
         else spread([]),
         teacher=teacher,
-        gap_closed=_gap_closed(theirs, difference, teacher, least_gain),
+        gap_closed=_gap_closed(base.mean, difference, teacher, least_gain),
         **about,
     )
 
 
 def _gap_closed(
-    base: Mapping[int, float],
-    difference: PairedDifference | None,
+    base: float,
+    difference: Difference | None,
     teacher: float | None,
     least_gain: float,
 ) -> float | None:
     """Return the part of the gap between base and teacher that a row has closed.
 
     Args:
-        base: Values of the base, by seed.
+        base: Mean of the base.
         difference: The difference of the row to the base.
         teacher: Value of the teacher.
         least_gain: The smallest gain that counts: a smaller gap is none.
     """
-    if difference is None or teacher is None or not difference.each:
+    if difference is None or teacher is None or not difference.count:
         return None
-    gap = teacher - statistics.mean(base[seed] for seed in difference.each)
-    return difference.spread.mean / gap if gap >= least_gain else None
+    gap = teacher - base
+    return difference.mean / gap if gap >= least_gain else None
 
 
 def _cost(
     of_row: Sequence[SeedResult], of_base: Sequence[SeedResult], name: str
 ) -> tuple[Spread, Spread]:
-    """Return a cost of the row, and by how much it exceeds the base's."""
+    """Return a cost of the row, and by how much it exceeds the base's, by seed."""
     ours, theirs = (
         {
             result.seed: value
@@ -267,7 +253,8 @@ def _cost(
         }
         for results in (of_row, of_base)
     )
-    return spread(list(ours.values())), paired_difference(theirs, ours).spread
+    extra = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return spread(list(ours.values())), spread(extra)
 
 
 def _parts(

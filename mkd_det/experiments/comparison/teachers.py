@@ -25,7 +25,7 @@ from ...class_maps.samples import shared_metainfo, shared_samples
 from ...config import TeacherConfig
 from ...data.datasets import dataset_classes
 from ...distiller.model import Distiller
-from ...io.json_files import read_json, write_json
+from ...io.json_files import read_json, write_own_json
 from ...io.random_state import preserved_random_state
 from ...taps import frozen_state
 from ...teachers.loading import Teacher
@@ -145,6 +145,8 @@ def _measure(
     teacher: Teacher, cfg: Config, source: TeacherSource, folder: Path
 ) -> tuple[dict[str, float], str]:
     """Return a teacher's metrics, or why it is not measured."""
+    if not teacher.runs:
+        return {}, 'its outputs are stored'
     settings = {key: cfg.get(key) for key in ('val_dataloader', 'val_evaluator')}
     text = source.identity + json.dumps(settings, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -161,7 +163,7 @@ def _measure(
             metrics = evaluate(teacher.model, cfg, source.classes)
     except Exception as error:  # a teacher of another kind; the rows can be compared
         return {}, f'{type(error).__name__}: {error}'.partition('\n')[0]
-    write_json(folder / RESULTS, {**known, key: metrics})
+    write_own_json(folder / RESULTS, {**known, key: metrics})
     return metrics, ''
 
 

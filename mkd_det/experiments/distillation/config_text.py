@@ -78,9 +78,22 @@ def format_value(value: Any, indent: int = 0) -> str:
         parts = [f'{k}={format_value(v, indent + 4)}' for k, v in value.items()]
         return 'dict(\n' + ',\n'.join(f'{inner}{part}' for part in parts) + ')'
     opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+    if not any(isinstance(one, (Mapping, list, tuple)) for one in value):
+        return opening + '\n' + _filled(value, inner) + closing
     parts = [format_value(one, indent + 4) for one in value]
     lines = ',\n'.join(f'{inner}{part}' for part in parts)
     return f'{opening}\n{lines}{closing}'
+
+
+def _filled(values: Sequence[Any], indent: str) -> str:
+    """Return plain values as lines that are as full as they can be."""
+    lines = [indent]
+    for index, value in enumerate(values):
+        text = repr(value) + ',' * (index < len(values) - 1)
+        if lines[-1] != indent and len(lines[-1]) + len(text) >= _LINE:
+            lines.append(indent)
+        lines[-1] += text if lines[-1] == indent else f' {text}'
+    return '\n'.join(lines)
 
 
 def _flat(value: Any) -> str:

@@ -33,8 +33,7 @@ def data_part(
     Raises:
         ConfigError: The config has no data whose pipelines can be used.
     """
-    parts: dict[str, Any] = {}
-    metainfo = dict(classes=layout.classes)
+    parts: dict[str, Any] = {'classes': layout.classes}
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
         if not isinstance(cfg.get(loader), Mapping):
@@ -46,12 +45,18 @@ def data_part(
                 fix='--student mmdet::retinanet/retinanet_r50_fpn_1x_coco.py, or'
                 ' another whole config of a training',
             )
+        if split == 'test' and 'test' not in files and _same_pipelines(cfg):
+            parts |= {
+                f'test_{part}': Expression(f'val_{part}')
+                for part in ('dataloader', 'evaluator')
+            }
+            continue
         path, leaf = _innermost(cfg[loader]['dataset'], f'_base_.{loader}.dataset')
         file, images = files[split if split in files else 'val']
         dataset: dict[str, Any] = dict(
             _delete_=True,
             type='CocoDataset',
-            metainfo=metainfo,
+            metainfo=dict(classes=Expression('classes')),
             data_root='',
             ann_file=str(file),
             data_prefix=dict(img=f'{images}/'),
@@ -72,6 +77,12 @@ def data_part(
                 _delete_=True, type='CocoMetric', ann_file=str(file), metric='bbox'
             )
     return parts
+
+
+def _same_pipelines(cfg: Mapping[str, Any]) -> bool:
+    """Return whether the data of validation and test are read alike."""
+    val, test = (cfg[f'{split}_dataloader']['dataset'] for split in ('val', 'test'))
+    return 'dataset' not in val and val.get('pipeline') == test.get('pipeline')
 
 
 def _innermost(dataset: Any, path: str) -> tuple[str, Mapping[str, Any]]:

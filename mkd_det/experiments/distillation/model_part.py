@@ -1,9 +1,9 @@
-"""Changes of a student's config for data of the user: classes and schedule."""
+"""Changes of a student's config, for a teacher and for data of the user."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, lcm
 from typing import Any
 
 from ...errors import ConfigError
@@ -14,6 +14,29 @@ MIN_ITERATIONS, MAX_EPOCHS = 2000, 100
 _COUNTS = ('begin', 'end', 'T_max', 'step_size', 'milestones', 'periods')
 # Arguments of hooks that name an epoch.
 _HOOK_EPOCHS = ('switch_epoch', 'num_last_epochs')
+
+
+def common_divisor(
+    student: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> int | None:
+    """Return the multiple to which images are to be padded so that both models run.
+
+    Args:
+        student: Config of the student.
+        teacher: Config of the teacher.
+
+    Returns:
+        The `pad_size_divisor` that the student needs; None if its own is enough.
+    """
+    ours, theirs = _divisor(student), _divisor(teacher)
+    return lcm(ours, theirs) if ours % theirs else None
+
+
+def _divisor(cfg: Mapping[str, Any]) -> int:
+    """Return `pad_size_divisor` of a config, or of what its preprocessor wraps."""
+    given = cfg['model'].get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    given = given.get('data_preprocessor') or given
+    return given.get('pad_size_divisor') or 1
 
 
 def with_classes(model: Any, count: int) -> Any:

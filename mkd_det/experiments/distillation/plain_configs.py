@@ -17,7 +17,7 @@ from .config_text import student_text
 from .data_part import Expression, data_part
 from .memory import batch_part
 from .model_part import scaled_schedule, with_classes
-from .settings import DistillSettings
+from .settings import TEACHER_CONFIG, DistillSettings
 
 # Batch sizes of student and teacher; None for those of their configs.
 Batches = tuple[int | None, int | None]
@@ -30,6 +30,7 @@ def plain_texts(
     bases: tuple[Config, Config],
     layout: Layout | None,
     batches: Batches,
+    divisor: int | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Return the texts of the plain configs, and what is said of their batches.
 
@@ -38,9 +39,11 @@ def plain_texts(
         bases: Configs of student and teacher, that the written ones inherit from.
         layout: The dataset of the user, if one was given.
         batches: Batch sizes of student and teacher; None for those of their configs.
+        divisor: What the student's images are padded to multiples of, for the teacher.
     """
     lines = [] if layout is None else [f'Data: {layout.name}.', *layout.notes]
     parts, notes = _with_batch(settings, bases[0], layout, batches[0])
+    parts = with_divisor(parts, divisor)
     texts = {
         'student.py': student_text(settings.base_of(settings.student), parts, lines)
     }
@@ -48,11 +51,39 @@ def plain_texts(
         # The teacher is trained first, on the same data.
         other = replace(settings, student=settings.teacher, unlabeled=None)
         parts, more = _with_batch(other, bases[1], layout, batches[1])
-        texts['teacher.py'] = student_text(
+        texts[TEACHER_CONFIG] = student_text(
             settings.base_of(settings.teacher), parts, lines, 'The teacher'
         )
         notes += [f'the teacher: {note}' for note in more]
     return texts, notes
+
+
+def teacher_parts(
+    settings: DistillSettings, cfg: Config, layout: Layout | None
+) -> dict[str, Any]:
+    """Return what the config of a teacher changes that is trained first.
+
+    Args:
+        settings: What the user asks for.
+        cfg: Config of the teacher.
+        layout: The dataset of the user, if one was given.
+    """
+    own = replace(settings, student=settings.teacher, unlabeled=None)
+    return student_parts(own, cfg, layout)
+
+
+def with_divisor(parts: dict[str, Any], divisor: int | None) -> dict[str, Any]:
+    """Return changes of a config with images padded to multiples of a number.
+
+    Args:
+        parts: The changes, by variable.
+        divisor: The number; None for that of the config.
+    """
+    if not divisor:
+        return parts
+    model = parts.get('model') or {}
+    padded = {**(model.get('data_preprocessor') or {}), 'pad_size_divisor': divisor}
+    return {**parts, 'model': {**model, 'data_preprocessor': padded}}
 
 
 def _with_batch(

@@ -16,6 +16,7 @@ from ...class_maps.counting import class_count
 from ...config import TeacherConfig
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
+from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
 from ...errors import ConfigError, PathError
 from ...preflight.checks import check_count
@@ -23,7 +24,14 @@ from ...teachers.loading import Teacher
 from ...training.runtime import build_model, is_distill
 from .choice import Choice, choose_recipe
 from .config_text import distill_text
-from .plain_configs import Batches, plain_texts, student_parts
+from .model_part import common_divisor
+from .plain_configs import (
+    Batches,
+    plain_texts,
+    student_parts,
+    teacher_parts,
+    with_divisor,
+)
 from .settings import DistillSettings, absolute, check_settings, located
 from .trial import Found, try_configs, wanted_batches
 
@@ -96,19 +104,22 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     if settings.init is not None:
         read_checkpoint(settings.init)  # raises before anything is written
     layout = None if settings.data is None else find_layout(settings.data.absolute())
-    parts = student_parts(settings, student, layout)
+    divisor = common_divisor(student, teacher)
+    parts = with_divisor(student_parts(settings, student, layout), divisor)
     model = build_model(_with_parts(student, parts))
     classes = _classes(student, layout, model)
-    held = Teacher.build('t', settings.teacher_part)
-    choice = choose_recipe(model, held.model, settings.recipe)
+    big = _build_teacher(settings, teacher, layout)
+    choice = choose_recipe(model, big, settings.recipe)
     notes, warnings = _notes(layout, choice), []
+    if divisor:
+        notes.append(f'images are padded to multiples of {divisor}, for the teacher')
     given = settings.teacher_part
     theirs = _teacher_classes(settings)
     others = bool(theirs and classes and tuple(theirs) != tuple(classes))
-    if others or class_count(model) != class_count(held.model):
+    if others or class_count(model) != class_count(big):
         given['class_map'] = 'auto'
         notes.append('the teacher has other classes: they are matched by name')
-    sizes = {'student': _parameters(model), 'teacher': _parameters(held.model)}
+    sizes = {'student': _parameters(model), 'teacher': _parameters(big)}
     if sizes['student'] >= sizes['teacher']:
         warnings.append(
             f'the student has {sizes["student"]:,} parameters, the teacher'
@@ -116,7 +127,9 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         )
 
     def made(batches: Batches, found: Found) -> PreparedDistillation:
-        texts, more = plain_texts(settings, (student, teacher), layout, batches)
+        texts, more = plain_texts(
+            settings, (student, teacher), layout, batches, divisor
+        )
         kept = [*notes, *more]  # free memory is another one tomorrow
         start = {'load_from': located(settings.init)} if settings.init else {}
         texts['distill.py'] = distill_text(
@@ -136,6 +149,15 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         )
 
     return _checked(settings, (student, teacher), made)
+
+
+def _build_teacher(
+    settings: DistillSettings, teacher: Config, layout: Layout | None
+) -> nn.Module:
+    """Return the teacher; one that is trained first has the classes of the data."""
+    if settings.checkpoint is not None:
+        return Teacher.build('t', settings.teacher_part).model
+    return build_model(_with_parts(teacher, teacher_parts(settings, teacher, layout)))
 
 
 def _checked(
@@ -198,7 +220,7 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
         count = len(layout.train.content['images'])
         notes.append(
             f'data: {layout.name}, {count} training images, {len(layout.classes)}'
-            f' classes: {", ".join(layout.classes)}'
+            f' classes: {list_names(layout.classes)}'
         )
         notes += layout.notes
         if layout.test is None:

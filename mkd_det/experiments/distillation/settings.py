@@ -13,6 +13,9 @@ from ...errors import ConfigError, PathError
 from ...training.resume import has_begun
 from .choice import AUTO
 
+# The written config of a teacher that is trained first.
+TEACHER_CONFIG = 'teacher.py'
+
 
 @dataclass(frozen=True)
 class DistillSettings:
@@ -70,11 +73,12 @@ class DistillSettings:
     @property
     def teacher_part(self) -> dict[str, Any]:
         """Config and checkpoint of the teacher, as the written config names them."""
-        checkpoint = self.checkpoint
-        if checkpoint is None:
-            checkpoint = str((self.teacher_dir / 'last.pth').absolute())
-        else:
-            checkpoint = located(checkpoint)
+        if self.checkpoint is None:
+            return dict(
+                cfg=str((self.folder / TEACHER_CONFIG).absolute()),
+                checkpoint=str((self.teacher_dir / 'last.pth').absolute()),
+            )
+        checkpoint = located(self.checkpoint)
         return dict(cfg=absolute(self.teacher), checkpoint=checkpoint)
 
 
@@ -177,9 +181,12 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
     found = {'--student': _first_base(settings.folder / 'student.py')}
     given = (cfg.model.get('teachers') or {}).get('t') or {}
     for option, key in (('--teacher', 'cfg'), ('the checkpoint', 'checkpoint')):
-        if key == 'cfg' or settings.checkpoint is not None:
+        if settings.checkpoint is not None:
             asked[option] = str(settings.teacher_part[key])
             found[option] = str(given.get(key))
+    if settings.checkpoint is None:
+        asked['--teacher'] = settings.base_of(settings.teacher)
+        found['--teacher'] = _first_base(settings.folder / TEACHER_CONFIG)
     if settings.recipe != AUTO:
         asked['--recipe'] = settings.recipe
         bases = _bases(settings.folder / 'distill.py')

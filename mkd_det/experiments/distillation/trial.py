@@ -25,7 +25,7 @@ from .memory import (
     wanted_batch,
 )
 from .plain_configs import Batches
-from .settings import DistillSettings
+from .settings import TEACHER_CONFIG, DistillSettings
 from .start_metric import examine_start, warn_of_better_student
 
 BATCH = 'train_dataloader.batch_size'
@@ -87,7 +87,7 @@ def try_configs(
         student = _fit(cfg, bases[0], wanted[0], 'batch size', found)
         teacher = wanted[1]
         if settings.checkpoint is None:
-            alone = load_config(str(folder / 'teacher.py'))
+            alone = load_config(str(folder / TEACHER_CONFIG))
             if settings.trains:
                 alone.work_dir = str(settings.teacher_dir.absolute())
                 alone.launcher = 'none'

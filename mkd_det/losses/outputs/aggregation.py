@@ -41,9 +41,9 @@ class LossAggregation(PairLoss):
       weights grow with the number of levels, in equal proportions.
     - A term: the targets are the teacher's probabilities at temperature tau, and the
       loss is multiplied by tau^2. For heads the loss is summed over rows and divided by
-      the teacher's squared confidence, as in `SoftOutputKD`. The loss of equal student
-      and teacher is the entropy of the teacher, because the summands are cross
-      entropies.
+      the teacher's squared confidence, as in `SoftOutputKD`. The loss is least
+      where student and teacher are equal; there `CE`, `BalancedCE` and `BinaryCE` are
+      an entropy of the teacher, and focal losses 0.
 
     Args:
         losses: Configs of class losses: dict(type='CE'), 'BalancedCE', 'BinaryCE' or
@@ -116,12 +116,6 @@ class LossAggregation(PairLoss):
                     " for independent classes;\ndict(type='CE'), dict(type='Focal')"
                     ' for a softmax',
                 )
-
-    @property
-    def least_at_agreement(self) -> bool:
-        """Whether each of the class losses is least at equal probabilities."""
-        losses = self.class_losses
-        return all(loss.least_at_agreement for loss in losses)
 
     def needs_boxes(self, student: Any, teacher: Any) -> bool:
         """Return False: it compares class scores only."""

@@ -20,11 +20,12 @@ CLASS_LOSSES = Registry('class loss', scope='mkd_det', locations=[__name__])
 class ClassLoss(nn.Module):
     """A loss of logits and target probabilities, without reduction.
 
+    For every target, also one between 0 and 1, it is least where the probabilities are
+    the target.
+
     Class attributes:
         activation: 'softmax' for mutually exclusive classes, 'sigmoid' for independent
             classes.
-        least_at_agreement: Whether it is least where the probabilities are the
-            targets, also for targets between 0 and 1.
 
     Shape:
         - logits, target: (M, K)
@@ -32,7 +33,6 @@ class ClassLoss(nn.Module):
     """
 
     activation: Activation = 'softmax'
-    least_at_agreement: bool = True
 
 
 @CLASS_LOSSES.register_module()
@@ -46,7 +46,11 @@ class CE(ClassLoss):
 
 @CLASS_LOSSES.register_module()
 class BalancedCE(ClassLoss):
-    """Cross entropy with classes weighted by their effective number of samples.
+    """Cross entropy of samples weighted by the effective number of their class.
+
+    The weight of a soft target is the mean of the classes' weights under it. (Weighting
+    the summands of the cross entropy instead would pull the student away from the
+    teacher, towards rare classes.)
 
     Cui et al.: "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019,
     arXiv 1901.05555.
@@ -56,8 +60,6 @@ class BalancedCE(ClassLoss):
             background for heads whose last class is the background.
         beta: See `functional.effective_number_weights`.
     """
-
-    least_at_agreement = False
 
     def __init__(self, counts: Sequence[int], beta: float = 0.999) -> None:
         super().__init__()
@@ -87,7 +89,9 @@ class BalancedCE(ClassLoss):
                 expected=f'{logits.shape[-1]} counts',
                 actual=f'{len(weights)} counts',
             )
-        return F.cross_entropy(logits, target * weights, reduction='none')
+        return (target * weights).sum(-1) * F.cross_entropy(
+            logits, target, reduction='none'
+        )
 
 
 @CLASS_LOSSES.register_module()
@@ -135,7 +139,6 @@ class Focal(ClassLoss):
             )
         self.gamma, self.alpha = gamma, alpha
         self.activation = 'sigmoid' if use_sigmoid else 'softmax'
-        self.least_at_agreement = use_sigmoid or gamma == 0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample."""

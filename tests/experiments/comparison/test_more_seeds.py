@@ -5,39 +5,45 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mkd_det.experiments.comparison.more_seeds import (
+from mkd_det.experiments.comparison.judging.more_seeds import (
     MOST_SEEDS,
     earlier_looks,
     extend_seeds,
     seeds_needed,
     with_seeds,
 )
-from mkd_det.experiments.comparison.statistics import judge, paired_difference
+from mkd_det.experiments.comparison.judging.statistics import (
+    Difference,
+    compare_with_base,
+    judge,
+)
 
 
-def difference(*values: float) -> Any:
-    seeds = dict(enumerate(values))
-    return paired_difference(dict.fromkeys(seeds, 0.0), seeds)
+def difference(mean: float, count: int = 3) -> Difference:
+    return Difference(mean, (-1.0, 1.0), 0.5, count)
 
 
 def test_the_number_of_seeds_by_hand() -> None:
-    # Mean 0.06, deviation 0.04: t(4) 2.776 * 0.04 / sqrt(5) = 0.0497 < 0.06, while
-    # t(3) 3.182 * 0.04 / sqrt(4) = 0.0636 is not.
-    values = (0.02, 0.06, 0.10)
-    assert difference(*values).spread.deviation == pytest.approx(0.04)
-    assert seeds_needed(difference(*values), 0.005) == 5
+    # Gain 0.06, deviation 0.04: t(8) 2.306 * 0.04 * sqrt(2 / 5) = 0.0583 < 0.06, while
+    # t(6) 2.447 * 0.04 * sqrt(2 / 4) = 0.0692 is not.
+    assert seeds_needed(difference(0.06), 0.04, 1, 0.005) == 5
     # As if the spread stays: then the verdict comes.
-    spread = [0.06 + 0.04 * x / math.sqrt(1.6 / 4) for x in (-0.8, -0.4, 0, 0.4, 0.8)]
-    assert judge(difference(*spread), 0.005).word == 'helped'
+    spread = [0.04 * x / math.sqrt(1.6 / 4) for x in (-0.8, -0.4, 0, 0.4, 0.8)]
+    values = {'alone': spread, 'row': [0.06 + x for x in spread]}
+    found = compare_with_base(values)
+    assert found.deviation == pytest.approx(0.04)
+    assert judge(found.differences['row'], 0.005).word == 'helped'
+    # For five rows it takes more: 2.738 * 0.04 * sqrt(2 / 6) = 0.0632 at t(30).
+    assert seeds_needed(difference(0.06), 0.04, 5, 0.005) == 7
 
 
 def test_one_seed_asks_for_the_least_and_no_effect_for_the_most() -> None:
-    assert seeds_needed(difference(0.1), 0.005) == 3
-    assert seeds_needed(difference(0.03, -0.03, 0.0), 0.005) == MOST_SEEDS
+    assert seeds_needed(difference(0.1, 1), None, 1, 0.005) == 3
+    assert seeds_needed(difference(math.nan, 0), 0.03, 1, 0.005) == 3
+    assert seeds_needed(difference(0.0), 0.03, 1, 0.005) == MOST_SEEDS
 
 
 def test_the_command_has_other_seeds_and_is_else_the_same() -> None:

@@ -39,9 +39,10 @@ def test_the_report_contains_what_the_logs_contain(
     def train(run: TrainingRun, *_: Any) -> TrainingResult:
         seed = int(run.options['randomness.seed'])
         taught = not run.name.startswith('alone')
+        worse = run.name.startswith('alone_fast')
         for epoch in (1, 2):
             metrics = {
-                BOX_MAP: 0.1 * epoch + 0.01 * seed + 0.05 * taught,
+                BOX_MAP: 0.1 * epoch + 0.01 * seed + 0.05 * (taught - worse),
                 'coco/bbox_mAP_s': -1.0,
                 'coco/bbox_mAP_m': 0.3,
                 'coco/bbox_mAP_l': 0.4,
@@ -75,9 +76,12 @@ def check_json(data: dict[str, Any]) -> None:
     assert base['metric']['mean'] == pytest.approx(0.21)
     assert base['metric']['deviation'] == pytest.approx(0.01)
     assert base['verdict'] is None and base['caveats'] == []
-    assert taught['difference']['spread']['mean'] == pytest.approx(0.05)
-    assert taught['difference']['bootstrap'] == pytest.approx([0.05, 0.05])
-    assert taught['difference']['student_t'] == pytest.approx([0.05, 0.05])
+    assert taught['difference']['mean'] == pytest.approx(0.05)
+    # Dunnett's table: 2.86 for two rows, six degrees of freedom.
+    half = 2.86 * 0.01 * math.sqrt(2 / 3)
+    expected = [0.05 - half, 0.05 + half]
+    assert taught['difference']['interval'] == pytest.approx(expected, abs=1e-3)
+    assert data['pooled'] == dict(deviation=pytest.approx(0.01), freedom=6, uneven=[])
     assert taught['verdict']['word'] == 'helped' and taught['caveats'] == []
     assert fast['verdict']['word'] == 'did not help'
     assert 'lr 0.5, the base has 0.001' in fast['caveats'][0]
@@ -114,7 +118,9 @@ def check_texts(out: Path) -> None:
         assert f'>{cell}</td>' in page, cell
     assert '<h3>More seeds' not in page  # all rows are decided
     assert '+0.100 (+50 %)' in page and '+20 (+20 %)' in page
-    assert 'once in eight times' in page  # how verdicts are reached
+    assert 'is pooled over all rows' in page  # how verdicts are reached
+    assert 'pooled over all rows: 0.01 (6 degrees of freedom)' in page
+    assert 'a gain of 0.005' in page and 'with a chance of 80 %' in page
     assert 'logs are incomplete: alone with seed 1.' in page
     assert '<code>mkd-det compare x' in page
 
@@ -137,7 +143,7 @@ def test_the_others_are_compared_if_one_fails(
     ]  # fmt: skip
     assert data['notes'] == ['a <b>|c, seed 1 is not included: the training has failed']
     page = (outcome.report / 'index.html').read_text()
-    assert 'Over those that both have (0, 2), it has 0.250 and the base 0.250' in page
+    assert 'a &lt;b&gt;|c has seeds 0, 2, the base 0, 1, 2;' in page
 
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])

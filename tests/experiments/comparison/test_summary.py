@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_runs import log_entries, make_run
+from mkd_det.experiments.comparison.judging.statistics import Difference
 from mkd_det.experiments.comparison.summary import (
     SeedResult,
     read_seed_result,
@@ -60,7 +61,8 @@ def test_a_row_that_detects_nothing_has_zero_where_the_base_has_objects() -> Non
 def test_costs_are_compared_seed_by_seed() -> None:
     base = [replace(result('alone', s), iteration=0.2 + 0.1 * s) for s in (0, 1)]
     row = [replace(result('x', s), iteration=0.3 + 0.1 * s) for s in (1, 0)]
-    found = summarize_row(row, base, KEY, 0.005, **ABOUT)
+    difference = Difference(0.0, (-0.1, 0.1), 1.0, 2)
+    found = summarize_row(row, base, KEY, 0.005, difference, **ABOUT)
     assert math.isclose(found.extra_iteration.mean, 0.1)
     assert found.extra_iteration.count == 2 and found.memory.count == 0
     assert found.difference is not None and found.verdict is not None

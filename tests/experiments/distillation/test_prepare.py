@@ -20,7 +20,11 @@ from mkd_det.errors import (
     PathError,
     PlanError,
 )
-from mkd_det.experiments.distillation.model_part import scaled_schedule, with_classes
+from mkd_det.experiments.distillation.model_part import (
+    common_divisor,
+    scaled_schedule,
+    with_classes,
+)
 from mkd_det.experiments.distillation.prepare import prepare
 from mkd_det.experiments.distillation.run import check_checkpoint
 from mkd_det.experiments.distillation.settings import DistillSettings, check_same_run
@@ -75,9 +79,9 @@ def test_nothing_is_written_before_all_is_checked(files: Path, tmp_path: Path) -
     assert not (tmp_path / 'run').exists()
 
 
-def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
-    """Two of the three classes: heads, pipelines, evaluators and a class map follow."""
-    data = tiny.write_coco(tmp_path / 'mine', images=8, seed=3)
+def two_classes(folder: Path) -> Path:
+    """Write data with the last two of the three classes, in reverse order."""
+    data = tiny.write_coco(folder, images=8, seed=3)
     content = json.loads((data / 'annotations.json').read_text())
     content['categories'] = content['categories'][:0:-1]
     kept = {c['id'] for c in content['categories']}
@@ -85,7 +89,12 @@ def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
         a for a in content['annotations'] if a['category_id'] in kept
     ]
     (data / 'annotations.json').write_text(json.dumps(content))
-    given = settings(files, tmp_path / 'run', data=data / 'annotations.json')
+    return data / 'annotations.json'
+
+
+def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
+    """Two of the three classes: heads, pipelines, evaluators and a class map follow."""
+    given = settings(files, tmp_path / 'run', data=two_classes(tmp_path / 'mine'))
     cfg = distill_cfg(given)
     assert cfg.model.student.bbox_head.num_classes == 2
     assert cfg.model.teachers.t.class_map == 'auto'
@@ -265,6 +274,50 @@ def test_a_teacher_needs_weights_or_a_training(files: Path, tmp_path: Path) -> N
     prepare(given).write(given.folder)
     teacher = load_config(str(given.folder / 'teacher.py'))
     assert teacher.model.backbone.base_channels == 8
+
+
+def test_a_teacher_that_is_trained_first_gets_the_classes_of_the_data(
+    files: Path, tmp_path: Path
+) -> None:
+    data = two_classes(tmp_path / 'mine')
+    given = settings(files, tmp_path / 'run', checkpoint=None, data=data)
+    cfg = distill_cfg(given)
+    teacher = load_config(cfg.model.teachers.t.cfg)
+    assert Path(cfg.model.teachers.t.cfg) == given.folder / 'teacher.py'
+    assert teacher.model.bbox_head.num_classes == 2
+    assert (
+        teacher.train_dataloader.dataset.ann_file
+        == cfg.train_dataloader.dataset.ann_file
+    )
+    assert 'class_map' not in cfg.model.teachers.t
+    assert build_model(cfg).plan.terms
+
+
+def test_images_are_padded_for_the_teacher() -> None:
+    """A stock RTMDet pads nothing; a stock YOLOX cannot run on any size."""
+
+    def cfg(**preprocessor: Any) -> dict[str, Any]:
+        return dict(model=dict(data_preprocessor=preprocessor))
+
+    assert common_divisor(cfg(), cfg(pad_size_divisor=32)) == 32
+    assert common_divisor(cfg(pad_size_divisor=12), cfg(pad_size_divisor=32)) == 96
+    assert common_divisor(cfg(pad_size_divisor=64), cfg(pad_size_divisor=32)) is None
+    assert common_divisor(cfg(pad_size_divisor=32), dict(model={})) is None
+    wrapped = cfg(
+        type='MultiBranchDataPreprocessor', data_preprocessor=dict(pad_size_divisor=8)
+    )
+    assert common_divisor(cfg(), wrapped) == 8
+
+
+def test_a_student_that_pads_nothing_gets_the_padding_of_its_teacher(
+    files: Path, tmp_path: Path
+) -> None:
+    student = tmp_path / 'unpadded.py'
+    changed = 'model = dict(data_preprocessor=dict(pad_size_divisor=1))'
+    student.write_text(f'_base_ = [{str(files / "small.py")!r}]\n{changed}\n')
+    given = settings(files, tmp_path / 'run', student=str(student))
+    model = build_model(distill_cfg(given))
+    assert model.data_preprocessor.pad_size_divisor == 32
 
 
 def test_classes_of_every_head_change() -> None:

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ...curves import Curve, Panel, add_legend, as_label, draw_panels
-from ..statistics import Spread
+from ..judging.statistics import Spread
 from ..summary import RowSummary, with_incomplete_log
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....io import markdown
-from ....io.json_files import finite, write_json
+from ....io.atomic import write_own
+from ....io.json_files import finite, write_own_json
 from ..results import Comparison
 from ..summary import RowSummary
 from .figures import draw_curves, draw_parts, draw_runs
@@ -39,9 +40,9 @@ def write_report(comparison: Comparison, out: Path) -> None:
         draw_parts(rows, out / PARTS)
     title = f'Compared with {comparison.base.name}: {_names(rows[1:])}'
     text = to_markdown(title, comparison)
-    (out / MARKDOWN).write_text(text, encoding='utf-8')
+    write_own(out / MARKDOWN, text.encode())
     markdown.write_page(out / PAGE, title, text)
-    write_json(out / JSON, finite(comparison.entry()))
+    write_own_json(out / JSON, finite(comparison.entry()))
 
 
 def _names(rows: Sequence[RowSummary], most: int = 4) -> str:

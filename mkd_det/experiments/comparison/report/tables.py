@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ....io import markdown
 from ....io.markdown import escape
+from ..judging.statistics import Difference, Spread
 from ..results import Comparison
-from ..statistics import PairedDifference, Spread
 
 PARTS = 'parts.png'  # a file beside the text
 
@@ -30,8 +30,7 @@ def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
         comparison.metric,
         *(['mAP50'] * with_50),
         'difference',
-        '95 %, bootstrap',
-        "95 %, Student's t",
+        '95 %, Dunnett',
         *(['gap closed'] * with_gap),
         'verdict',
     ]
@@ -40,7 +39,7 @@ def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
             f'(teacher {teacher.name})',
             _figure(teacher.metrics.get(comparison.key), digits),
             *([_figure(teacher.metrics.get(f'{comparison.key}_50'), 3)] * with_50),
-            *('', '', ''),
+            *('', ''),
             *([''] * with_gap),
             'measured once' if teacher.metrics else 'not measured',
         ]
@@ -68,19 +67,14 @@ def _percent(share: float | None) -> str:
     return '' if share is None else f'{100 * share:.0f} %'
 
 
-def _difference_cells(
-    difference: PairedDifference | None, digits: int
-) -> tuple[str, ...]:
-    if difference is None:
-        return '', '', ''
-    intervals = (difference.bootstrap, difference.student_t)
-    return (
-        _shown(difference.spread, digits, sign='+'),
-        *(
-            f'{bounds[0]:+.{digits}f} to {bounds[1]:+.{digits}f}' if bounds else '-'
-            for bounds in intervals
-        ),
-    )
+def _difference_cells(difference: Difference | None, digits: int) -> tuple[str, str]:
+    if difference is None or math.isnan(difference.mean):
+        return '', ''
+    mean = f'{difference.mean:+.{digits}f}'
+    if difference.interval is None:
+        return mean, '-'
+    low, high = difference.interval
+    return mean, f'{low:+.{digits}f} to {high:+.{digits}f}'
 
 
 def parts_section(comparison: Comparison) -> list[str]:
@@ -152,10 +146,10 @@ def has_parts(comparison: Comparison) -> bool:
     return all(row.parts for row in comparison.rows)
 
 
-def _shown(value: Spread, digits: int, sign: str = '') -> str:
+def _shown(value: Spread, digits: int) -> str:
     if not value.count:
         return '-'
-    mean = f'{value.mean:{sign}.{digits}f}'
+    mean = f'{value.mean:.{digits}f}'
     if value.deviation is None:
         return mean
     return f'{mean} ± {value.deviation:.{digits}f}'

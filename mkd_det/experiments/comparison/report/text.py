@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from ....io import markdown
 from ....io.markdown import escape
 from ...detections import MIN_SCORE
-from ..more_seeds import extend_seeds, seeds_needed, with_seeds
+from ..judging.more_seeds import extend_seeds, seeds_needed, with_seeds
+from ..judging.power import MOST, POWER, gain_found_by, seeds_for_gain
+from ..judging.statistics import DID_NOT_HELP, HELPED, verdict_rule
 from ..results import Comparison
-from ..statistics import (
-    DID_NOT_HELP,
-    HELPED,
-    verdict_rule,
-)
 from ..summary import with_incomplete_log
 from .tables import costs_section, overview_table, parts_section, table
 
@@ -63,7 +60,7 @@ def _overview(comparison: Comparison) -> list[str]:
         f' for {comparison.steps} {comparison.unit}, with seeds {seeds}. What counts is'
         f' {comparison.metric} ({comparison.key}) after the last step; higher is'
         ' better. Numbers are mean ± standard deviation over the seeds; differences are'
-        ' to the base, seed by seed.',
+        ' to the mean of the base.',
         *_teacher_texts(comparison),
         *_seed_texts(comparison),
     ]
@@ -92,33 +89,28 @@ def _teacher_texts(comparison: Comparison) -> list[str]:
         texts.append(
             'Teachers were measured once, on all validation images of the base. "Gap'
             ' closed" is the part of the way from the base to the teacher (the best one'
-            ' of the row) that the row has gone, over the seeds that row and base have.'
+            ' of the row) that the row has gone.'
         )
     return texts
 
 
 def _seed_texts(comparison: Comparison) -> list[str]:
     """Describe rows whose seeds are not those of the base."""
-    base, key, digits = comparison.base, comparison.key, comparison.digits
-    texts = []
-    for row in comparison.rows[1:]:
-        common = sorted(set(row.seeds) & set(base.seeds))
-        if common and set(row.seeds) != set(base.seeds):
-            ours, theirs = (r.mean_over(common, key) for r in (row, base))
-            texts.append(
-                f'Means of {row.name} and of the base are not over the same seeds. Over'
-                f' those that both have ({", ".join(map(str, common))}), it has'
-                f' {ours:.{digits}f} and the base {theirs:.{digits}f}; differences,'
-                ' intervals and verdict are over these.'
-            )
-    return texts
+    seeds = {row.name: ', '.join(map(str, row.seeds)) for row in comparison.rows}
+    base = seeds[comparison.base.name]
+    return [
+        f'{name} has seeds {own}, the base {base}; means, differences and intervals are'
+        ' over all that are there.'
+        for name, own in seeds.items()
+        if own != base
+    ]
 
 
 def _verdicts(comparison: Comparison) -> list[str]:
     points = []
     for row in comparison.rows[1:]:
         assert row.verdict is not None and row.difference is not None
-        mean = row.difference.spread.mean
+        mean = row.difference.mean
         if math.isnan(mean):
             points.append(f'{row.name}: not measured on this data.')
             continue
@@ -127,7 +119,55 @@ def _verdicts(comparison: Comparison) -> list[str]:
             f'{row.name}: {row.verdict.word}. {mean:+.{comparison.digits}f}'
             f' {comparison.metric} on average; {row.verdict.reason}.{caveats}'
         )
-    return ['## Verdicts', _bullets(points or ['There is nothing to compare yet.'])]
+    return [
+        '## Verdicts',
+        _bullets(points or ['There is nothing to compare yet.']),
+        *map(escape, [*_spread_texts(comparison), *power_texts(comparison)]),
+    ]
+
+
+def _spread_texts(comparison: Comparison) -> list[str]:
+    """Describe the pooled spread, and the rows that it does not describe."""
+    pooled = comparison.pooled
+    if pooled.deviation is None:
+        return []
+    texts = [
+        'Standard deviation over the seeds, pooled over all rows:'
+        f' {pooled.deviation:.2g} ({pooled.freedom} degrees of freedom).'
+    ]
+    deviations = {row.name: row.metric.deviation for row in comparison.rows}
+    if pooled.uneven:
+        listed = ', '.join(f'{n} ({deviations[n]:.2g})' for n in pooled.uneven)
+        texts.append(
+            f'Warning: the spread of {listed} is far from it (Brown-Forsythe test), so'
+            ' that the assumption of equal spreads does not hold. The interval of a row'
+            ' is too short if its own spread is the larger one, and too long if it is'
+            ' the smaller one.'
+        )
+    return texts
+
+
+def power_texts(comparison: Comparison) -> list[str]:
+    """Say how many seeds it takes to find a gain; nothing without a spread.
+
+    Args:
+        comparison: The results.
+    """
+    deviation, rows = comparison.pooled.deviation, len(comparison.rows) - 1
+    if not deviation or not rows:
+        return []
+    least = comparison.least_gain or deviation
+    wanted = []
+    for gain in (least, 2 * least, 4 * least):
+        seeds = seeds_for_gain(gain, deviation, rows) or f'more than {MOST}'
+        wanted.append(f'{seeds} for a gain of {gain:.3g}')
+    seeds = min(row.metric.count for row in comparison.rows)
+    found = gain_found_by(seeds, deviation, rows)
+    now = '' if found is None else f' The {seeds} of now find one of {found:.2g}.'
+    return [
+        f'Seeds of each row that find a gain with a chance of {100 * POWER:.0f} %, if'
+        f' the spread stays as it is: {", ".join(wanted)}.{now}'
+    ]
 
 
 def _more_seeds(comparison: Comparison) -> list[str]:
@@ -144,8 +184,8 @@ def _more_seeds(comparison: Comparison) -> list[str]:
         return list(map(escape, texts))
     texts.append(
         'For rows of which it cannot be told, this command adds seeds; what is trained'
-        ' is not trained again. The number is an estimate: it would do if the spread'
-        ' stays as it is.'
+        ' is not trained again. The number is an estimate: it would do if means and'
+        ' spread stay as they are.'
     )
     if not comparison.looks:
         texts.append(f'Beware of adding seeds again and again. {_OPTIONAL_STOPPING}')
@@ -168,11 +208,14 @@ def command_with_more_seeds(comparison: Comparison) -> str:
         if row.verdict is not None
         and row.verdict.word not in (HELPED, DID_NOT_HELP)
         and row.difference is not None
-        and row.difference.spread.count
+        and row.difference.count
     ]
     if not undecided or not comparison.command:
         return ''
-    needed = [seeds_needed(one, comparison.least_gain) for one in undecided]
+    deviation, rows = comparison.pooled.deviation, len(comparison.rows) - 1
+    needed = [
+        seeds_needed(one, deviation, rows, comparison.least_gain) for one in undecided
+    ]
     seeds = extend_seeds(comparison.seeds, max(needed))
     if len(seeds) == len(comparison.seeds):
         return ''

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ....errors import MkdError
 from ....io import markdown
-from ....io.json_files import finite, write_json
+from ....io.atomic import write_own
+from ....io.json_files import finite, write_own_json
 from ....io.markdown import escape
 from ....io.quiet import suppress_info_logs
 from .costs import costs_part, shipping_part
@@ -67,8 +68,8 @@ def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, lis
         markdown.code_block([f'mkd-det train {config} --work-dir {run_dir}']),
     ]
     text = '\n\n'.join(blocks) + '\n'
-    write_json(out / JSON, finite({**run.figures, 'missing': missing}))
-    (out / MARKDOWN).write_text(text, encoding='utf-8')
+    write_own_json(out / JSON, finite({**run.figures, 'missing': missing}))
+    write_own(out / MARKDOWN, text.encode())
     markdown.write_page(out / PAGE, title, text)
     return out / PAGE, missing
 

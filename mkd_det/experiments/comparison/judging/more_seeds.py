@@ -10,32 +10,38 @@ from typing import Any
 
 from scipy import stats
 
-from ...io.json_files import read_json
-from .statistics import LEAST_SEEDS, PairedDifference
+from ....io.json_files import read_json
+from .statistics import LEAST_SEEDS, LEVEL, Difference
 
 # Most seeds that are suggested.
 MOST_SEEDS = 20
 
 
-def seeds_needed(difference: PairedDifference, least_gain: float) -> int:
-    """Return about how many seeds a verdict takes, if the spread stays as it is.
+def seeds_needed(
+    difference: Difference, deviation: float | None, rows: int, least_gain: float
+) -> int:
+    """Return about how many seeds a verdict takes, if the means stay as they are.
 
-    That is the smallest number whose interval by Student's t would lie above 0, or end
-    below the smallest gain that counts.
+    That is the smallest number whose interval would lie above 0, or end below the
+    smallest gain that counts. The interval is Bonferroni's, which is hardly longer than
+    Dunnett's.
 
     Args:
         difference: The difference of a row to the base so far.
+        deviation: The pooled standard deviation.
+        rows: Number of rows beside the base.
         least_gain: The smallest gain that counts.
 
     Returns:
         The number; `MOST_SEEDS` if it would take more.
     """
-    count, mean = difference.spread.count, difference.spread.mean
-    if difference.spread.deviation is None or count < 2 or math.isnan(mean):
+    count, mean = difference.count, difference.mean
+    if deviation is None or math.isnan(mean):
         return LEAST_SEEDS
     for number in range(max(count + 1, LEAST_SEEDS), MOST_SEEDS):
-        quantile = float(stats.t.ppf(0.975, number - 1))
-        half = quantile * difference.spread.deviation / math.sqrt(number)
+        freedom = (rows + 1) * (number - 1)
+        quantile = float(stats.t.isf(LEVEL / (2 * rows), freedom))
+        half = quantile * deviation * math.sqrt(2 / number)
         if mean - half > 0 or mean + half < least_gain:
             return number
     return MOST_SEEDS

@@ -1,0 +1,1 @@
+"""Statistics over seeds: differences, verdicts, and how many seeds they take."""
