@@ -145,6 +145,8 @@ def _measure(
     teacher: Teacher, cfg: Config, source: TeacherSource, folder: Path
 ) -> tuple[dict[str, float], str]:
     """Return a teacher's metrics, or why it is not measured."""
+    if not teacher.runs:
+        return {}, 'its outputs are stored'
     settings = {key: cfg.get(key) for key in ('val_dataloader', 'val_evaluator')}
     text = source.identity + json.dumps(settings, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
