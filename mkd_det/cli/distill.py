@@ -86,7 +86,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
-    from ..errors import ConfigError
     from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import (
         check_checkpoint,
@@ -94,31 +93,11 @@ def run(args: argparse.Namespace) -> Any:
         write_configs,
         written_config,
     )
-    from ..experiments.distillation.settings import DistillSettings, check_same_run
+    from ..experiments.distillation.settings import check_same_run
     from .train import run as train
 
     quiet_libraries()
-    config, *weights = args.teacher
-    if len(weights) > 1:
-        raise ConfigError(
-            '--teacher takes a config and one checkpoint',
-            actual=' '.join(args.teacher),
-            fix=f'--teacher {config} {weights[0]}',
-        )
-    stem = Path(args.student.rpartition('::')[2]).stem
-    settings = DistillSettings(
-        args.student,
-        config,
-        weights[0] if weights else None,
-        args.work_dir or Path('work_dirs', f'{stem}_distilled'),
-        args.recipe,
-        args.data,
-        args.unlabeled,
-        args.epochs,
-        args.init,
-        dict(args.cfg_options or {}),
-        not args.dry_run,
-    )
+    settings = settings_of(args)
     begun = written_config(settings) if args.resume else None
     if begun is not None and not args.dry_run:
         check_same_run(settings, begun)
@@ -150,6 +129,41 @@ def run(args: argparse.Namespace) -> Any:
             return BAD_INPUT
     train(args)
     return finish(settings, path)
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """Return the settings that the arguments stand for.
+
+    Args:
+        args: The arguments.
+
+    Raises:
+        ConfigError: There are several checkpoints.
+    """
+    from ..errors import ConfigError
+    from ..experiments.distillation.settings import DistillSettings
+
+    config, *weights = args.teacher
+    if len(weights) > 1:
+        raise ConfigError(
+            '--teacher takes a config and one checkpoint',
+            actual=' '.join(args.teacher),
+            fix=f'--teacher {config} {weights[0]}',
+        )
+    stem = Path(args.student.rpartition('::')[2]).stem
+    return DistillSettings(
+        args.student,
+        config,
+        weights[0] if weights else None,
+        args.work_dir or Path('work_dirs', f'{stem}_distilled'),
+        args.recipe,
+        args.data,
+        args.unlabeled,
+        args.epochs,
+        args.init,
+        dict(args.cfg_options or {}),
+        not args.dry_run,
+    )
 
 
 def finish(settings: Any, config: Path) -> None:
