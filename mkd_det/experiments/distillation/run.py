@@ -14,7 +14,7 @@ from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
 from .prepare import PreparedDistillation
-from .settings import DistillSettings
+from .settings import TEACHER_CONFIG, DistillSettings
 from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
@@ -39,10 +39,10 @@ def write_configs(
     Raises:
         MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
     """
-    written = prepared.write(settings.folder)
+    prepared.write(settings.folder)
     config = settings.folder / 'distill.py'
     if settings.checkpoint is None:
-        train_teacher(settings, written[-1])
+        train_teacher(settings, settings.folder / TEACHER_CONFIG)
     if not calibrated:
         return config
     cfg = load_config(str(config))

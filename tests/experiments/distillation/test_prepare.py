@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mkd_det.config_files.reading import load_config
 from mkd_det.errors import (
     CheckpointKeysError,
     ConfigError,
+    ExperimentError,
     MkdError,
     PathError,
     PlanError,
@@ -26,7 +28,7 @@ from mkd_det.experiments.distillation.model_part import (
     with_classes,
 )
 from mkd_det.experiments.distillation.prepare import prepare
-from mkd_det.experiments.distillation.run import check_checkpoint
+from mkd_det.experiments.distillation.run import check_checkpoint, write_configs
 from mkd_det.experiments.distillation.settings import DistillSettings, check_same_run
 from mkd_det.training.runtime import build_model
 
@@ -318,6 +320,24 @@ def test_a_student_that_pads_nothing_gets_the_padding_of_its_teacher(
     given = settings(files, tmp_path / 'run', student=str(student))
     model = build_model(distill_cfg(given))
     assert model.data_preprocessor.pad_size_divisor == 32
+
+
+def test_the_teacher_that_is_trained_first_has_its_own_config(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def train(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr('mkd_det.experiments.distillation.run.subprocess.run', train)
+    given = settings(files, tmp_path / 'run', checkpoint=None)
+    with pytest.raises(ExperimentError):
+        write_configs(given, prepare(given), calibrated=False)
+    (command,) = commands
+    assert command[3:5] == ['train', str(given.folder / 'teacher.py')]
+    assert command[-1] == str(given.teacher_dir)
 
 
 def test_classes_of_every_head_change() -> None:

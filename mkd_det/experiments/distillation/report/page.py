@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import redirect_stdout
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+
+from mmengine.logging import MMLogger
 
 from ....errors import MkdError
 from ....io import markdown
@@ -55,7 +58,7 @@ def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, lis
     blocks, missing = [f'# {escape(title)}'], []
     for name, part in PARTS.items():
         blocks.append(f'## {name}')
-        with suppress_info_logs(), redirect_stdout(StringIO()):
+        with _quiet():
             found, reason = _make(part, run, out)
         blocks += found
         if reason:
@@ -72,6 +75,19 @@ def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, lis
     write_own(out / MARKDOWN, text.encode())
     markdown.write_page(out / PAGE, title, text)
     return out / PAGE, missing
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what metrics and counters of operations say out of the terminal."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with suppress_info_logs(), redirect_stdout(StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _make(part: Part, run: FinishedRun, out: Path) -> tuple[list[str], str]:
