@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -307,6 +308,17 @@ class ExperimentError(MkdError):
     """
 
 
+class OwnCodeError(MkdError):
+    """Code of your own, or a metric, has raised an exception while it ran.
+
+    A metric, loop, hook, loss or transform. Before a training only its constructor is
+    tried.
+
+    Fix: correct the line that the message names, or the config that chose the class.
+    The message names a file with the traceback.
+    """
+
+
 class EnvironmentVersionError(MkdError):
     """A package is too old, or mmcv was compiled for another torch.
 
@@ -329,17 +341,32 @@ def as_config_error(what: str) -> Iterator[None]:
     except MkdError:
         raise
     except Exception as error:
-        # mmengine repeats the message of the innermost exception in the outer ones.
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        lines = str(text).splitlines() or ['']
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", lines[0])
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         raise ConfigError(
             f'{what} cannot be built from its config',
-            actual=f'{type(error).__name__}: {lines[0]}',
+            actual=describe_exception(error),
             fix=fix_of_argument(unknown[1])
             if unknown
             else 'add --debug to see the traceback',
         ) from error
+
+
+def describe_exception(error: Exception) -> str:
+    """Return an exception in one line; one without words says where it was raised.
+
+    Args:
+        error: The exception, caught.
+    """
+    # mmengine repeats the message of the innermost exception in the outer ones.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    lines = str(text).splitlines()
+    # A bare `assert`, or the key that a dict lacks.
+    if lines and (len(lines[0].split()) > 1 or not isinstance(error, KeyError)):
+        return f'{type(error).__name__}: {lines[0]}'
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    place = ''.join(f', {f.filename}, line {f.lineno}: {f.line}' for f in frames)
+    key = f' {lines[0]!r}' if lines else ''
+    return f'{type(error).__name__}{key}{place}'
 
 
 def fix_of_argument(name: str, known: Iterable[str] = ()) -> str:

@@ -34,6 +34,7 @@ from .hooks.recovery.run_record_hook import RunRecordHook
 from .hooks.recovery.safe_checkpoint_hook import use_safe_checkpoint_hook
 from .io.lock import locked_folder
 from .io.log_errors import log_errors_in_one_line
+from .io.own_code import own_code_errors
 from .io.paths import check_output_file, check_writable_folder, relative_to_cwd
 from .io.progress_bar import progress_bar
 from .io.quiet import ignore_library_warnings
@@ -70,6 +71,7 @@ def train(cfg: Config) -> Runner:
 
 def _run(cfg: Config, checked: nn.Module) -> Runner:
     """Run a training that has been checked."""
+    unlink_config_copy(cfg)
     runner = build_runner(cfg)
     runner.logger.info(f'The whole log: {relative_to_cwd(runner.logger.log_file)}')
     if isinstance(checked, Distiller):
@@ -85,9 +87,24 @@ def _run(cfg: Config, checked: nn.Module) -> Runner:
     runner.register_hook(MissingValidationHook())
     if not isinstance(checked, Distiller) and isinstance(runner, Runner):
         runner.register_hook(ResumeStateHook())
-    with progress_bar(runner):
+    with progress_bar(runner), own_code_errors(runner.log_dir):
         runner.train()
     return runner
+
+
+def unlink_config_copy(cfg: Config) -> None:
+    """Remove a link where mmengine writes the config, in the work dir.
+
+    mmengine would write through it: into a file of the work dir that this one is a
+    copy of, or wherever somebody has let it point.
+
+    Args:
+        cfg: Config of a training.
+    """
+    if cfg.filename:
+        copy = Path(cfg.work_dir, Path(cfg.filename).name)
+        if copy.is_symlink() or (copy.is_file() and copy.stat().st_nlink > 1):
+            copy.unlink(missing_ok=True)  # each rank comes here
 
 
 @releasing_instance_lock()
@@ -118,11 +135,13 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
     check_data(cfg, splits=('test',))
     check_loaders(cfg, splits=('test',))
     check_test_labels(cfg, read_meta(content))
+    unlink_config_copy(cfg)
     runner = build_runner(cfg)
     load_weights(runner, content, checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-    return runner.test()
+    with own_code_errors(runner.log_dir):
+        return runner.test()
 
 
 def build_runner(cfg: Config) -> Runner:

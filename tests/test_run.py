@@ -42,6 +42,22 @@ def test_python_callers_get_the_runner_and_the_metrics(
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
 
 
+def test_the_config_is_not_written_through_a_link(tmp_path: Path) -> None:
+    original, copies = tmp_path / 'a.py', tmp_path / 'run'
+    copies.mkdir()
+    for kind in ('symlink_to', 'hardlink_to'):
+        original.write_text('model = 1')
+        getattr(copies / 'a.py', kind)(original)
+        cfg = Config(dict(work_dir=str(copies)), filename=str(original))
+        run.unlink_config_copy(cfg)
+        cfg.dump(copies / 'a.py')  # as mmengine's runner
+        assert original.read_text() == 'model = 1'
+        (copies / 'a.py').unlink()
+    original.write_text('work_dir = 1')
+    run.unlink_config_copy(Config(dict(work_dir=str(tmp_path)), filename=str(original)))
+    assert original.exists()  # a config of the work dir itself stays
+
+
 def test_a_config_without_test_data_is_refused(coco_root: Path, tmp_path: Path) -> None:
     plain = student_config(config(coco_root, tmp_path))
     plain.work_dir = str(tmp_path / 'test')

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CheckpointFileError, UntrustedCheckpointError, nearest_names
+from .addresses import is_web_address
 from .archive import DamagedArchiveError
 
 # What a checkpoint begins with: a zip archive, or a pickle.
@@ -63,14 +64,21 @@ def unreadable(
     if 'weights_only' in reason or not looks_saved(file):
         reason = f'begins with {read_head(file)!r}'
     size = file.seek(0, os.SEEK_END)
-    downloaded = f'delete {local}: it is downloaded again' if local != path else ''
+    if local != path:
+        fix = f'delete {local}: it is downloaded again'
+    elif damaged:
+        fix = 'copy or download it again'
+    elif is_web_address(path):
+        fix = 'the address of the file itself; or download it and give its path'
+    else:
+        fix = ''
     return CheckpointFileError(
         f'checkpoint {path} is damaged'
         if damaged
         else f'checkpoint {path} cannot be read: it is truncated or no checkpoint',
         expected='a file written by torch.save',
         actual=f'{size} bytes; {reason}',
-        fix=downloaded or ('copy or download it again' if damaged else ''),
+        fix=fix,
     )
 
 

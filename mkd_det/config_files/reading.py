@@ -215,6 +215,8 @@ def _suggest_fix(error: Exception, text: str, path: str) -> str:
         )
     if '.mim' in text:
         return 'pip install -e .  # in the folder of setup.py, links the configs'
+    if isinstance(error, PermissionError):
+        return f'chmod u+r {error.filename or path}'
     if isinstance(error, FileNotFoundError):
         return (
             'write `_base_` relative to the folder of the config that names it, or to'

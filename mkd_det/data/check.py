@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from ..errors import as_config_error
 from .checks import AnnotatedDataset, run_checks
+from .checks.evaluators import check_evaluators
 from .datasets import (
     checks_itself,
     dataset_class,
@@ -25,7 +26,6 @@ from .datasets import (
     open_dataset,
     reads_standard_format,
 )
-from .evaluators import check_evaluators
 from .overlap import check_overlap
 
 MAX_IMAGES = 500

@@ -10,8 +10,10 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from traceback import walk_tb
 from typing import Any
 
+from mmcv.transforms import BaseTransform
 from mmdet.registry import EVALUATOR
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
@@ -19,9 +21,15 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, as_config_error, is_integer
+from ..errors import (
+    ConfigError,
+    MkdError,
+    as_config_error,
+    describe_exception,
+    is_integer,
+)
+from .checks.evaluators import check_parts
 from .datasets import dataset_class, leaf_datasets, reads_standard_format
-from .evaluators import check_parts
 
 
 def check_loaders(
@@ -137,7 +145,7 @@ def check_sample(dataset: Any, what: str, train: bool) -> None:
     Raises:
         ConfigError: The pipeline fails, or does not yield what a model needs.
     """
-    with as_config_error(f'{what}: a sample'):
+    with as_config_error(f'{what}: a sample'), _naming_transform(what):
         item = dataset[0]
     what = f'{what}: a sample'
     if not isinstance(item, Mapping) or 'inputs' not in item:
@@ -158,6 +166,48 @@ def check_sample(dataset: Any, what: str, train: bool) -> None:
             actual=boxes.keys(),
             fix="dict(type='LoadAnnotations', with_bbox=True) in the pipeline",
         )
+
+
+@contextlib.contextmanager
+def _naming_transform(what: str) -> Iterator[None]:
+    """Name the transform that fails inside of the context.
+
+    Args:
+        what: What the sample is of, for messages.
+
+    Raises:
+        ConfigError: A transform has failed, with what it lacks.
+    """
+    try:
+        yield
+    except MkdError:
+        raise
+    except Exception as error:
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        owners = [frame.f_locals.get('self') for frame in frames]
+        # The last: a pipeline inside of another is a transform, too.
+        failed = [owner for owner in owners if isinstance(owner, BaseTransform)][-1:]
+        if not failed:
+            raise
+        name = type(failed[0]).__name__
+        fix = f'without {name}, or with what it needs before it in the pipeline'
+        if isinstance(error, KeyError) and error.args:
+            fix = (
+                f'before {name}, a transform that yields {error.args[0]!r}; or without'
+            )
+        seen = frames[-1].f_locals.get('results')
+        if isinstance(seen, Mapping) and 'img' not in seen:
+            fix = "dict(type='LoadImageFromFile') at the start of the pipeline"
+        if hasattr(failed[0], 'get_indexes'):
+            fix = (
+                f"{name} mixes images: dict(type='MultiImageMixDataset',"
+                f" dataset=..., pipeline=[dict(type='{name}'), ...])"
+            )
+        raise ConfigError(
+            f'{what}: {name} fails for the first sample',
+            actual=describe_exception(error),
+            fix=fix,
+        ) from error
 
 
 def _check_evaluator(cfg: Any, dataset: Any, split: str) -> None:

@@ -60,7 +60,7 @@ class Distiller(BaseModel):
     Args:
         student: Config of any mmengine `BaseModel`.
         data_preprocessor: Config for the student, if it has none of its own.
-        init_cfg: As in every mmengine model.
+        init_cfg: None; that of the student is read.
         **distill: Keys of `DistillConfig`: `teachers`, `taps`, `adapters`,
             `branches`, `terms` and others.
 
@@ -81,12 +81,18 @@ class Distiller(BaseModel):
         init_cfg: dict | None = None,
         **distill: Any,
     ) -> None:
+        if init_cfg is not None:
+            raise ConfigError(
+                'model.init_cfg would not be read: the student has its own',
+                actual=f'init_cfg={init_cfg!r}',
+                fix='student=dict(init_cfg=...)',
+            )
         config = DistillConfig.parse(distill, student)
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         model = MODELS.build(student)
         check_student(model)
-        super().__init__(model.data_preprocessor, init_cfg)
+        super().__init__(model.data_preprocessor)
         self.config = config
         self.student = model
         self.observers: list[Any] = _Observers()

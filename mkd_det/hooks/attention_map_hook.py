@@ -188,7 +188,7 @@ def _find_taps(
         ConfigError: The student has no such tap or module.
     """
     models: dict[str, nn.Module] = {'student': distiller.student}
-    models |= {name: teacher.model for name, teacher in distiller.teachers.items()}
+    models |= {n: t.model for n, t in distiller.teachers.items() if t.runs}
     known = {owner: _known_taps(distiller, owner) for owner in models}
     found: dict[str, dict[str, Tap]] = {owner: {} for owner in models}
     for name in _default_names(distiller) if names is None else names:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_atomically
+from .atomic import write_atomically, write_own
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -20,3 +20,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def write_own_json(path: Path, content: Any) -> None:
+    """Write a file of a run's own folder; a link in its place is replaced."""
+    write_own(path, (json.dumps(content, indent=1) + '\n').encode())

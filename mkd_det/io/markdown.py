@@ -9,6 +9,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from .atomic import write_own
+
 # No raw html: pages consist of text, tables and pictures only.
 _RENDERER = MarkdownIt('commonmark', {'html': False}).enable('table')
 
@@ -60,7 +62,7 @@ def write_page(path: Path, title: str, markdown: str, style: str = '') -> None:
     """
     body = _RENDERER.render(markdown)
     page = _PAGE.format(title=html.escape(title), body=body, style=_STYLE + style)
-    path.write_text(page, encoding='utf-8')
+    write_own(path, page.encode())
 
 
 _STYLE = """

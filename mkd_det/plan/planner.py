@@ -26,6 +26,7 @@ from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
 from ..taps import Tap, frozen_state
+from ..weighting.schedules import WeightSchedule
 from ..weighting.teacher_weights import check_logits
 from .advice.fitting import suggest_recipes
 from .checks.agreement import check_agreement
@@ -42,6 +43,7 @@ from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .stored import use_stored_outputs
 from .unlabeled import check_truth_reader, describe_unlabeled
 
 
@@ -107,6 +109,7 @@ class Planner:
         if truth is not None:
             self.plan.truth = self._build_truth(truth)
         self.plan.notes += describe_unlabeled(self.config, self.plan)
+        use_stored_outputs(self.plan, self.config, self.student)
         return self.plan
 
     def detach_branches(self) -> None:
@@ -122,6 +125,8 @@ class Planner:
         off = []
         for name, term in self.config.terms.items():
             loss_class(name, term)
+            given = term.arguments.get('schedule')
+            WeightSchedule.parse(given, f'terms.{name}.schedule')
             lack = missing_modules(term, self.config, self._model)
             if lack and term.weight != 0:
                 self.plan.notes.append(f'term {name} is off: {lack}')

@@ -33,16 +33,18 @@ from ..training.resume import check_resume
 from ..training.runtime import build_model, is_distill
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
-from .pipeline_switches import check_pipeline_switches
-from .runner_parts import (
+from .images.stored import check_stored_teachers
+from .images.unlabeled import check_infinite_sampler, check_unlabeled
+from .model_settings import check_initializers, check_test_settings
+from .optimizer_settings import (
     check_clip,
     check_rates,
-    check_runner_parts,
     check_schedules,
-    check_submodules,
+    check_wrapper_settings,
 )
+from .pipeline_switches import check_pipeline_switches
+from .runner_parts import check_runner_parts, check_submodules
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
-from .unlabeled_data import check_infinite_sampler, check_unlabeled
 
 # Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
@@ -72,6 +74,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
         check_runner_parts(cfg)
         check_infinite_sampler(cfg)
     _check_folders(cfg)
+    check_test_settings(cfg.model)
     check_data(cfg)
     model = build_model(cfg)
     classes = {split: dataset_classes(cfg, split) for split in ('train', 'val')}
@@ -85,6 +88,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
     check_unlabeled(loaders['train'].dataset)
+    check_stored_teachers(cfg, model, loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)
@@ -92,6 +96,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
         check_resume(cfg, model)
     elif cfg.get('load_from'):
         check_start(model.state_dict(), cfg.load_from)
+    check_initializers(model)
     check_pretrained(model)
     for what, path in _whole_starts(cfg, model).items():
         check_start_labels(cfg, read_meta(read_checkpoint(path)), f'{what} {path}')
@@ -166,6 +171,7 @@ def check_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
             actual=kind,
             available=nearest_names(kind, OPTIMIZERS.module_dict),
         )
+    check_wrapper_settings(cfg.optim_wrapper)
     wrapper: Any = None
     with suppress_info_logs(), as_config_error('optim_wrapper'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -33,7 +33,9 @@ def check_epoch_counting(cfg: Mapping[str, Any], model: nn.Module) -> None:
             epochs.
     """
     if not counts_iterations(cfg):
+        _warn_of_late_steps(cfg, model, 'epochs')
         return
+    _warn_of_late_steps(cfg, model, 'iters')
     length = cfg['train_cfg'].get('max_iters')
     for where, key, value, fix in [
         *_terms(model),
@@ -59,6 +61,24 @@ def check_epoch_counting(cfg: Mapping[str, Any], model: nn.Module) -> None:
             )
 
 
+def _warn_of_late_steps(cfg: Mapping[str, Any], model: nn.Module, unit: str) -> None:
+    """Log what waits for a step that comes after the end of the training."""
+    last = (cfg.get('train_cfg') or {}).get(f'max_{unit}')
+    if not is_integer(last):
+        return
+    key = f'stop_{unit[:-1]}'
+    found = list(_terms(model, key))
+    if unit == 'epochs':
+        found += _hooks(cfg)
+    for where, name, value, _ in found:
+        if value >= last and not name.startswith('num_last'):
+            print_log(
+                f'{where}: {name}={value} never comes: the training has {last} {unit}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
 def counts_iterations(cfg: Mapping[str, Any]) -> bool:
     """Return whether a training counts iterations.
 
@@ -77,14 +97,14 @@ def counts_iterations(cfg: Mapping[str, Any]) -> bool:
 _Found = tuple[str, str, Any, str]
 
 
-def _terms(model: nn.Module) -> Iterator[_Found]:
+def _terms(model: nn.Module, key: str = 'stop_epoch') -> Iterator[_Found]:
     if not isinstance(model, Distiller):
         return
     for name, term in model.plan.terms.items():
-        epoch = term.loss.schedule.stop_epoch
-        if epoch is not None:
-            fix = f'stop_iter={epoch} * (images // images a batch)'
-            yield f'terms.{name}.schedule', 'stop_epoch', epoch, fix
+        step = getattr(term.loss.schedule, key)
+        if step is not None:
+            fix = f'stop_iter={step} * (images // images a batch)'
+            yield f'terms.{name}.schedule', key, step, fix
 
 
 def _schedules(cfg: Mapping[str, Any]) -> Iterator[_Found]:

@@ -27,6 +27,7 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ('MASTER_ADDR',),
     ),
 }
+_LAST_PORT = 65535
 _STARTS = {
     'pytorch': 'torchrun --nproc_per_node=2 -m',
     'slurm': 'srun -n 2 python -m',
@@ -61,6 +62,14 @@ def check_launcher(cfg: Config) -> None:
                 actual=value,
                 fix=f"{start}; or launcher='none'",
             )
+    port = os.environ.get('MASTER_PORT', '29500')  # mmengine's own default
+    if launcher == 'pytorch' and int(port) > _LAST_PORT:
+        raise ConfigError(
+            'MASTER_PORT is no port',
+            expected=f'1 to {_LAST_PORT}',
+            actual=port,
+            fix='MASTER_PORT=29500',
+        )
     _check_devices(launcher)
 
 

@@ -5,7 +5,7 @@ A pipeline that does not fit the data set is otherwise found when the switch com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.loaders import check_sample
-from ..errors import ConfigError, as_config_error, is_integer
+from ..errors import ConfigError, as_config_error, is_integer, nearest_names
 from ..io.random_state import preserved_random_state
 from ..registry import type_name
 from .hook_checks import hooks_of
@@ -40,6 +40,9 @@ def check_pipeline_switches(cfg: Config, model: nn.Module, dataset: Dataset) -> 
         ConfigError: A pipeline cannot be built, yields nothing to train on, or would
             not be used by this data set.
     """
+    if isinstance(dataset, MultiImageMixDataset):
+        own = dataset._skip_type_keys
+        _check_skipped(own or (), dataset, 'MultiImageMixDataset.skip_type_keys', ())
     for hook in hooks_of(cfg):
         kind = hook.get('type')
         if isinstance(kind, str):
@@ -117,6 +120,7 @@ def _check_mode(hook: Mapping[str, Any], model: Any, dataset: Any) -> None:
             fix=f'dict(type={missed[0]!r}, ...), the name instead of the class, with'
             " default_scope = 'mmdet'",
         )
+    _check_skipped(keys, dataset, f'{where}.skip_type_keys', _SKIPPED)
     owner = getattr(model, 'detector', model)
     if not hasattr(owner, 'bbox_head'):
         raise ConfigError(
@@ -129,6 +133,35 @@ def _check_mode(hook: Mapping[str, Any], model: Any, dataset: Any) -> None:
         check_sample(
             dataset, f'{where}: the data without {", ".join(keys)}', train=True
         )
+
+
+def _check_skipped(
+    keys: Sequence[str], dataset: MultiImageMixDataset, where: str, may_lack: Any
+) -> None:
+    """Raise ConfigError for names that skip nothing.
+
+    Args:
+        keys: Names of transforms.
+        dataset: The training data.
+        where: Where the names stand, for messages.
+        may_lack: Names of which some may be missing: those of a default.
+    """
+    names = [type_name(kind) for kind in dataset.pipeline_types]
+    lacking = [key for key in keys if key not in names]
+    wrong = [key for key in lacking if key not in may_lack]
+    if len(lacking) == len(keys):
+        wrong = wrong or lacking
+    if wrong:
+        raise ConfigError(
+            f'{where}: the pipeline has no {wrong[0]!r} to skip',
+            actual=wrong[0],
+            available=nearest_names(str(wrong[0]), names),
+            fix=f'skip_type_keys={_present(keys, names)}' if keys != lacking else '',
+        )
+
+
+def _present(keys: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(key for key in keys if key in names)
 
 
 def _check_epoch(hook: Mapping[str, Any]) -> None:

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import math
-import warnings
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
-from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, VISUALIZERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from mmengine.runner.priority import get_priority
 from torch import nn
-from torch.utils.data import DataLoader
 
-from ..errors import ConfigError, as_config_error, is_number, nearest_names
-from ..io.quiet import suppress_info_logs
+from ..errors import (
+    ConfigError,
+    as_config_error,
+    is_integer,
+    nearest_names,
+)
 from ..registry import type_name
 from .metric_names import is_logged, metric_names
 
@@ -42,8 +41,6 @@ _BACKEND_MODULES = {
     'TensorboardVisBackend': ('tensorboard', 'tensorboardX'),
     'WandbVisBackend': ('wandb',),
 }
-# Schedules are tried for so many steps.
-_STEPS = 3
 
 
 def check_runner_parts(cfg: Config) -> None:
@@ -58,85 +55,9 @@ def check_runner_parts(cfg: Config) -> None:
     with _visualizer(cfg.get('visualizer')):  # some hooks look for it
         for where, hook in _hooks(cfg):
             _check_hook(cfg, where, hook)
-    with as_config_error('log_processor'):
-        # No method of the runner needs more of it than this.
-        runner = object.__new__(Runner)
-        runner.build_log_processor(deepcopy(cfg.get('log_processor') or {}))
+    _check_log_processor(cfg.get('log_processor') or {})
     for split in ('val', 'test'):
         _check_metric_names(cfg.get(f'{split}_evaluator'), f'{split}_evaluator')
-
-
-def check_schedules(
-    cfg: Config, wrapper: OptimWrapper, loaders: Mapping[str, DataLoader]
-) -> None:
-    """Raise ConfigError for schedules that cannot be built, or fail at once.
-
-    Args:
-        cfg: Config of a training.
-        wrapper: Its optimizers, which this changes.
-        loaders: Its dataloaders by split.
-    """
-    runner = object.__new__(Runner)
-    runner.logger = MMLogger.get_current_instance()
-    runner.optim_wrapper = wrapper
-    runner._train_loop = _Length(cfg.train_cfg, loaders['train'])
-    given = cfg.get('param_scheduler')
-    if given is None:
-        return
-    _check_numbers(given)
-    with suppress_info_logs(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with as_config_error('param_scheduler'):
-            runner._check_scheduler_cfg(given)
-            built = runner.build_param_scheduler(deepcopy(given))
-            by_optimizer = built.values() if isinstance(built, dict) else [built]
-            for scheduler in (one for part in by_optimizer for one in part):
-                monitor = getattr(scheduler, 'monitor', None)
-                if isinstance(monitor, str):
-                    _check_monitor(cfg, monitor, 'param_scheduler: monitor')
-                    continue  # it steps after validations
-                for _ in range(_STEPS):
-                    scheduler.step()
-
-
-def check_clip(wrapper: OptimWrapper) -> None:
-    """Raise ConfigError for a `clip_grad` that fails, or turns gradients around.
-
-    Args:
-        wrapper: The optimizer, built.
-    """
-    clip = getattr(wrapper, 'clip_grad_kwargs', None)  # not of several optimizers
-    if clip:
-        for name in ('max_norm', 'clip_value'):
-            value = clip.get(name)
-            # A negative limit would train uphill. Written so that NaN is invalid.
-            if isinstance(value, (int, float)) and not value > 0:
-                raise ConfigError(
-                    f'optim_wrapper.clip_grad: {name} must be above 0',
-                    actual=value,
-                    fix=f'clip_grad=dict({name}=35), or clip_grad=None',
-                )
-        parameter = nn.Parameter(torch.zeros(1))
-        parameter.grad = torch.ones(1)
-        with as_config_error('optim_wrapper.clip_grad'):
-            wrapper.clip_func([parameter], **clip)
-
-
-def check_rates(wrapper: OptimWrapper) -> None:
-    """Raise ConfigError for settings of the optimizer that are not finite.
-
-    Args:
-        wrapper: The optimizer, built.
-    """
-    groups = getattr(getattr(wrapper, 'optimizer', None), 'param_groups', ())
-    for group in groups:
-        for name, value in group.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(
-                    f'optim_wrapper: {name} must be a finite number',
-                    actual=value,
-                    fix='optimizer=dict(lr=0.01, ...)',
-                )
 
 
 def check_submodules(cfg: Config, model: nn.Module) -> None:
@@ -158,20 +79,6 @@ def check_submodules(cfg: Config, model: nn.Module) -> None:
                     actual=name,
                     available=nearest_names(str(name), known),
                 ) from None
-
-
-class _Length(BaseLoop):
-    """How long a training takes, for schedules that end with it."""
-
-    def __init__(self, loop: Mapping[str, Any], loader: DataLoader) -> None:
-        super().__init__(None, loader)
-        epochs, iterations = loop.get('max_epochs'), loop.get('max_iters')
-        self.max_epochs = 1 if epochs is None else int(epochs)
-        counted = self.max_epochs * len(loader)
-        self.max_iters = counted if iterations is None else int(iterations)
-
-    def run(self) -> None:
-        """Do nothing."""
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
@@ -211,6 +118,7 @@ def _check_hook(cfg: Config, where: str, given: Any) -> None:
     if isinstance(cls, type):
         _check_annotated_numbers(cls, given, where)
         _check_monitors(cfg, cls, given, where)
+        _check_file_name(cls, given, where)
     with as_config_error(where):
         hook = HOOKS.build(given)
     if isinstance(hook, EMAHook):
@@ -222,11 +130,57 @@ def _check_monitors(cfg: Config, cls: type, given: Mapping, where: str) -> None:
     """Raise ConfigError for a hook that waits for what is not measured."""
     if issubclass(cls, CheckpointHook):
         best = given.get('save_best')
+        if not _is_names(best):
+            raise ConfigError(
+                f'{where}: save_best must be the name of a metric, or several',
+                actual=repr(best),
+                fix="save_best='auto'",
+            )
         for name in [best] if isinstance(best, str) else best or ():
             if name != 'auto':
-                _check_monitor(cfg, name, f'{where}: save_best')
+                check_monitor(cfg, name, f'{where}: save_best')
     if issubclass(cls, EarlyStoppingHook) and isinstance(given.get('monitor'), str):
-        _check_monitor(cfg, given['monitor'], f'{where}: monitor')
+        check_monitor(cfg, given['monitor'], f'{where}: monitor')
+
+
+def _is_names(given: Any) -> bool:
+    names = given if isinstance(given, (list, tuple)) else [given or 'auto']
+    return all(isinstance(name, str) for name in names)
+
+
+def _check_file_name(cls: type, given: Mapping, where: str) -> None:
+    """Raise ConfigError for a name that would replace another file.
+
+    Without a number, each checkpoint replaces the last; with a folder, it lies outside
+    of the work dir, and is not found again.
+    """
+    name = given.get('filename_tmpl')
+    if name is None or not issubclass(cls, CheckpointHook):
+        return
+    with as_config_error(f'{where}: filename_tmpl'):
+        made = [name.format(number) for number in (1, 2)]
+        if made[0] == made[1] or os.path.basename(made[0]) != made[0]:
+            raise ConfigError(
+                f'{where}: filename_tmpl must be a file name with one number',
+                actual=repr(name),
+                fix="filename_tmpl='epoch_{}.pth'; out_dir='...' names the folder",
+            )
+
+
+def _check_log_processor(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a log processor that fails in the first step."""
+    with as_config_error('log_processor'):
+        # No method of the runner needs more of it than this.
+        runner = object.__new__(Runner)
+        runner.build_log_processor(deepcopy(dict(given)))
+    for key, low in (('window_size', 1), ('num_digits', 0)):
+        value = given.get(key, low)
+        if not is_integer(value) or value < low:
+            raise ConfigError(
+                f'log_processor: {key} must be a whole number, at least {low}',
+                actual=repr(value),
+                fix=f'log_processor=dict({key}={max(low, 4)})',
+            )
 
 
 def _check_annotated_numbers(cls: type, given: Mapping, where: str) -> None:
@@ -248,7 +202,7 @@ def _check_annotated_numbers(cls: type, given: Mapping, where: str) -> None:
             raise ConfigError(f'{where}: {name} must be a {number}', actual=repr(value))
 
 
-def _check_monitor(cfg: Config, name: str, where: str) -> None:
+def check_monitor(cfg: Config, name: str, where: str) -> None:
     """Raise ConfigError for a metric that the validation does not measure."""
     evaluator = cfg.get('val_evaluator')
     loop = type_name((cfg.get('val_cfg') or {}).get('type', 'ValLoop'))
@@ -314,25 +268,3 @@ def _backends(visualizer: Mapping[str, Any]) -> Sequence[Any]:
             fix="vis_backends=[dict(type='LocalVisBackend')]",
         )
     return given
-
-
-def _check_numbers(schedules: Any, where: str = 'param_scheduler') -> None:
-    """Raise ConfigError for texts where a schedule counts: they would never match."""
-    if isinstance(schedules, Mapping):
-        for key, value in schedules.items():
-            if key not in ('type', 'monitor', 'rule', '_scope_', 'param_name'):
-                _check_numbers(value, f'{where}.{key}')
-    elif isinstance(schedules, (list, tuple)):
-        for index, value in enumerate(schedules):
-            _check_numbers(value, f'{where}[{index}]')
-    elif isinstance(schedules, str) and _is_number_text(schedules):
-        raise ConfigError(
-            f'{where} must be a number', actual=repr(schedules), fix=schedules
-        )
-
-
-def _is_number_text(text: str) -> bool:
-    try:
-        return is_number(float(text))
-    except ValueError:
-        return False

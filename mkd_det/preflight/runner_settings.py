@@ -10,6 +10,7 @@ import inspect
 import logging
 import multiprocessing
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from mmengine.config import Config
@@ -66,6 +67,7 @@ def check_runner_settings(cfg: Config) -> None:
     for split, default in (('val', ValLoop), ('test', TestLoop)):
         if cfg.get(f'{split}_cfg') is not None:
             check_loop(cfg, split, default)
+            _check_bool(cfg[f'{split}_cfg'], 'fp16', f'{split}_cfg')
 
 
 def has_stock_runner(cfg: Config) -> bool:
@@ -180,6 +182,8 @@ def _check_types(cfg: Config) -> None:
         raise ConfigError(
             'param_scheduler needs an optim_wrapper', fix='param_scheduler=None'
         )
+    if cfg.get('default_scope') == '':
+        raise ConfigError('default_scope is empty', fix="default_scope = 'mmdet'")
     if cfg.get('work_dir') is None:
         raise ConfigError(
             'the config has no work_dir', expected='a path', fix="work_dir = 'runs/a'"
@@ -251,12 +255,21 @@ def _check_randomness(given: Mapping[str, Any] | None) -> None:
                 actual=key,
                 available=nearest_names(key, known),
             )
+    for key in known[1:]:
+        _check_bool(given or {}, key, 'randomness')
     seed = (given or {}).get('seed')
     if seed is not None and not (is_integer(seed) and 0 <= seed <= _LARGEST_SEED):
         raise ConfigError(
             f'randomness: seed must be a whole number from 0 to {_LARGEST_SEED}',
             actual=repr(seed),
             fix='randomness=dict(seed=0)',
+        )
+
+
+def _check_bool(given: Mapping[str, Any], key: str, where: str) -> None:
+    if not isinstance(given.get(key, False), bool):
+        raise ConfigError(
+            f'{where}.{key} must be True or False', actual=repr(given[key])
         )
 
 
@@ -279,11 +292,16 @@ def _check_environment(given: Mapping[str, Any]) -> None:
         raise ConfigError(
             'env_cfg.mp_cfg: unknown mp_start_method', actual=method, available=methods
         )
-    if not isinstance(given.get('cudnn_benchmark', False), bool):
-        raise ConfigError(
-            'env_cfg.cudnn_benchmark must be True or False',
-            actual=repr(given['cudnn_benchmark']),
-        )
+    _check_bool(given, 'cudnn_benchmark', 'env_cfg')
+    known = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
+    for key in set(given) - set(known):
+        # mmengine ignores it. Others may keep what they like here.
+        if get_close_matches(key, known, 1, 0.8):
+            raise ConfigError(
+                f'env_cfg: unknown key {key!r}',
+                actual=key,
+                available=nearest_names(key, known),
+            )
     for name, value in (
         ('mp_cfg.opencv_num_threads', processes.get('opencv_num_threads', 0)),
         ('resource_limit', given.get('resource_limit', 4096)),

@@ -22,9 +22,15 @@ from ..checkpoints.checkpoint import read_checkpoint
 from ..distiller.losses import STATISTIC
 from ..distiller.model import Distiller
 from ..distiller.state import STATE
-from ..errors import CheckpointFileError, CheckpointKeysError, ConfigError
-from ..io.atomic import write_atomically
-from ..io.random_state import random_state, set_random_state
+from ..errors import (
+    CheckpointFileError,
+    CheckpointKeysError,
+    ConfigError,
+    describe_exception,
+    is_integer,
+)
+from ..io.atomic import write_own
+from ..io.random_state import is_random_state, random_state, set_random_state
 from ..structures import tensors_in
 from .carried_state import Attributes, read_attributes, write_attributes
 from .plain_batch import pack, unpack
@@ -242,7 +248,7 @@ def save_step(
     )
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_own(path, buffer.getbuffer())
 
 
 def replay(cfg: Config, path: str | Path) -> StepFindings:
@@ -265,6 +271,7 @@ def replay(cfg: Config, path: str | Path) -> StepFindings:
             ' WORK_DIR/diverged_iter_*.pth',
             available=sorted(map(str, Path(path).parent.glob('diverged_*.pth'))),
         )
+    start, autocast = _read_start(content, path)
     model = build_model(cfg)
     weights = content['state_dict']
     if isinstance(model, Distiller):
@@ -284,13 +291,41 @@ def replay(cfg: Config, path: str | Path) -> StepFindings:
     hub = MessageHub.get_current_instance()
     for key, value in content['progress'].items():
         hub.update_info(key, value)
-    autocast = None
-    if content['autocast']:
-        dtype = getattr(torch, content['autocast'])
-        autocast = torch.autocast(torch.device(get_device()).type, dtype)
-    kept = {key: content[key] for key in ('random', 'balance', 'preprocessor')}
-    start = StepStart(unpack(content['batch']), **kept)
     return examine_step(model, start, autocast)
+
+
+def _read_start(
+    content: Mapping[str, Any], path: str | Path
+) -> tuple[StepStart, torch.autocast | None]:
+    """Return what a file says that a step began with.
+
+    Raises:
+        CheckpointFileError: It is not what `save_step` writes.
+    """
+    autocast, what = None, ''
+    try:
+        if content['autocast']:
+            dtype = getattr(torch, content['autocast'])
+            if not isinstance(dtype, torch.dtype):
+                raise TypeError(f'autocast to {content["autocast"]}')
+            autocast = torch.autocast(torch.device(get_device()).type, dtype)
+        parts = {key: content[key] for key in ('random', 'balance', 'preprocessor')}
+        start = StepStart(unpack(content['batch']), **parts)
+        if not all(map(is_integer, content['progress'].values())):
+            what = 'progress'
+        elif not is_random_state(start.random):
+            what = 'random'
+        elif not isinstance(content['state_dict'], Mapping):
+            what = 'state_dict'
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        what = describe_exception(error)
+    if what:
+        raise CheckpointFileError(
+            f'{path} is damaged: its step cannot be run again',
+            actual=what,
+            fix='train again up to this step: mkd-det train CONFIG --resume',
+        )
+    return start, autocast
 
 
 def _check_plan(model: Distiller, weights: Mapping[str, Any]) -> None:

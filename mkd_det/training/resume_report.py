@@ -59,6 +59,13 @@ def _compare_facts(saved: Any, facts: Mapping[str, Any]) -> Iterator[str]:
                 f' {before}: it continues with the learning rate of the checkpoint,'
                 ' and not as the killed one would have'
             )
+    before, now = (f.get('accumulative_counts') for f in (saved, facts))
+    if None not in (before, now) and before != now:
+        yield (
+            f'the resumed training takes a step every {now} batch(es), the checkpoint'
+            f' is of one every {before}: accumulative_counts={now} of the config counts'
+            ' from here on'
+        )
     before, now = saved.get('label_names'), facts.get('label_names')
     if before and now and list(before) != list(now):
         yield (

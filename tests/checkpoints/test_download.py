@@ -157,6 +157,7 @@ def test_a_page_in_place_of_a_checkpoint_is_not_kept(
         with pytest.raises(CheckpointFileError) as error:
             read_checkpoint(f'{address}/x.pth')
         assert '<html>' in error.value.actual and str(address) in str(error.value)
+        assert 'the address of the file itself' in error.value.fix
         assert kept(cache) == []
         checkpoint(page)
         assert value_of(read_checkpoint(f'{address}/x.pth')) == 1.0

@@ -81,4 +81,6 @@ def test_a_file_without_permission_stops_a_training(
         message = is_told(capsys, 'train', config)
     assert name.rpartition('/')[2] in message
     assert 'chmod' in message or 'permission' in message.lower()
+    if name == 'config.py':
+        assert f'chmod u+r {config}' in message
     assert not (tmp_path / 'run').exists()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import faults
 import tiny
 from mkd_det.errors import TapNotFoundError
 from tooling import distiller_cfg, fails, run_command
@@ -127,6 +128,15 @@ def test_no_teacher_file_is_needed_but_one_that_exists_is_verified(
     fails(capsys, 'plan', [config], 'TeacherKeysError')
     fails(capsys, 'plan', [write(tiny.gfl())], 'ConfigError', 'no distill config')
     assert not (tmp_path / 'run').exists()
+
+
+def test_what_is_there_and_no_file_is_no_teacher(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / 'folder.pth').mkdir()
+    for path in (faults.pipe(tmp_path / 'pipe.pth'), tmp_path / 'folder.pth'):
+        config = write(distiller_cfg(path))
+        fails(capsys, 'plan', [config], 'CheckpointFileError', str(path))
 
 
 def test_inheritance_and_balance_are_shown(

@@ -522,6 +522,12 @@ def _other_ids(content: dict) -> None:
 EVALUATORS: dict[str, tuple[Callable[[dict], Any], str]] = {
     'other ids': (_other_ids, 'other images'),
     'fewer': (lambda c: c['images'].pop(), 'other images'),
+    'other names': (
+        lambda c: [
+            image.update(file_name=f'z{image["id"]}.png') for image in c['images']
+        ],
+        'other images under the ids',
+    ),
     'no boxes': (lambda c: c.update(annotations=[]), 'no box to evaluate'),
     'classes': (lambda c: c['categories'][0].update(name='bowl'), 'has other classes'),
     'order': (lambda c: c['categories'].reverse(), 'another order'),
@@ -583,11 +589,16 @@ def test_each_metric_of_several_data_sets_has_the_images_of_its_own(
     assert len(check_data(by_dataset(tmp_path, 'one', 'two'), ('val',))) == 2
     with pytest.raises(AnnotationError) as caught:
         check_data(by_dataset(tmp_path, 'two', 'one'), ('val',))
-    assert caught.value.actual == '2 images, 2 of them in the dataset'
+    assert 'the annotations of another part' in caught.value.message
+    # The same ids and the same names of images: only the figures would be wrong.
+    coco(tmp_path / 'two', images=3)
+    with pytest.raises(AnnotationError) as caught:
+        check_data(by_dataset(tmp_path, 'two', 'one'), ('val',))
+    assert caught.value.expected == str(tmp_path / 'one' / 'ann.json')
     # Without an evaluator by dataset, one file has the images of all of them.
     cfg = by_dataset(tmp_path, 'one', 'two')
     cfg['val_evaluator'] = cfg['val_evaluator']['metrics'][1]
-    with pytest.raises(AnnotationError):
+    with pytest.raises(AnnotationError, match='share 3 image ids'):
         check_data(cfg, ('val',))
 
 

@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[Config], Any], str]] = {
     'no boxes': (pipeline(lambda p: p.pop(1)), 'no bboxes'),
     'no labels': (pipeline(lambda p: p[1].update(with_label=False)), 'no labels'),
     'no packing': (pipeline(lambda p: p.pop()), 'no inputs'),
-    'no image': (pipeline(lambda p: p.pop(0)), 'the pipeline: a sample'),
+    'no image': (pipeline(lambda p: p.pop(0)), "dict(type='LoadImageFromFile')"),
     'no train': (top(train_dataloader=None), 'no train_dataloader'),
     'no train_cfg': (top(train_cfg=None), 'no train_cfg'),
     'no val': (top(val_dataloader=None), 'no val_dataloader'),

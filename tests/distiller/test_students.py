@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny
-from mkd_det.errors import ConfigError
+from mkd_det.errors import ConfigError, TapNotFoundError
 from mkd_det.teachers.loading import Teacher
 
 
@@ -76,3 +76,18 @@ def test_a_semi_supervised_teacher_sees_normalised_images() -> None:
         **whole.data_preprocessor(tiny.batch(), training=True), mode='loss'
     )
     assert torch.isfinite(losses['loss_attention'])
+
+
+def test_a_semi_supervised_teacher_says_how_to_take_its_detector() -> None:
+    with pytest.raises(TapNotFoundError) as caught:
+        tiny.build(pair(tiny.faster_rcnn(), soft_teacher(), 'neck'))
+    fix = 'teachers=dict(t=dict(cfg=<the `detector` of SoftTeacher>, checkpoint=...,'
+    assert fix in caught.value.fix and "prefix='teacher.'" in caught.value.fix
+
+
+def test_an_init_cfg_beside_the_student_is_refused() -> None:
+    cfg = pair(tiny.gfl(), tiny.gfl(), 'neck')
+    cfg['init_cfg'] = dict(type='Pretrained', checkpoint='x.pth')
+    with pytest.raises(ConfigError, match='would not be read') as caught:
+        tiny.build(cfg)
+    assert caught.value.fix == 'student=dict(init_cfg=...)'

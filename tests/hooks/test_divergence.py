@@ -17,6 +17,7 @@ from torch import Tensor
 import hook_runs
 import tiny_images
 from mkd_det import LOSSES, PairLoss
+from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.errors import CheckpointFileError, ConfigError, DivergenceError
 from mkd_det.hooks.recovery import divergence_hook
 from mkd_det.hooks.recovery.divergence_hook import DivergenceHook
@@ -122,6 +123,16 @@ def test_a_gradient_that_is_not_finite_stops_it_while_losses_are(
     assert list(findings.gradients) == ['loss_bad']
 
 
+def test_the_step_is_not_written_through_a_link(tmp_path: Path) -> None:
+    cfg = cfg_of(tmp_path, terms=term(weight=1e39))
+    other = tmp_path / 'other.pth'
+    other.write_text('other')
+    Path(cfg.work_dir).mkdir()
+    step_file(cfg, 1).symlink_to(other)
+    diverge(cfg, 'link')
+    assert other.read_text() == 'other' and not step_file(cfg, 1).is_symlink()
+
+
 def test_the_last_checkpoint_is_named_and_is_finite(tmp_path: Path) -> None:
     cfg = cfg_of(tmp_path, epochs=2)
     start(cfg, 'first')
@@ -207,6 +218,14 @@ def test_a_file_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointFileError) as info:
         replay(cfg, tmp_path / 'teacher.pth')
     assert 'no training step' in info.value.message
+    whole = read_checkpoint(step_file(cfg, 1))
+    odd = dict(progress=dict(iter='x'), random={}, state_dict=3, autocast='load')
+    for key in (*odd, 'batch', 'balance'):
+        changed = {k: v for k, v in whole.items() if k != key}
+        changed |= {key: odd[key]} if key in odd else {}
+        torch.save(changed, tmp_path / 'odd.pth')
+        with pytest.raises(CheckpointFileError, match='cannot be run again'):
+            replay(cfg, tmp_path / 'odd.pth')
     del cfg.model.terms.loss_good
     with pytest.raises(ConfigError, match='another plan'):
         replay(cfg, step_file(cfg, 1))

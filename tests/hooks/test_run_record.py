@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 import hook_runs
 import tiny
@@ -15,6 +15,7 @@ import tiny_images
 from mkd_det.checkpoints.checkpoint import read_checkpoint
 from mkd_det.errors import ResumeError
 from mkd_det.hooks.recovery.run_record_hook import RunRecordHook
+from mkd_det.training.validation import epoch_length, in_mid_epoch
 
 
 def train(cfg: Config, name: str, resume: bool = False) -> tuple[Runner, list[str]]:
@@ -49,7 +50,11 @@ def test_a_checkpoint_notes_labels_processes_and_batch_size(cfg: Config) -> None
     train(cfg, 'first')
     content = read_checkpoint(Path(cfg.work_dir, 'epoch_1.pth'))
     assert content['meta']['run'] == dict(
-        label_names=list(tiny_images.CLASSES), world_size=1, batch_size=6
+        label_names=list(tiny_images.CLASSES),
+        world_size=1,
+        batch_size=6,
+        epoch_length=2,
+        accumulative_counts=1,
     )
 
 
@@ -95,6 +100,23 @@ def test_other_processes_are_said(cfg: Config, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     (line,) = train(cfg, 'second', resume=True)[1]
     assert '1 process(es), the checkpoint is of 2' in line
+
+
+def test_another_accumulation_is_said(cfg: Config) -> None:
+    train(cfg, 'first')
+    cfg.optim_wrapper.accumulative_counts = 2
+    (line,) = train(cfg, 'second', resume=True)[1]
+    assert 'a step every 2 batch(es), the checkpoint is of one every 1' in line
+
+
+def test_a_shorter_epoch_is_not_the_middle_of_one(cfg: Config) -> None:
+    train(cfg, 'first')
+    length = epoch_length(read_checkpoint(Path(cfg.work_dir, 'epoch_1.pth')))
+    for iteration, inside in ((2, False), (3, True), (4, False)):
+        loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+        loop._iter, loop.dataloader = iteration, range(3)
+        assert in_mid_epoch(loop, length) == inside
+        assert in_mid_epoch(loop, None) == bool(iteration % 3)
 
 
 def test_accumulated_gradients_need_the_same_epochs(cfg: Config) -> None:

@@ -11,7 +11,9 @@ import pytest
 import faults
 from mkd_det.errors import CheckpointSaveError
 from mkd_det.io import atomic
-from mkd_det.io.atomic import create_temporary, write_atomically
+from mkd_det.io.atomic import create_temporary, write_atomically, write_own
+from mkd_det.io.json_files import write_own_json
+from mkd_det.io.markdown import write_page
 from mkd_det.io.paths import check_writable_folder
 
 
@@ -122,3 +124,17 @@ def test_a_link_stays_a_link_and_a_file_keeps_its_permissions(tmp_path: Path) ->
     write_atomically(link, b'after')
     assert link.is_symlink() and file.read_bytes() == b'after'
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_in_the_place_of_a_run_s_own_file_is_replaced(tmp_path: Path) -> None:
+    victim, own = tmp_path / 'victim', tmp_path / 'own'
+    victim.write_bytes(b'before')
+    for write in (
+        lambda: write_own(own, b'after'),
+        lambda: write_own_json(own, {}),
+        lambda: write_page(own, 'title', 'text'),
+    ):
+        own.unlink(missing_ok=True)
+        own.symlink_to(victim)
+        write()
+        assert victim.read_bytes() == b'before' and not own.is_symlink()

@@ -82,6 +82,28 @@ def test_a_term_that_stops_at_an_epoch_is_refused(cfg: Config) -> None:
     check_epoch_counting(cfg, built)
 
 
+def test_what_comes_after_the_end_is_said(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(
+        epoch_counting, 'print_log', lambda line, **_: lines.append(line)
+    )
+    model = tiny.distiller(tiny.gfl(4, 8), tiny.gfl(4, 8))
+    model['terms']['loss_soft']['schedule'] = dict(stop_iter=8)
+    model['terms']['loss_relation']['schedule'] = dict(stop_iter=7)
+    built = tiny.build(model)
+    check_epoch_counting(cfg, built)
+    late = 'terms.loss_soft.schedule: stop_iter=8 never comes: the training has 8 iters'
+    assert lines == [late]
+    lines.clear()
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=4)
+    WAITING['hook'][0](cfg)
+    check_epoch_counting(cfg, built)
+    late = 'PipelineSwitchHook: switch_epoch=4 never comes: the training has 4 epochs'
+    assert lines == [late]
+
+
 def test_what_counts_iterations_passes(cfg: Config) -> None:
     cfg.param_scheduler = [
         schedule(by_epoch=False),

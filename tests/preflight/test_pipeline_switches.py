@@ -89,10 +89,24 @@ def test_a_second_pipeline_that_does_not_fit_is_refused(cfg: Config) -> None:
     assert 'LoadImg' in refuse(cfg, switch([dict(type='LoadImg')]))
     assert 'no bboxes' in refuse(cfg, switch([first[0], *first[2:]]))
     assert 'no inputs' in refuse(cfg, switch(first[:-1]))
+    assert 'switch_pipeline: a sample has' in refuse(cfg, switch(first[:-1]))
+    assert 'switch_epoch' in refuse(cfg, {**switch(first), 'switch_epoch': '280'})
+
+
+def test_a_transform_that_fails_is_named_with_what_it_lacks(cfg: Config) -> None:
+    first = cfg.train_dataloader.dataset.pipeline
     # Masks, which these annotations do not have.
     masks = [first[0], dict(first[1], with_mask=True), *first[2:]]
-    assert 'PipelineSwitchHook.switch_pipeline: a sample' in refuse(cfg, switch(masks))
-    assert 'switch_epoch' in refuse(cfg, {**switch(first), 'switch_epoch': '280'})
+    message = refuse(cfg, switch(masks))
+    assert 'PipelineSwitchHook.switch_pipeline: LoadAnnotations fails' in message
+    assert "KeyError 'mask', " in message and ': segmentation' not in message
+    assert "before LoadAnnotations, a transform that yields 'mask'" in message
+    # A bare `assert`.
+    mixed = [*first[:2], dict(type='Mosaic', img_scale=(96, 64)), *first[2:]]
+    message = refuse(cfg, switch(mixed))
+    assert 'Mosaic fails for the first sample' in message
+    assert "assert 'mix_results' in results" in message
+    assert "dict(type='MultiImageMixDataset'" in message
 
 
 def test_a_wrapper_would_not_use_a_second_pipeline(cfg: Config) -> None:
@@ -116,7 +130,7 @@ def test_pipelines_of_other_hooks_are_tried(cfg: Config) -> None:
     first = cfg.train_dataloader.dataset.pipeline
     check(cfg, dict(type='Own', new_train_pipeline=first))
     own = dict(type=Own, new_train_pipeline=first[1:])
-    assert 'Own.new_train_pipeline: a sample' in refuse(cfg, own)
+    assert 'Own.new_train_pipeline: Resize fails' in refuse(cfg, own)
 
 
 YOLOX = dict(type='YOLOXModeSwitchHook', num_last_epochs=15)
@@ -133,6 +147,19 @@ def test_data_without_mosaic_is_tried(cfg: Config) -> None:
     del cfg.train_dataloader.dataset.pipeline[2]
     skipped = dict(YOLOX, skip_type_keys=['Mosaic', 'PackDetInputs'])
     assert 'has no inputs' in refuse(cfg, skipped)
+
+
+def test_names_that_skip_nothing_are_refused(cfg: Config) -> None:
+    changed = mosaic(deepcopy(cfg))
+    message = refuse(changed, dict(YOLOX, skip_type_keys=('Mosaic', 'Resise')))
+    assert "YOLOXModeSwitchHook.skip_type_keys: the pipeline has no 'Resise'" in message
+    assert 'available: Resize' in message and "skip_type_keys=('Mosaic',)" in message
+    # Of the default's names, some may be missing; not all.
+    check(deepcopy(changed), dict(YOLOX, skip_type_keys=('Mosaic', 'MixUp')))
+    del changed.train_dataloader.dataset.pipeline[0]
+    assert "no 'Mosaic' to skip" in refuse(changed, dict(YOLOX))
+    own = mosaic(deepcopy(cfg), skip_type_keys=('Mosaik',))
+    assert 'MultiImageMixDataset.skip_type_keys' in refuse(own, dict(YOLOX))
 
 
 def test_data_and_model_must_be_yolox_like(cfg: Config) -> None:

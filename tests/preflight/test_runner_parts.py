@@ -17,11 +17,8 @@ from torch.utils.data import DataLoader
 import tiny
 from mkd_det.errors import ConfigError
 from mkd_det.preflight.checks import check_before_start, check_optimizer
-from mkd_det.preflight.runner_parts import (
-    check_runner_parts,
-    check_schedules,
-    check_submodules,
-)
+from mkd_det.preflight.optimizer_settings import check_schedules
+from mkd_det.preflight.runner_parts import check_runner_parts, check_submodules
 
 Change = Callable[[Config], Any]
 
@@ -74,10 +71,21 @@ BAD: dict[str, tuple[Change, str]] = {
         default('checkpoint', save_best=['coco/bbox_mAP', 'coco/segm_mAP']),
         "'coco/segm_mAP'",
     ),
+    'best of a number': (default('checkpoint', save_best=3), 'save_best'),
+    'best of odd ones': (default('checkpoint', save_best=[None]), 'save_best'),
+    'one file name': (default('checkpoint', filename_tmpl='a.pth'), 'one number'),
+    'file of a folder': (default('checkpoint', filename_tmpl='x/{}.pth'), 'out_dir'),
+    'file elsewhere': (default('checkpoint', filename_tmpl='/etc/{}.pth'), 'out_dir'),
+    'file of names': (default('checkpoint', filename_tmpl='{a}.pth'), 'filename_tmpl'),
     'rule': (default('checkpoint', save_best='coco/bbox_mAP', rule='more'), 'rule'),
     'stop': (hook(type='EarlyStoppingHook', monitor='bbox_mAP'), 'coco/bbox_mAP'),
     'processor': (top(log_processor=dict(window=3)), 'log_processor'),
     'processor type': (top(log_processor=dict(type='LogProcesor')), 'LogProcesor'),
+    'window 0': (top(log_processor=dict(window_size=0)), 'at least 1'),
+    'window -3': (top(log_processor=dict(window_size=-3)), 'window_size=4'),
+    'window str': (top(log_processor=dict(window_size='x')), 'window_size'),
+    'window 2.5': (top(log_processor=dict(window_size=2.5)), 'window_size'),
+    'digits': (top(log_processor=dict(num_digits='x')), 'num_digits'),
     'visualizer': (top(visualizer=dict(type='DetVisualizer')), 'DetVisualizer'),
     'backend': (backend('LocalBackend'), 'LocalBackend'),
     'backend argument': (
@@ -108,6 +116,7 @@ def test_it_is_refused(case: str, cfg: Config) -> None:
         hook(type='EarlyStoppingHook', monitor='coco/bbox_mAP'),
         hook(type='DetVisualizationHook', draw=True),
         default('checkpoint', save_best='auto', interval=2, priority='LOW'),
+        default('checkpoint', filename_tmpl='step_{:04d}.pth'),
         default('checkpoint', save_best=['coco/bbox_mAP_50'], max_keep_ckpts=2),
         top(val_evaluator=[COCO, dict(COCO, prefix='more')]),
         lambda c: (
@@ -230,6 +239,23 @@ def test_a_clip_of_gradients_is_refused(cfg: Config, clip: Any) -> None:
 def test_a_clip_of_gradients_passes(cfg: Config, clip: Any) -> None:
     cfg.optim_wrapper.clip_grad = clip
     assert check_optimizer(cfg, nn.Linear(1, 1)) is not None
+
+
+@pytest.mark.parametrize(
+    ('change', 'word'),
+    [
+        (dict(accumulative_counts=1.5), 'accumulative_counts=2'),
+        (dict(paramwise_cfg=dict(bias_lr_mul=2.0)), 'available: bias_lr_mult'),
+        (dict(paramwise_cfg=dict(_scope_='mmdet', x=1)), "unknown key 'x'"),
+    ],
+)
+def test_a_setting_of_the_optimizer_that_is_ignored_is_refused(
+    cfg: Config, change: dict[str, Any], word: str
+) -> None:
+    cfg.optim_wrapper.update(change)
+    with pytest.raises(ConfigError) as caught:
+        check_optimizer(cfg, nn.Linear(1, 1))
+    assert word in str(caught.value)
 
 
 @pytest.mark.parametrize('change', [dict(lr=float('nan')), dict(lr=float('inf'))])

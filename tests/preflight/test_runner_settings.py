@@ -87,6 +87,14 @@ BAD: dict[str, tuple[Change, str]] = {
         top(env_cfg=dict(mp_cfg=dict(opencv_num_threads='0'))),
         'opencv_num_threads',
     ),
+    'environment': (
+        top(env_cfg=dict(cudnn_benchmarks=True)),
+        'available: cudnn_benchmark',
+    ),
+    'fp16': (lambda c: c.val_cfg.update(fp16='x'), 'val_cfg.fp16'),
+    'deterministic': (top(randomness=dict(deterministic='x')), 'deterministic'),
+    'seeds of ranks': (top(randomness=dict(diff_rank_seed=3)), 'diff_rank_seed'),
+    'scope': (top(default_scope=''), "default_scope = 'mmdet'"),
     'limit': (top(env_cfg=dict(resource_limit='many')), 'resource_limit'),
     'scale': (top(auto_scale_lr=dict(enable=True)), 'base_batch_size'),
     'scale 0': (top(auto_scale_lr=dict(enable=True, base_batch_size=0)), 'base'),
@@ -226,6 +234,12 @@ def test_a_launcher_without_its_environment_is_refused(
         return
     with pytest.raises(ConfigError, match='needs a GPU'):
         check_launcher(Config(dict(launcher=launcher)))
+
+
+def test_a_port_is_a_port(launched: Callable[..., None]) -> None:
+    launched(1, **{**PYTORCH, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '65536'})
+    with pytest.raises(ConfigError, match='MASTER_PORT is no port'):
+        check_launcher(Config(dict(launcher='pytorch')))
 
 
 def test_there_are_no_more_processes_than_gpus(launched: Callable[..., None]) -> None:

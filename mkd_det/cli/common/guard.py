@@ -132,8 +132,8 @@ def _shortened(path: str, limit: int = 200) -> str:
 def print_error(error: MkdError) -> None:
     """Print `error` in red on stderr; ranks other than 0 print one line."""
     lines = str(error).splitlines()
-    rank = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
-    if rank:
+    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
+    if rank.isdigit() and int(rank):
         lines = [f'rank {rank}: {type(error).__name__}: {lines[0]}']
     else:
         lines[0] = f'{type(error).__name__}: {lines[0]}'

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...io.json_files import read_json, write_json
+from ...io.json_files import read_json, write_own_json
 from ..runs import TrainingRun, digest
 from ..runs.metrics import main_metric
 from ..runs.recovery import is_complete_checkpoint
@@ -82,7 +82,7 @@ class MemberRun:
 
     def write_note(self, **more: Any) -> None:
         """Note what the plain model is made from."""
-        write_json(self.note, {'of': self.fingerprint, **more})
+        write_own_json(self.note, {'of': self.fingerprint, **more})
 
 
 def make_member_runs(

@@ -14,7 +14,7 @@ from typing import Any
 from ...config_files.paths import find_named_files
 from ...config_files.reading import read_config
 from ...errors import ExperimentError, as_config_error
-from ...io.json_files import read_json, write_json
+from ...io.json_files import read_json, write_own_json
 from ...io.lock import locked_folder
 from ...training.export import export, save_student
 from ..runs import (
@@ -99,7 +99,7 @@ def run_chain(
         with make_display(len(runs), 'chain') as display:
             done = run_members(runs, chain, devices, display, launcher)
         results = chain_results(runs, done)
-        write_json(folder / RESULTS, results)
+        write_own_json(folder / RESULTS, results)
         own = {folder.resolve(): results}
         chains = own | others | own  # its own first, even if `beside` names it
         labelled = dict(zip(chain_labels(list(chains)), chains.values()))

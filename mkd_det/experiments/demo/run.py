@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...io.lock import locked_folder
 from ..detections import MIN_SCORE
 from ..runs import (
     Display,
+    History,
     TrainingResult,
     TrainingRun,
     make_display,
@@ -31,7 +32,8 @@ from .trainings import CONFIGS, FULL, SIDE, TITLES, DemoSize, make_trainings
 
 _INTRODUCTION = """\
 A big detector (the teacher), a small one alone (the student), and the same small one
-taught by the big one (M-KD) learn to find handwritten digits in photographs.
+taught by the big one (M-KD) learn to find handwritten digits in photographs. Pictures
+without labels, new ones in every step, are taught beside the labelled ones.
 Everything goes to {folder}. Ctrl-C stops; the same command then resumes.
 """
 
@@ -98,7 +100,7 @@ def _make_report(
     tracker = display.start('report', 4, 'parts')
     models = _load_models(runs)
     tracker.update(1)
-    histories = {run.name: read_history(run.folder) for run in runs}
+    histories = {run.name: _read_epochs(run, runs[0]) for run in runs}
     pictures.draw_curves(histories, TITLES, work_dir / 'curves.png')
     tracker.update(2)
     pictures.draw_detections(
@@ -112,12 +114,27 @@ def _make_report(
     captions = {
         'detections.png': 'Detections on the first validation images, with a score of'
         f' at least {MIN_SCORE}.',
-        'curves.png': 'Learning curves. The loss shown does not include the terms of'
-        ' M-KD.',
+        'curves.png': 'Learning curves, by epochs of the labelled pictures. The loss'
+        ' shown does not include the terms of M-KD.',
     }
     write_page(work_dir / PAGE, results, captions)
     tracker.finish(str(work_dir / PAGE))
     return results
+
+
+def _read_epochs(run: TrainingRun, other: TrainingRun) -> History:
+    """Return the history of a training by epochs, also if it counts iterations.
+
+    Args:
+        run: The training.
+        other: One that counts epochs, of as many iterations.
+    """
+    history = read_history(run.folder)
+    if run.by_epoch:
+        return history
+    length = other.iterations // other.budget
+    metrics = {step // length: found for step, found in history.metrics.items()}
+    return replace(history, metrics=metrics, iters_per_epoch=length)
 
 
 def _load_models(runs: Sequence[TrainingRun]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any
 
 from ...errors import ExperimentError
-from ...io.json_files import write_json
+from ...io.json_files import write_own_json
 from .history import read_history
 from .jobs import RunningJob, find_job
 from .launchers import Launcher, Running
@@ -74,7 +74,7 @@ def run_training(
     command, seconds = shell_command(run, environment), round(spent['seconds'], 1)
     result = TrainingResult(run.name, metrics, seconds, command, spent.get('memory'))
     done = {'seconds': seconds, 'command': command, 'memory': result.memory}
-    write_json(run.folder / DONE, done)
+    write_own_json(run.folder / DONE, done)
     tracker.finish(f'{result}, {result.seconds:.0f} s')
     return result
 
@@ -105,7 +105,7 @@ def _train(
     memory = state.get('memory') or 0.0
     running = start()
     if running.record:
-        write_json(run.folder / STATE, {**state, 'job': running.record})
+        write_own_json(run.folder / STATE, {**state, 'job': running.record})
     try:
         while (code := running.poll()) is None:
             if stop.wait(_POLL):
@@ -119,11 +119,11 @@ def _train(
                 saved = time.monotonic()
                 noted = {'seconds': before + running.seconds(), 'memory': memory}
                 job = {'job': running.record} if running.record else {}
-                write_json(run.folder / STATE, {**state, **noted, **job})
+                write_own_json(run.folder / STATE, {**state, **noted, **job})
     finally:
         running.end()
         spent = {'seconds': before + running.seconds(), 'memory': memory}
-        write_json(run.folder / STATE, {**state, **spent})
+        write_own_json(run.folder / STATE, {**state, **spent})
     if code:
         why = running.why() if isinstance(running, RunningJob) else ''
         raise _failure(run, f'failed with exit code {code}', why)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...io.atomic import write_atomically
+from ...io.atomic import write_own
 from ...io.json_files import read_json
 
 # What identifies the training in a folder, and its seconds so far. The file keeps
@@ -100,7 +100,7 @@ def repair_checkpoints(folder: Path, pattern: str, title: str, say: Say) -> bool
     if named.is_file() and any(path.samefile(named) for path in complete):
         return True
     if complete:
-        write_atomically(pointer, str(complete[-1]).encode())
+        write_own(pointer, str(complete[-1]).encode())
         say(
             f'{title}: {POINTER} names no complete checkpoint; resumes from'
             f' {complete[-1].name}'

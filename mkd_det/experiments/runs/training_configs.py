@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ...errors import ConfigError
-from ...io.atomic import write_atomically
+from ...io.atomic import write_own
 from ...registry import type_name
 from .training_run import TrainingRun
 
@@ -123,7 +123,7 @@ def write_config(path: Path, cfg: Config) -> None:
     text = cfg.pretty_text
     if not path.is_file() or path.read_text(errors='replace') != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_own(path, text.encode())
 
 
 def make_training_run(

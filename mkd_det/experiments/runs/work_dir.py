@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...errors import ExperimentError
-from ...io.json_files import write_json
+from ...io.json_files import write_own_json
 from .progress import Display
 from .recovery import (
     DONE,
@@ -101,7 +101,7 @@ def _take_back(run: TrainingRun, display: Display) -> bool:
 def _write_new_state(run: TrainingRun) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     state = {'fingerprint': run.fingerprint, 'made_from': run.made_from}
-    write_json(run.folder / STATE, {**state, 'seconds': 0.0})
+    write_own_json(run.folder / STATE, {**state, 'seconds': 0.0})
 
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:

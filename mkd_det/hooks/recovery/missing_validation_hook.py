@@ -8,12 +8,17 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ...errors import is_number
-from ...io.json_files import read_json, write_json
+from ...io.json_files import read_json, write_own_json
 from ...io.random_state import preserved_random_state
-from ...training.validation import steps_done, validates_after
+from ...training.validation import (
+    epoch_length,
+    in_mid_epoch,
+    steps_done,
+    validates_after,
+)
 
 # Name of the note in the work dir.
 NOTE = 'validated.json'
@@ -37,6 +42,11 @@ class MissingValidationHook(Hook):
     def __init__(self) -> None:
         self._start = 0
         self._due = False
+        self._length: int | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how long an epoch of the killed training was."""
+        self._length = epoch_length(checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Find out whether a validation is missing; restore the best checkpoint."""
@@ -51,7 +61,7 @@ class MissingValidationHook(Hook):
         broadcast_object_list(notes)
         best = notes[0].get(str(steps_done(runner.train_loop)))
         if best is None:
-            self._due = _is_due(runner)
+            self._due = _is_due(runner, self._length)
             return
         for key, value in best.items():
             runner.message_hub.update_info(key, value)
@@ -81,7 +91,7 @@ class MissingValidationHook(Hook):
                 if key.startswith(('best_ckpt', 'best_score'))
             }
             notes[str(steps_done(runner.train_loop))] = best
-            write_json(Path(runner.work_dir, NOTE), notes)
+            write_own_json(Path(runner.work_dir, NOTE), notes)
 
     def _validate(self, runner: Runner) -> None:
         self._due = False
@@ -89,15 +99,13 @@ class MissingValidationHook(Hook):
             runner.val_loop.run()
 
 
-def _is_due(runner: Runner) -> bool:
+def _is_due(runner: Runner, length: int | None) -> bool:
     """Return whether mmengine has validated at the resumed step, or would have."""
     loop = runner.train_loop
     if runner.val_loop is None:
         return False
-    if isinstance(loop, EpochBasedTrainLoop) and loop.iter % max(
-        len(loop.dataloader), 1
-    ):
-        return False  # saved in the middle of an epoch
+    if in_mid_epoch(loop, length):
+        return False
     return validates_after(loop, steps_done(loop))
 
 

@@ -11,7 +11,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,7 +31,12 @@ from ...training.carried_state import (
     read_attributes,
     write_attributes,
 )
-from ...training.validation import steps_done, validates_after
+from ...training.validation import (
+    epoch_length,
+    in_mid_epoch,
+    steps_done,
+    validates_after,
+)
 
 
 @HOOKS.register_module()
@@ -68,6 +73,7 @@ class ResumeStateHook(Hook):
     def __init__(self) -> None:
         self._ranks: list[dict[str, Any]] | None = None
         self._resumed: list[dict[str, Any]] | None = None
+        self._length: int | None = None
         self._validating = False
         self._quiet: DataLoader | None = None
         self._modules: Attributes = {}
@@ -127,6 +133,7 @@ class ResumeStateHook(Hook):
         if isinstance(model, Distiller):
             saved = check_resumable(checkpoint, model)
             model.teachers.keep_speeds(saved.get('speeds', {}))
+        self._length = epoch_length(checkpoint)
         self._resumed = random_states_in(checkpoint)
         if self._resumed is None:
             runner.logger.warning(
@@ -146,7 +153,7 @@ class ResumeStateHook(Hook):
             return
         ranks, self._resumed = self._resumed, None
         loader, loop, rank = runner.train_dataloader, runner.train_loop, get_rank()
-        for line in _inexact(loader, loop, ranks):
+        for line in _inexact(loader, loop, ranks, self._length):
             runner.logger.warning(f'resume: not exact: {line}')
         if rank >= len(ranks):
             return
@@ -169,7 +176,10 @@ class ResumeStateHook(Hook):
 
 
 def _inexact(
-    loader: DataLoader, loop: Any, ranks: Sequence[Mapping[str, Any]]
+    loader: DataLoader,
+    loop: Any,
+    ranks: Sequence[Mapping[str, Any]],
+    length: int | None,
 ) -> Iterator[str]:
     """Yield why a resumed run is not exactly the one that was killed."""
     if loader.persistent_workers:
@@ -182,13 +192,14 @@ def _inexact(
             'workers run through the whole training: images come in the same order, but'
             ' are augmented differently (num_workers=0 continues exactly)'
         )
-    if isinstance(loop, EpochBasedTrainLoop) and loop.iter % max(len(loader), 1):
+    before, now = len(ranks), get_world_size()
+    if in_mid_epoch(loop, length):
         yield 'the checkpoint is of the middle of an epoch: that epoch starts again'
-    if get_world_size() != len(ranks):
+    if before != now:
+        rest = '; further ones begin with new random numbers' if now > before else ''
         yield (
-            f'the checkpoint has random states and batch statistics of {len(ranks)}'
-            f' process(es), not of {get_world_size()}; further ones begin with new'
-            ' random numbers'
+            f'the checkpoint has random states and batch statistics of {before}'
+            f' process(es), not of {now}{rest}'
         )
     caches = dict.fromkeys(name for one in ranks for name in one.get('not_saved') or ())
     if caches:

@@ -63,5 +63,9 @@ class RunRecordHook(Hook):
                 world_size=get_world_size(),
                 batch_size=loader.batch_size
                 or getattr(loader.batch_sampler, 'batch_size', None),
+                epoch_length=len(loader),
+                accumulative_counts=getattr(
+                    runner.optim_wrapper, '_accumulative_counts', 1
+                ),
             )
         return dict(self._facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmdet.models import SemiBaseDetector
 from mmengine.model import BaseModel
 from torch import nn
 
@@ -60,18 +61,32 @@ def suggest_recipes(
     """
     helped = isinstance(error, HELPED) and not isinstance(error, NOT_HELPED)
     helped |= isinstance(error, ConfigError) and ran
-    if not helped or not teachers:
+    # Recipes are planned with teachers that run; stored ones have heads only.
+    stored = any(given.stored is not None for given in config.teachers.values())
+    if not helped or not teachers or stored:
         return
     teacher = next(iter(teachers.values()))
     of_list = isinstance(error, TapSilentError) and error.fix.endswith(".*'")
     # The children of a list are no help where an adapter wants one of them.
     if of_list and not containers_that_work(student, teachers, config):
         error.fix = ''
-    lines = [taps_that_work(student, teachers, config)]
+    lines = [_detector_inside(teachers), taps_that_work(student, teachers, config)]
     names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
     if names:
         lines.append(f'recipes that fit the pair: {", ".join(names)}')
     error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
+
+
+def _detector_inside(teachers: Mapping[str, HasModel]) -> str:
+    """Return how to take the detector of a semi-supervised teacher; '' for others."""
+    for name, teacher in teachers.items():
+        if isinstance(teacher.model, SemiBaseDetector):
+            kind = type(teacher.model).__name__
+            return (
+                f'teachers=dict({name}=dict(cfg=<the `detector` of {kind}>,'
+                " checkpoint=..., prefix='teacher.')), the detector that it holds"
+            )
+    return ''
 
 
 def recipes_for(

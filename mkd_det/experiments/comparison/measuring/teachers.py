@@ -17,7 +17,7 @@ from ....class_maps.counting import class_count
 from ....config import TeacherConfig
 from ....data.datasets import dataset_classes
 from ....distiller.model import Distiller
-from ....io.json_files import read_json, write_json
+from ....io.json_files import read_json, write_own_json
 from ....teachers.loading import Teacher
 from .evaluation import evaluate
 
@@ -147,6 +147,8 @@ def _measure(
     split: str,
 ) -> tuple[dict[str, float], str]:
     """Return a teacher's metrics, or why it is not measured."""
+    if not teacher.runs:
+        return {}, 'its outputs are stored'
     settings = {
         name: cfg.get(name) for name in (f'{split}_dataloader', f'{split}_evaluator')
     }
@@ -165,5 +167,5 @@ def _measure(
     except Exception as error:  # a teacher of another kind; the rows can be compared
         return {}, f'{type(error).__name__}: {error}'.partition('\n')[0]
     metrics = dict(found.metrics)
-    write_json(folder / RESULTS, {**known, key: metrics})
+    write_own_json(folder / RESULTS, {**known, key: metrics})
     return metrics, ''

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ....io import markdown
-from ....io.json_files import write_json
+from ....io.atomic import write_own
+from ....io.json_files import write_own_json
 from ..results import Comparison
 from ..summary import RowSummary
 from .figures import draw_curves, draw_parts, draw_runs
@@ -41,9 +42,9 @@ def write_report(comparison: Comparison, out: Path) -> None:
         draw_parts(rows, out / PARTS)
     title = f'Compared with {comparison.base.name}: {_names(rows[1:])}'
     text = to_markdown(title, comparison)
-    (out / MARKDOWN).write_text(text, encoding='utf-8')
+    write_own(out / MARKDOWN, text.encode())
     markdown.write_page(out / PAGE, title, text)
-    write_json(out / JSON, _finite(comparison.entry()))
+    write_own_json(out / JSON, _finite(comparison.entry()))
 
 
 def _names(rows: Sequence[RowSummary], most: int = 4) -> str:

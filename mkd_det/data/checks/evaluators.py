@@ -10,10 +10,10 @@ from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmdet.registry import EVALUATOR, METRICS
 from mmengine.evaluator import Evaluator
 
-from ..errors import AnnotationError, ConfigError, nearest_names
-from .checks import AnnotatedDataset
-from .formats.annotations import AnnotationSummary
-from .formats.coco import read_coco
+from ...errors import AnnotationError, ConfigError, nearest_names
+from ..formats.annotations import AnnotationSummary
+from ..formats.coco import read_coco
+from .annotated_dataset import AnnotatedDataset
 
 
 def check_evaluators(
@@ -42,6 +42,7 @@ def check_evaluators(
                 fix='use the ann_file of the dataset, including its data_root',
             )
         known = [data for data in datasets if data is not None and data.is_coco]
+        _check_part(path, known, parts)
         if known and len(known) == len(datasets) and _is_coco_metric(metric):
             summaries = {data.dataset.ann_file: data.annotations for data in known}
             sorts = bool(metric.get('sort_categories'))
@@ -129,6 +130,32 @@ def _is_coco_metric(metric: Mapping) -> bool:
     return measure is CocoMetric.compute_metrics
 
 
+def _check_part(
+    path: str,
+    own: Sequence[AnnotatedDataset],
+    parts: Sequence[Sequence[AnnotatedDataset | None]],
+) -> None:
+    """Raise AnnotationError if a metric has the annotations of another part.
+
+    Their images may have the same ids, so that only the figures would be wrong.
+    """
+    files = [osp.realpath(data.dataset.ann_file) for data in own]
+    others = {
+        osp.realpath(data.dataset.ann_file)
+        for part in parts
+        for data in part
+        if data is not None and data.is_coco
+    }
+    if files and osp.realpath(path) in others - set(files):
+        raise AnnotationError(
+            f'a metric evaluates one part of the data by {path}, the annotations of'
+            ' another part',
+            expected=own[0].dataset.ann_file,
+            actual=path,
+            fix='metrics in the order of the parts of ConcatDataset',
+        )
+
+
 def _compare(
     path: str,
     summaries: Mapping[str, AnnotationSummary],
@@ -138,16 +165,8 @@ def _compare(
     """Raise AnnotationError unless the metric's file fits the datasets."""
     own = {osp.realpath(file): summary for file, summary in summaries.items()}
     found = own.get(osp.realpath(path)) or read_coco(path, '', classes, test=True)
-    images = frozenset().union(*(summary.ids for summary in summaries.values()))
     fix = f"ann_file='{next(iter(summaries))}' in the evaluator"
-    if found.ids != images:
-        both = len(found.ids & images)
-        raise AnnotationError(
-            f"the evaluator's {path} has other images than the dataset",
-            expected=f'the {len(images)} image ids of the dataset',
-            actual=f'{len(found.ids)} images, {both} of them in the dataset',
-            fix=fix,
-        )
+    _compare_images(path, found, summaries, fix)
     # Results hold class indices, and each file numbers its classes in its own order.
     orders = [
         [name for name in summary.names if name in classes]
@@ -176,4 +195,44 @@ def _compare(
             ' pycocotools needs',
             expected='"iscrowd": 0 in each annotation',
             fix='"iscrowd": 0',
+        )
+
+
+def _compare_images(
+    path: str,
+    found: AnnotationSummary,
+    summaries: Mapping[str, AnnotationSummary],
+    fix: str,
+) -> None:
+    """Raise AnnotationError unless the metric's file has the images of the datasets."""
+    by_file = {osp.realpath(file): summary for file, summary in summaries.items()}
+    images = frozenset().union(*(summary.ids for summary in by_file.values()))
+    shared = sum(len(summary.ids) for summary in by_file.values()) - len(images)
+    if shared:
+        raise AnnotationError(
+            f'parts of the data share {shared} image ids, which one metric takes for'
+            ' the same images',
+            expected='another id for each image',
+            actual=', '.join(summaries),
+            fix="val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=[...],"
+            " dataset_prefixes=['a', 'b'])",
+        )
+    if found.ids != images:
+        both = len(found.ids & images)
+        raise AnnotationError(
+            f"the evaluator's {path} has other images than the dataset",
+            expected=f'the {len(images)} image ids of the dataset',
+            actual=f'{len(found.ids)} images, {both} of them in the dataset',
+            fix=fix,
+        )
+    names = [
+        {osp.basename(image) for image in one.images}
+        for one in (found, *summaries.values())
+    ]
+    if found.images and not names[0] & set().union(*names[1:]):
+        raise AnnotationError(
+            f"the evaluator's {path} has other images under the ids of the dataset",
+            expected=min(set().union(*names[1:]), default=None),
+            actual=min(names[0]),
+            fix=fix,
         )

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import Dataset
 
-from ..data.unlabeled import UNLABELED, UnlabeledImages
-from ..errors import ConfigError
-from ..io.random_state import preserved_random_state
-from ..registry import type_name
+from ...data.unlabeled import UNLABELED, UnlabeledImages
+from ...errors import ConfigError
+from ...io.random_state import preserved_random_state
+from ...registry import type_name
 
 # Samplers that never come to an end.
 _INFINITE = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
