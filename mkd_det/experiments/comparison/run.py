@@ -194,12 +194,7 @@ def _summarize(
         pooled=pooled,
         split=measured.split,
         resamples=options.resamples,
-        notes=[
-            *(notes_on_test(prepared) if measured.split == 'test' else []),
-            *notes_on_schedules(prepared),
-            *_notes_on_missing(prepared, finished),
-            *measured.notes,
-        ],
+        notes=_notes(prepared, measured),
         teachers=teachers,
     )
 
@@ -216,11 +211,11 @@ def _add_history(
     return replace(comparison, looks=looks, detections=drawn)
 
 
-def _notes_on_missing(
-    prepared: PreparedComparison, finished: FinishedTrainings
-) -> list[str]:
-    """Describe trainings that are not in the report."""
-    notes = []
+def _notes(prepared: PreparedComparison, measured: MeasuredStudents) -> list[str]:
+    """Describe what is odd in data and schedules, and what is not in the report."""
+    notes = notes_on_test(prepared) if measured.split == 'test' else []
+    notes += notes_on_schedules(prepared)
+    finished = measured.finished
     for title, error in finished.failed.items():
         why = str(error).splitlines()[0].removeprefix(f'{title}: ')
         notes.append(f'{title} is not included: {why}')
@@ -230,4 +225,4 @@ def _notes_on_missing(
         if left:
             text = f'Stopped early: {left} of {total} trainings are not included.'
             notes.append(text)
-    return notes
+    return [*notes, *measured.notes]
