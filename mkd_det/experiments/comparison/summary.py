@@ -105,16 +105,20 @@ def with_incomplete_log(
     ]
 
 
-def ap_by_part(result: SeedResult) -> dict[str, dict[str, float]]:
-    """Return AP by size and by class, as far as it was measured."""
+def ap_by_part(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return AP by size and by class, as far as it was measured.
+
+    Args:
+        metrics: Metrics by key in the log.
+    """
     sizes = {
-        name: result.metrics[_BOX + suffix]
+        name: metrics[_BOX + suffix]
         for suffix, name in SIZES.items()
-        if _BOX + suffix in result.metrics
+        if _BOX + suffix in metrics
     }
     classes = {
         key.partition('/')[2].removesuffix(_CLASS): value
-        for key, value in result.metrics.items()
+        for key, value in metrics.items()
         if key.startswith('coco/') and key.endswith(_CLASS)
     }
     parts = {'size': sizes, 'class': classes}
@@ -259,7 +263,8 @@ def _parts(
     """Return AP of the row by size and by class."""
     parts: dict[str, dict[str, Spread]] = {}
     ours, theirs = (
-        [ap_by_part(result) for result in results] for results in (of_row, of_base)
+        [ap_by_part(result.metrics) for result in results]
+        for results in (of_row, of_base)
     )
     names = dict.fromkeys(
         (kind, name) for one in (*ours, *theirs) for kind in one for name in one[kind]
