@@ -271,9 +271,13 @@ def test_a_file_of_another_head_is_refused(root: Path) -> None:
     cfg = distiller_cfg(None, adapters={}, terms=SOFT, taps=dict(head='bbox_head'))
     stored = dict(cfg=teacher_cfg('gfl'), checkpoint=None)
     cfg['teachers'] = dict(t=dict(stored, stored=root / 'retinanet.soft'))
+    model, data = tiny.build(cfg).train(), dataset(root, RESIZE)
+    model.teachers.load()
     with pytest.raises(TeacherError) as error:
-        losses(tiny.build(cfg).train(), dataset(root, RESIZE))
+        check_stored_teachers(Config(), model, data)
     assert 'RetinaHead' in error.value.expected and error.value.actual == 'GFLHead'
+    with pytest.raises(TeacherError):  # without the checks, in the step
+        losses(model, data)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'no database' * 100])
