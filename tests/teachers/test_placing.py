@@ -157,7 +157,7 @@ def test_what_was_cut_off_is_gone_and_boxes_end_at_the_edge() -> None:
     crop = (32, 64)
     new = grid(crop)
     placed = place(image, places, new, matrix(1, 1, -32, -16), crop, 'sigmoid')
-    assert (placed.scores > -9).any(1).all()
+    assert (placed.scores > -6.5).any(1).all()
     assert placed.boxes.min() >= 0
     assert (placed.boxes <= torch.tensor([64, 32, 64, 32]) + 1e-4).all()
     meant = expected_boxes(placed, new)
@@ -176,9 +176,9 @@ def test_places_of_which_nothing_is_stored_are_background() -> None:
         placed = place(image, places, places, matrix(), SIZE, activation)
         rest = torch.cat([placed.scores[:5], placed.scores[6:]])
         if activation == 'sigmoid':
-            assert rest.sigmoid().max() < 2e-4
+            assert rest.sigmoid().max() < 2e-3
         else:
-            assert rest.softmax(-1)[:, :-1].max() < 2e-4
+            assert rest.softmax(-1)[:, :-1].max() < 2e-3
         assert torch.isfinite(placed.boxes).all()
 
 

@@ -18,7 +18,7 @@ from mkd_det.experiments.labelling.soft import SoftSettings, label_soft
 from mkd_det.preflight.images.stored import check_stored_teachers
 from mkd_det.run import train
 from mkd_det.teachers.stored.store import OutputStore
-from tooling import distiller_cfg
+from tooling import distiller_cfg, plain_dumps, run_command
 
 ALL = 10**6
 KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -138,15 +138,16 @@ def test_a_teacher_of_mirrored_features_teaches_mirrored_images(
 
 
 def test_images_resized_flipped_and_cropped_are_trained_on(
-    root: Path, tmp_path: Path
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A whole training, through the checks, with few rows of each image."""
+    """A whole training, through all checks, with few rows of each image. The hook that
+    measures teachers does not measure a model that has no weights."""
     store = tmp_path / 'few.soft'
     soft_labels(root, 'gfl', store, 40)
     model = distiller_cfg(None, adapters={}, terms=SOFT, taps=dict(head='bbox_head'))
     teacher = dict(cfg=teacher_cfg('gfl'), checkpoint=None, stored=str(store))
     model['teachers'] = dict(t=teacher)
-    cfg = tiny.runner_cfg(model, root / 'data', tmp_path / 'run', val=False)
+    cfg = tiny.runner_cfg(model, root / 'data', tmp_path / 'run')
     cfg.train_dataloader.dataset.pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True),
@@ -156,9 +157,16 @@ def test_images_resized_flipped_and_cropped_are_trained_on(
         dict(type='PackDetInputs', meta_keys=(*KEYS, 'homography_matrix')),
     ]
     cfg.custom_imports, cfg.launcher = dict(imports=['mkd_det']), 'none'
-    cfg.default_hooks.teacher_check = None
+    cfg.default_hooks.teacher_check = dict(type='TeacherCheckHook')
+    cfg.log_level = 'INFO'
+    with plain_dumps():
+        cfg.dump(tmp_path / 'config.py')
+        assert not run_command('plan', [tmp_path / 'config.py'])
+    assert 'outputs of' in ' '.join(capsys.readouterr().out.split())
     train(cfg)
     assert (tmp_path / 'run/epoch_1.pth').is_file()
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'Teacher t is not evaluated: its outputs are stored' in log
 
 
 def test_the_model_of_a_stored_teacher_does_not_run(root: Path) -> None:
@@ -271,9 +279,13 @@ def test_a_file_of_another_head_is_refused(root: Path) -> None:
     cfg = distiller_cfg(None, adapters={}, terms=SOFT, taps=dict(head='bbox_head'))
     stored = dict(cfg=teacher_cfg('gfl'), checkpoint=None)
     cfg['teachers'] = dict(t=dict(stored, stored=root / 'retinanet.soft'))
+    model, data = tiny.build(cfg).train(), dataset(root, RESIZE)
+    model.teachers.load()
     with pytest.raises(TeacherError) as error:
-        losses(tiny.build(cfg).train(), dataset(root, RESIZE))
+        check_stored_teachers(Config(), model, data)
     assert 'RetinaHead' in error.value.expected and error.value.actual == 'GFLHead'
+    with pytest.raises(TeacherError):  # without the checks, in the step
+        losses(model, data)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'no database' * 100])

@@ -11,6 +11,7 @@ from typing import Any
 from ..runs import TrainingResult, TrainingRun, read_history
 from ..runs.history import is_coco_metric
 from .judging.statistics import Difference, Spread, Verdict, judge, spread
+from .measuring.image_error import ImageError
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
 _BOX, _CLASS = 'coco/bbox_mAP', '_precision'
@@ -33,6 +34,7 @@ class SeedResult:
         memory_of: 'GPU' or 'process'; '' where it is unknown.
         seconds: Wall-clock time of the training, validations included.
         command: The command that was run.
+        validation: Metrics on the validation data, where `metrics` are those of test.
     """
 
     row: str
@@ -45,6 +47,7 @@ class SeedResult:
     memory_of: str
     seconds: float
     command: str
+    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_seed_result(
@@ -148,6 +151,8 @@ class RowSummary:
         teacher: The metric of its teacher, the best of several; None if unknown.
         gap_closed: Its part of the way from the base to the teacher; None if the
             teacher is no better than the base.
+        validation: The metric on the validation data, where `metric` is that of test.
+        image_error: Its error that comes from the images; None if unknown.
     """
 
     name: str
@@ -167,6 +172,8 @@ class RowSummary:
     metric_50: Spread = field(default_factory=lambda: spread([]))
     teacher: float | None = None
     gap_closed: float | None = None
+    validation: Spread = field(default_factory=lambda: spread([]))
+    image_error: ImageError | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -196,7 +203,8 @@ def summarize_row(
         least_gain: The smallest gain that counts.
         difference: The difference of the row to the base; None for the base.
         teacher: The metric of its teacher, if it was measured.
-        **about: `source`, `config`, `caveats` and `params` of the summary.
+        **about: `source`, `config`, `caveats`, `params` and `image_error` of the
+            summary.
     """
     base = spread([result.metrics[key] for result in of_base])
     iteration, extra_iteration = _cost(of_row, of_base, 'iteration')
@@ -216,6 +224,7 @@ def summarize_row(
         if key.endswith(_BOX_NAME)
         else spread([]),
         teacher=teacher,
+        validation=spread([r.validation[key] for r in of_row if r.validation]),
         gap_closed=_gap_closed(base.mean, difference, teacher, least_gain),
         **about,
     )

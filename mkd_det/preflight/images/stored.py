@@ -68,6 +68,7 @@ def check_stored_teachers(cfg: Config, model: nn.Module, dataset: Any) -> None:
         ConfigError: A transform is not known to be a flip, a resize or a crop, or
             samples do not say what was done to them.
         DataError: Images are not in the file.
+        TeacherError: The file was made with another head.
     """
     if not isinstance(model, Distiller):
         return
@@ -85,6 +86,10 @@ def check_stored_teachers(cfg: Config, model: nn.Module, dataset: Any) -> None:
             fix=f'a pipeline without {unknown[0]}; or no `stored` in'
             f' teachers.{stored[0].name}, so that the teacher sees each image',
         )
+    for teacher in stored:
+        if teacher.outputs is not None:
+            for tap in model.plan.taps.get(teacher.name, {}).values():
+                teacher.outputs.reader_of(tap.resolve(teacher.model)[0][1])
     for part in _parts(dataset):
         with preserved_random_state():
             sample = part[0].get('data_samples')

@@ -15,8 +15,9 @@ from torch import Tensor
 from ...errors import DataError
 from .store import StoredImage
 
-# Confidence of places of which nothing is stored.
-_NOTHING = 1e-4
+# Confidence of places of which nothing is stored: that of a trained detector where it
+# sees nothing. Squared, as losses weigh boxes, it counts for nothing.
+_NOTHING = 1e-3
 # Rows that have moved less than this, in bins, keep their logits.
 _STILL = 1e-4
 

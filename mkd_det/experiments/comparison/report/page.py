@@ -32,7 +32,7 @@ def write_report(comparison: Comparison, out: Path) -> None:
         for teacher in comparison.teachers
         if key in teacher.metrics
     }
-    axis = f'{comparison.metric}, a dot for each seed'
+    axis = f'{comparison.metric} ({comparison.split}), a dot for each seed'
     draw_runs(values, references, axis, out / RUNS)
     unit = comparison.unit.removesuffix('s')
     draw_curves(rows, comparison.metric, unit, out / CURVES)

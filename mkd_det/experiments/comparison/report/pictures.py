@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 
-from ....checkpoints.checkpoint import load_checkpoint_strict
 from ....class_maps.class_map import ClassMap
-from ....config_files.reading import plain_model_cfg
 from ....errors import MkdError
-from ....registry import build_mmengine_model
 from ....teachers.loading import Teacher
-from ....training.student_config import student_config
 from ...detections import IMAGES, draw_models, images_with_boxes
+from ..measuring.students import load_student
 from ..preparation import PreparedComparison
 from ..summary import RowSummary
 
@@ -59,18 +56,9 @@ def _load_students(
         if summary is None:
             continue
         path = prepared.trainings[row.name, summary.seeds[0]].checkpoint
-        model = _build_student(row.cfg)
-        try:
-            load_checkpoint_strict(model, str(path), f'the student of {row.name}')
-        except MkdError:  # deleted or damaged since; the others can be drawn
-            continue
-        models[row.name] = model
+        with suppress(MkdError):  # deleted or damaged since; the others can be drawn
+            models[row.name] = load_student(row.cfg, path, row.name)
     return models
-
-
-def _build_student(cfg: Config) -> Any:
-    plain = plain_model_cfg(student_config(cfg))
-    return build_mmengine_model(MODELS, Config(dict(model=plain)).model, 'student')
 
 
 def _load_teacher(

@@ -10,13 +10,13 @@ from typing import Any
 from ....errors import MkdError
 from ....io import markdown
 from ....io.markdown import escape
-from ...comparison.summary import ap_by_part
-from ...comparison.teachers import (
+from ...comparison.measuring.evaluation import evaluate
+from ...comparison.measuring.teachers import (
     TeacherSource,
     add_teachers,
-    evaluate,
     measure_teachers,
 )
+from ...comparison.summary import ap_by_part
 from ...curves import Curve, Panel, draw_panels
 from ...runs import History, read_history
 from ...runs.history import is_coco_metric
@@ -46,11 +46,11 @@ def metrics_part(run: FinishedRun, out: Path) -> list[str]:
     run.check_validation()
     columns, notes = _measure_teachers(run, out)
     if run.alone_weights is not None:
-        columns[ALONE_TITLE] = evaluate(run.alone, run.plain)
+        columns[ALONE_TITLE] = evaluate(run.alone, run.plain).metrics
         notes.append(f'The student alone: {run.alone_weights}.')
     else:
         notes.append(_how_to_train_alone(run))
-    columns[STUDENT] = evaluate(run.student, run.plain)
+    columns[STUDENT] = evaluate(run.student, run.plain).metrics
     notes.append(f'The student: {run.files[1]}.')
     run.figures['metrics'] = columns
     return [
