@@ -10,7 +10,8 @@ labelled images in each. Teachers are trained first: with the labels of the rows
 with all labels. Validation images are among those without labels only where the figures
 are of test images. Finished trainings are skipped, interrupted ones resumed. Needs
 BCCD_ROOT and PCB_ROOT, or data/bccd and data/pcb; the demo's pictures are made.
-`--cost` measures a step by the share of images without labels instead.
+`--cost` measures a step instead: by the share of images without labels, and with the
+teacher's outputs stored.
 """
 
 from __future__ import annotations
@@ -19,15 +20,30 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import torch
 from measuring import dump
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from unlabelled_experiments import (
+    EXPERIMENTS,
+    PACKAGED,
+    SHARES,
+    Experiment,
+    cost_config,
+    labelled_part,
+    read,
+    rows,
+    soft_rows,
+    teacher_config,
+    teacher_name,
+    unlabelled_part,
+    val_file,
+)
 
 from mkd_det.cli import benchmark, compare
 from mkd_det.cli.common import add_devices, guard
@@ -35,6 +51,7 @@ from mkd_det.config_files.reading import load_config
 from mkd_det.data.digits import make_digits
 from mkd_det.experiments.comparison.report.page import JSON
 from mkd_det.experiments.labelling.run import LabelSettings, label
+from mkd_det.experiments.labelling.soft import label_soft
 from mkd_det.experiments.runs import (
     TrainingRun,
     make_display,
@@ -44,53 +61,7 @@ from mkd_det.experiments.runs import (
 from mkd_det.experiments.runs.settings import settings_in
 from mkd_det.experiments.runs.training_configs import make_training_run
 from mkd_det.io.json_files import read_json, write_json
-
-PACKAGED = 'mkd_det::'
-# Shares of the images of a step that have no labels, for its cost.
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-COST_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A comparison.
-
-    Args:
-        data: Name of the data set's folder of configs.
-        unlabelled: The config with images without labels, in that folder.
-        teacher: The config of the teacher.
-        part: Whether the rows have a part of the labels only.
-        no_labels: Whether one of them learns from nothing but the teacher.
-    """
-
-    data: str
-    unlabelled: str
-    teacher: str
-    part: bool = True
-    no_labels: bool = False
-
-
-def _bccd(share: int, **more: bool) -> Experiment:
-    config = f'gfl_mkd_r18-w64_r18-w16_unlabeled{share}_bccd.py'
-    return Experiment('bccd', config, 'gfl_r18-w64_bccd.py', **more)
-
-
-EXPERIMENTS = {
-    'bccd20': _bccd(20),
-    'bccd50': _bccd(50),
-    'bccd100': _bccd(100, part=False, no_labels=True),
-    'pcb': Experiment(
-        'pcb',
-        'gfl_mkd_r18-w64_r18-w16_unlabeled_pcb.py',
-        'gfl_r18-w64_pcb.py',
-    ),
-    'demo': Experiment(
-        'demo',
-        'gfl_mkd_r18-w48_r18-w16_unlabeled_digits.py',
-        'gfl_r18-w48_digits.py',
-        part=False,
-    ),
-}
+from mkd_det.training.runtime import build_model
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -112,50 +83,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- data ----------------------------------------------------------------------
-
-
-def read(experiment: Experiment, file: str, split: str, work_dir: Path) -> Config:
-    """Return a config that is measured on a split.
-
-    Args:
-        experiment: The experiment.
-        file: Its config file.
-        split: 'val' or 'test'. The demo has val only.
-        work_dir: Where `write_val` has written the val split of BCCD.
-    """
-    cfg = load_config(f'{PACKAGED}{experiment.data}/{file}')
-    if experiment.data == 'bccd' and split == 'val':
-        own = cfg.val_dataloader.dataset
-        cfg.val_dataloader.dataset = dict(
-            type='CocoDataset',
-            ann_file=str(val_file(work_dir)),
-            data_prefix=dict(img=''),
-            metainfo=own.metainfo,
-            test_mode=True,
-            pipeline=own.pipeline,
-        )
-    elif experiment.data == 'pcb' and split == 'test':
-        cfg.val_dataloader = cfg.test_dataloader
-        cfg.val_evaluator = cfg.test_evaluator
-    parts = cfg.train_dataloader.dataset.get('datasets')
-    if parts and split == 'val':
-        parts[1] = _without_val(parts[1])
-    return cfg
-
-
-def _without_val(part: Any) -> Any:
-    """Leave out the images that are measured on; None if nothing is left."""
-    inner = part.get('datasets')
-    if inner is None:
-        return None if 'val.txt' in str(part.get('images', '')) else part
-    kept = [one for one in map(_without_val, inner) if one is not None]
-    return kept[0] if len(kept) == 1 else {**part, 'datasets': kept}
-
-
-def val_file(work_dir: Path) -> Path:
-    """Return the file of `write_val`."""
-    return work_dir.absolute() / 'bccd_val.json'
+def image_files(*datasets: Any) -> list[str]:
+    """Return the paths of all images of some data sets."""
+    init_default_scope('mmdet')
+    found = []
+    for cfg in datasets:
+        dataset = DATASETS.build(cfg)
+        for part in getattr(dataset, 'datasets', [dataset]):
+            found += [part.get_data_info(i)['img_path'] for i in range(len(part))]
+    return found
 
 
 def write_val(work_dir: Path) -> None:
@@ -194,91 +130,6 @@ def write_val(work_dir: Path) -> None:
     file = val_file(work_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, dict(images=images, annotations=boxes, categories=categories))
-
-
-def labelled_part(cfg: Config) -> Any:
-    """Return the data set with labels, of a config with images without."""
-    return cfg.train_dataloader.dataset.datasets[0]
-
-
-def unlabelled_part(cfg: Config) -> Any:
-    """Return the data set without labels; None if it has only images of val."""
-    return cfg.train_dataloader.dataset.datasets[1]
-
-
-# -- rows ------------------------------------------------------------------------
-
-
-def with_data(cfg: Config, dataset: Any, model: Any) -> Config:
-    """Return the config of a training on one data set, in batches of 8."""
-    made = Config(cfg.to_dict())
-    made.model = model
-    made.train_dataloader = dict(
-        cfg.train_dataloader.to_dict(),
-        batch_size=8,
-        sampler=dict(type='InfiniteSampler', shuffle=True),
-        dataset=dataset,
-    )
-    return made
-
-
-def rows(
-    experiment: Experiment, cfg: Config, teachers: Mapping[str, Path], hard: Any
-) -> dict[str, Config]:
-    """Return the configs of all rows; the first is the student alone.
-
-    Args:
-        experiment: The experiment.
-        cfg: Its config with images without labels.
-        teachers: Checkpoints of the teachers, by 'part' and 'all'.
-        hard: The data set of hard pseudo-labels; None for none.
-    """
-    part, rest = labelled_part(cfg), unlabelled_part(cfg)
-    everything = {k: v for k, v in part.items() if k != 'indices'}
-
-    def taught(by: str, **more: Any) -> Any:
-        return {**with_checkpoint(cfg.model, teachers[by]), **more}
-
-    own = 'part' if experiment.part else 'all'
-    made = {'student alone': with_data(cfg, part, cfg.model.student)}
-    if experiment.part:
-        made['student alone, all labels'] = with_data(
-            cfg, everything, cfg.model.student
-        )
-    made['M-KD'] = with_data(cfg, part, taught(own))
-    if rest is not None:
-        for by in dict.fromkeys((own, 'all')):
-            name = 'M-KD, unlabelled' + (', teacher of all labels' * (by != own))
-            made[name] = Config(cfg.to_dict())
-            made[name].model = taught(by)
-    if hard is not None:
-        name = 'hard pseudo-labels'
-        made[name] = Config(cfg.to_dict())
-        made[name].model = cfg.model.student
-        made[name].train_dataloader.dataset.datasets[1] = hard
-    if experiment.no_labels:
-        made['no labels at all'] = with_data(
-            cfg, as_unlabelled(everything, rest), taught('all', task_weight=0)
-        )
-    return made
-
-
-def with_checkpoint(model: Any, checkpoint: Path) -> Any:
-    """Return the model with a file of its teacher."""
-    teacher = {**model.teachers.t, 'checkpoint': str(checkpoint.absolute())}
-    return {**model.to_dict(), 'teachers': dict(t=teacher)}
-
-
-def as_unlabelled(labelled: Any, more: Any) -> Any:
-    """Return the images of labelled data, and others, without labels."""
-    given = dict(
-        type='UnlabeledImages',
-        data_root=labelled['data_root'],
-        data_prefix=dict(img='JPEGImages'),
-        images=labelled['ann_file'],
-        pipeline=labelled['pipeline'],
-    )
-    return given if more is None else dict(type='ConcatDataset', datasets=[given, more])
 
 
 # -- teachers and hard labels ------------------------------------------------------
@@ -320,24 +171,6 @@ def teacher_run(
     )
 
 
-def teacher_name(experiment: Experiment, kind: str) -> str:
-    """Return the name of a teacher; one of all labels serves several experiments."""
-    if kind == 'all':
-        return f'{experiment.data}_all'
-    return Path(experiment.unlabelled).stem + '_part'
-
-
-def teacher_config(experiment: Experiment, kind: str, work_dir: Path) -> Config:
-    """Return the config of a teacher, which is measured on val."""
-    cfg = read(experiment, experiment.teacher, 'val', work_dir)
-    if kind == 'part':
-        unlabelled = read(experiment, experiment.unlabelled, 'val', work_dir)
-        model = cfg.model
-        cfg = with_data(unlabelled, labelled_part(unlabelled), model)
-    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
-    return cfg
-
-
 def hard_labels(
     args: argparse.Namespace, experiment: Experiment, cfg: Config, teacher: Path
 ) -> Any:
@@ -348,12 +181,9 @@ def hard_labels(
     rest = unlabelled_part(cfg)
     if rest is None or 'UnlabeledDigits' in str(rest):
         return None
-    init_default_scope('mmdet')
-    dataset = DATASETS.build(rest)
-    parts = getattr(dataset, 'datasets', [dataset])
     folder = (args.work_dir / 'labels').absolute()
     name = f'{Path(experiment.unlabelled).stem}_{args.split}'
-    write_json(folder / f'{name}_images.json', [p for d in parts for p in d.paths])
+    write_json(folder / f'{name}_images.json', image_files(rest))
     detector = teacher_config(experiment, 'all', args.work_dir)
     detector.test_dataloader = detector.val_dataloader
     out = folder / f'{name}.json'
@@ -370,6 +200,23 @@ def hard_labels(
     )
 
 
+def soft_labels(
+    args: argparse.Namespace, experiment: Experiment, cfg: Config, teacher: Path
+) -> Path | None:
+    """Label all images of the training softly; return the file."""
+    if not experiment.soft:
+        return None
+    folder = (args.work_dir / 'labels').absolute()
+    name = f'{Path(experiment.unlabelled).stem}_{args.split}_soft'
+    listed = folder / f'{name}_images.json'
+    write_json(listed, image_files(labelled_part(cfg), unlabelled_part(cfg)))
+    detector = teacher_config(experiment, 'all', args.work_dir)
+    detector.test_dataloader = detector.val_dataloader
+    out = folder / f'{name}.sqlite'
+    label_soft(detector, str(teacher), str(listed), out)
+    return out
+
+
 # -- comparisons -----------------------------------------------------------------
 
 
@@ -383,12 +230,15 @@ def write_rows(args: argparse.Namespace, name: str) -> dict[str, Path]:
         write_val(args.work_dir)
     cfg = read(experiment, experiment.unlabelled, args.split, args.work_dir)
     teachers = train_teachers(args, experiment)
-    hard = hard_labels(args, experiment, cfg, teachers.get('part', teachers['all']))
+    teacher = teachers.get('part', teachers['all'])
+    hard = hard_labels(args, experiment, cfg, teacher)
+    soft = soft_labels(args, experiment, cfg, teacher)
     folder = (args.work_dir / f'{name}_{args.split}').absolute()
     files = {}
-    for index, (row, made) in enumerate(rows(experiment, cfg, teachers, hard).items()):
+    made = rows(experiment, cfg, teachers, hard, soft)
+    for index, (row, one) in enumerate(made.items()):
         files[row] = folder / f'row_{index}.py'
-        dump(made.to_dict(), files[row])
+        dump(one.to_dict(), files[row])
     return files
 
 
@@ -456,38 +306,40 @@ def _mean(row: Mapping[str, Any]) -> str:
     return f'{figure["mean"]:.3f}{spread}'
 
 
-# -- cost ------------------------------------------------------------------------
+def cost_configs(folder: Path) -> dict[str, Config]:
+    """Return the configs whose steps are measured, by name.
 
-
-def cost_config(share: float) -> Config:
-    """Return a config whose steps have a share of images without labels."""
+    Args:
+        folder: Where the soft labels of a teacher with random weights are written.
+    """
+    found = {f'{share:.0%} without labels': cost_config(share) for share in SHARES}
     experiment = EXPERIMENTS['bccd20']
-    cfg = read(experiment, experiment.unlabelled, 'test', Path())
-    loader = cfg.train_dataloader
-    loader.update(batch_size=COST_BATCH, num_workers=0)
-    if share in (0.0, 1.0):
-        part = labelled_part(cfg) if share == 0 else unlabelled_part(cfg)
-        cfg = with_data(cfg, part, cfg.model)
-        cfg.train_dataloader.batch_size = COST_BATCH
-        cfg.model.task_weight = 1.0 - share
-        return cfg
-    count = round(COST_BATCH * share)
-    ratio = [COST_BATCH - count, count]
-    loader.sampler.update(batch_size=COST_BATCH, source_ratio=ratio)
-    return cfg
+    teacher = teacher_config(experiment, 'all', folder)
+    detector = read(experiment, experiment.teacher, 'test', folder)
+    weights, soft = folder / 'teacher.pth', folder / 'teacher.soft'
+    classes = dict(dataset_meta=dict(classes=teacher.metainfo.classes))
+    state = build_model(teacher).state_dict()
+    torch.save(dict(state_dict=state, meta=classes), weights)
+    cfg = cost_config(0.5)
+    write_json(
+        folder / 'images.json', image_files(labelled_part(cfg), unlabelled_part(cfg))
+    )
+    label_soft(detector, str(weights), str(folder / 'images.json'), soft)
+    return found | soft_rows(cfg, weights, soft)
 
 
 def measure_cost(args: argparse.Namespace) -> None:
-    """Measure a step by the share of images without labels; write the figures."""
+    """Measure steps, and write the figures."""
     found = {}
-    for share in SHARES:
-        with tempfile.TemporaryDirectory() as folder:
-            config, out = Path(folder) / 'config.py', Path(folder) / 'out.json'
-            dump(cost_config(share).to_dict(), config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for title, cfg in cost_configs(folder).items():
+            config, out = folder / 'config.py', folder / 'out.json'
+            dump(cfg.to_dict(), config)
             argv = [str(config), '--data', '--iters', str(args.iters)]
             if code := benchmark.main([*argv, '--json', str(out)]):
                 raise SystemExit(code)  # it has printed the error
-            found[str(share)] = json.loads(out.read_text())
+            found[title] = json.loads(out.read_text())
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / 'unlabelled_cost.json', found)
 

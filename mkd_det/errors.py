@@ -309,10 +309,10 @@ class ExperimentError(MkdError):
 
 
 class OwnCodeError(MkdError):
-    """Code of your own, or a metric, has raised an exception while it ran.
+    """Code of your own, a metric or a first step has raised an exception.
 
-    A metric, loop, hook, loss or transform. Before a training only its constructor is
-    tried.
+    Your own metric, loop, hook, loss or transform: before a training only its
+    constructor is tried. Or a model, in its first step, by a value of its config.
 
     Fix: correct the line that the message names, or the config that chose the class.
     The message names a file with the traceback.

@@ -135,6 +135,7 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None = None) -> dict[str, 
     check_data(cfg, splits=('test',))
     check_loaders(cfg, splits=('test',))
     check_test_labels(cfg, read_meta(content))
+    unlink_config_copy(cfg)
     runner = build_runner(cfg)
     load_weights(runner, content, checkpoint)
     if out is not None:

@@ -58,6 +58,7 @@ ORDER = (
     'run',
     'experiments.benchmark',
     'experiments.calibration',
+    'experiments.curves',
     'experiments.detections',
     'experiments.doctor',
     'experiments.runs',

@@ -13,7 +13,7 @@ from mmengine.utils import manager
 
 import tiny
 from mkd_det import run
-from mkd_det.errors import ConfigError, ResumeError
+from mkd_det.errors import ConfigError, OwnCodeError, ResumeError
 from mkd_det.run import evaluate, train
 from mkd_det.training.student_config import student_config
 from tooling import distiller_cfg
@@ -40,6 +40,19 @@ def test_python_callers_get_the_runner_and_the_metrics(
     plain.work_dir = str(tmp_path / 'test')
     metrics = evaluate(plain, str(checkpoint))
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
+
+
+def test_a_value_that_fails_in_the_first_step_is_named(
+    coco_root: Path, tmp_path: Path
+) -> None:
+    cfg = config(coco_root, tmp_path)
+    cfg.model.student.train_cfg.allowed_border = 'x'
+    with pytest.raises(OwnCodeError, match='TypeError') as caught:
+        train(cfg)
+    assert caught.value.message.startswith('GFLHead has failed')
+    assert 'gfl_head.py' in caught.value.actual
+    assert caught.value.fix.startswith('other values for GFLHead in the config')
+    assert list((tmp_path / 'run').glob('*/traceback.txt'))
 
 
 def test_the_config_is_not_written_through_a_link(tmp_path: Path) -> None:

@@ -78,6 +78,19 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         help='smallest gain that counts; default: half a point (0.005 mAP, 0.5 %%)',
     )
+    add(
+        '--test',
+        action='store_true',
+        help='once all trainings are done, evaluate each student on the test data; the'
+        ' verdicts are of test',
+    )
+    add(
+        '--resamples',
+        type=int,
+        default=200,
+        help='samples of images, for the error that comes from them; 0: none;'
+        ' default: 200',
+    )
     add_executor(parser, 'trainings')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))
     add('--out', type=Path, help='folder of the report; default: WORK_DIR/report')
@@ -144,6 +157,8 @@ def run(args: argparse.Namespace) -> int | None:
         metric=args.metric,
         least_gain=args.least,
         devices=args.devices,
+        test=args.test,
+        resamples=args.resamples,
         launcher=launcher,
     )
     quiet_libraries()

@@ -86,41 +86,27 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
-    from ..errors import ConfigError
-    from ..experiments.distillation.prepare import DistillSettings, prepare
+    from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import (
         check_checkpoint,
+        is_finished,
         write_configs,
         written_config,
     )
+    from ..experiments.distillation.settings import check_same_run
     from .train import run as train
 
     quiet_libraries()
-    config, *weights = args.teacher
-    if len(weights) > 1:
-        raise ConfigError(
-            '--teacher takes a config and one checkpoint',
-            actual=' '.join(args.teacher),
-            fix=f'--teacher {config} {weights[0]}',
-        )
-    stem = Path(args.student.rpartition('::')[2]).stem
-    settings = DistillSettings(
-        args.student,
-        config,
-        weights[0] if weights else None,
-        args.work_dir or Path('work_dirs', f'{stem}_distilled'),
-        args.recipe,
-        args.data,
-        args.unlabeled,
-        args.epochs,
-        args.init,
-    )
+    settings = settings_of(args)
     begun = written_config(settings) if args.resume else None
     if begun is not None and not args.dry_run:
+        check_same_run(settings, begun)
         # As it was written: another calibration would change the weights half way.
         args.config, args.work_dir = str(begun), str(settings.run_dir)
         args.resume = 'auto'
-        return train(args)
+        if not is_finished(args.config, settings.run_dir, args.cfg_options):
+            train(args)
+        return finish(settings, begun)
     check_checkpoint(settings, args.train_teacher)
     prepared = prepare(settings, args.resume)
     shown: Any = console()
@@ -142,8 +128,85 @@ def run(args: argparse.Namespace) -> Any:
         if examine(args):
             return BAD_INPUT
     train(args)
-    shown.print(_how_to_load(settings.run_dir), markup=False, highlight=False)
-    return None
+    return finish(settings, path)
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """Return the settings that the arguments stand for.
+
+    Args:
+        args: The arguments.
+
+    Raises:
+        ConfigError: There are several checkpoints.
+    """
+    from ..errors import ConfigError
+    from ..experiments.distillation.settings import DistillSettings
+
+    config, *weights = args.teacher
+    if len(weights) > 1:
+        raise ConfigError(
+            '--teacher takes a config and one checkpoint',
+            actual=' '.join(args.teacher),
+            fix=f'--teacher {config} {weights[0]}',
+        )
+    stem = Path(args.student.rpartition('::')[2]).stem
+    return DistillSettings(
+        args.student,
+        config,
+        weights[0] if weights else None,
+        args.work_dir or Path('work_dirs', f'{stem}_distilled'),
+        args.recipe,
+        args.data,
+        args.unlabeled,
+        args.epochs,
+        args.init,
+        dict(args.cfg_options or {}),
+        not args.dry_run,
+    )
+
+
+def finish(settings: Any, config: Path) -> None:
+    """Say how the student is loaded, and write the page, in the first process.
+
+    Whatever is wrong with the page, the training is done: it is said, and no error.
+
+    Args:
+        settings: What the user asked for.
+        config: The config that was trained.
+    """
+    from mmengine.dist import is_main_process
+    from torch import distributed
+
+    from ..experiments.distillation.report.page import write_report
+    from ..experiments.distillation.shipping import loading_lines, shipped_files
+
+    main_process = is_main_process()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # the others are done
+    if not main_process:
+        return
+    shown: Any = console()
+
+    def say(text: str, style: str = '') -> None:
+        shown.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    files = shipped_files(settings.run_dir)
+    if files is not None:
+        say(f'The student is {files[1]} with {files[0]}; no mkd_det is needed:')
+        for line in loading_lines(*files):
+            say(f'    {line}')
+    say('Makes the page: metrics, curves, detections, attention, speed')
+    try:
+        page, missing = write_report(settings.work_dir, config, settings.run_dir)
+    except Exception as error:  # the training must not seem to have failed
+        first = (str(error).splitlines() or [''])[0]
+        say(f'No page: {type(error).__name__}: {first}', 'yellow')
+        say('The training is done. --resume makes the page again', 'yellow')
+        return
+    for text in missing:
+        say(f'Not on the page: {text}', 'yellow')
+    say(f'Page: {page}')
 
 
 def choice_table(prepared: Any) -> Any:
@@ -164,20 +227,6 @@ def choice_table(prepared: Any) -> Any:
     for name, reason in prepared.choice.reasons.items():
         table.add_row('left out', f'{name}: {reason}')
     return table
-
-
-def _how_to_load(folder: Path) -> str:
-    names = [
-        n for n in ('student_best.pth', 'student_last.pth') if (folder / n).exists()
-    ]
-    return (
-        f'The student is in {folder}: {", ".join(names)} and student_config.py, which'
-        ' need no mkd_det:\n'
-        '    from mmdet.apis import inference_detector, init_detector\n'
-        f"    model = init_detector('{folder}/student_config.py',\n"
-        f"                          '{folder}/{names[0]}', device='cpu')\n"
-        "    result = inference_detector(model, 'image.jpg')"
-    )
 
 
 main = command(make_parser, run)

@@ -62,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Export, check, print."""
     from ..config_files.reading import load_config
+    from ..io.atomic import drop_link
     from ..training.export import export
 
     quiet_libraries()
@@ -73,6 +74,10 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     # First: a student that cannot be written as ONNX leaves no files.
     student = make_onnx(cfg, args) if args.onnx else None
+    if not to_file:
+        # Names that the user has not chosen: no link of somebody else is followed.
+        for path in (weights, weights.with_suffix('.onnx')):
+            drop_link(path)
     export(cfg, args.checkpoint, weights, config, args.square)
     graph = weights.with_suffix('.onnx')
     if student is not None:

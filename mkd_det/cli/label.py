@@ -1,15 +1,21 @@
 """Label images with a detector: COCO annotations with scores, to train on.
 
-An interrupted run continues where it stopped. Images that cannot be read are listed.
+With --soft: what its dense head says of each image before NMS, for a teacher that need
+not run (`teachers.t.stored`). An interrupted run continues where it stopped. Images
+that cannot be read are listed.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import add_config, command, command_parser, console, quiet_libraries
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 POSITION = 58
 
@@ -22,13 +28,14 @@ def make_parser() -> argparse.ArgumentParser:
         'mkd-det label big.py big.pth data/unlabelled --out labels.json',
         'mkd-det label big.py big.pth data/unlabelled --out labels.json'
         ' --precision 0.9',
+        'mkd-det label big.py big.pth data/unlabelled --soft --out labels.soft',
     )
     add_config(parser)
     add = parser.add_argument
     add('checkpoint', help='weights of the detector')
     add('images', help='a folder, a COCO json, or a list of paths (json or text)')
-    add('--out', type=Path, required=True, help='the json to write')
-    add('--score-thr', type=float, default=0.3, help='least score of a box')
+    add('--out', type=Path, required=True, help='the file to write')
+    add('--score-thr', type=float, help='least score of a box; default: 0.3')
     add(
         '--precision',
         type=float,
@@ -36,6 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
         ' on the validation data is right, instead of --score-thr',
     )
     add('--classes', nargs='+', default=(), help='classes to keep, by name')
+    add(
+        '--soft', action='store_true', help='keep scores of all classes, and more boxes'
+    )
+    add('--top-k', type=int, help='with --soft: rows of an image to keep; default: 500')
     add('--batch-size', type=int, default=8)
     add(
         '--devices',
@@ -47,23 +58,70 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Label, and print a table."""
+    """Label, and say what was labelled."""
     from mmengine.device import get_device
-    from rich.table import Table
 
     from ..config_files.reading import load_config
-    from ..experiments.labelling.run import LabelSettings, label
     from ..io.paths import check_output_file
 
     quiet_libraries()
+    check_arguments(args)
     cfg = load_config(args.config, args.cfg_options)
     check_output_file(args.out, '--out', args.checkpoint)
+    devices = tuple(args.devices or (get_device(),))
+    (write_soft if args.soft else write_hard)(args, cfg, devices)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse arguments that would have no effect.
+
+    Raises:
+        ConfigError: They do not go together.
+    """
+    from ..errors import ConfigError
+
+    without = ('score_thr', 'precision', 'classes') if args.soft else ('top_k',)
+    for name in without:
+        if getattr(args, name):
+            option = f'--{name.replace("_", "-")}'
+            raise ConfigError(
+                f'{option} is about {"hard" if args.soft else "soft"} labels',
+                fix=f'without --soft, or without {option}'
+                if args.soft
+                else f'--soft {option} {getattr(args, name)}',
+            )
+
+
+def write_soft(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) -> None:
+    """Write soft labels."""
+    from ..experiments.labelling.soft import SoftSettings, label_soft
+
+    top_k = SoftSettings.top_k if args.top_k is None else args.top_k
+    settings = SoftSettings(top_k, args.batch_size, devices)
+    found = label_soft(cfg, args.checkpoint, args.images, args.out, settings)
+    size = args.out.stat().st_size / 2**20
+    shown: Any = console()
+    shown.print(
+        f'Written: {args.out}, {found.images} images ({found.added} new), {size:.1f}'
+        ' MiB in all',
+        markup=False,
+        soft_wrap=True,
+    )
+    tell_failed(args, found.failed)
+
+
+def write_hard(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) -> None:
+    """Write COCO annotations, and print a table."""
+    from rich.table import Table
+
+    from ..experiments.labelling.run import LabelSettings, label
+
     settings = LabelSettings(
-        args.score_thr,
+        LabelSettings.score_thr if args.score_thr is None else args.score_thr,
         args.precision,
         tuple(args.classes),
         args.batch_size,
-        tuple(args.devices or (get_device(),)),
+        devices,
     )
     found = label(cfg, args.checkpoint, args.images, args.out, settings)
     table = Table(title=f'{found.images} images', title_justify='left')
@@ -75,9 +133,15 @@ def run(args: argparse.Namespace) -> None:
     shown: Any = console()
     shown.print(table)
     shown.print(f'Written: {args.out}', markup=False, soft_wrap=True)
-    if found.failed:
+    tell_failed(args, found.failed)
+
+
+def tell_failed(args: argparse.Namespace, failed: Mapping[str, str]) -> None:
+    """Say how many images could not be read."""
+    if failed:
+        shown: Any = console()
         shown.print(
-            f'{len(found.failed)} images could not be read: {args.out}.failed.json',
+            f'{len(failed)} images could not be read: {args.out}.failed.json',
             style='yellow',
             markup=False,
             soft_wrap=True,

@@ -98,9 +98,12 @@ def verify(teacher: Teacher) -> str:
     """Load the teacher's file if it exists, and return a line about it.
 
     Raises:
-        TeacherError: The file exists and does not fit.
+        MkdError: The file exists and does not fit.
     """
     path = teacher.config.checkpoint
+    if teacher.config.stored is not None:
+        teacher.load()
+        return f'[green]outputs of {teacher.weights}, {teacher.config.stored}[/]'
     if path is None:
         return '[yellow]no checkpoint: random weights[/]'
     if '://' in str(path):

@@ -231,9 +231,10 @@ def _check_references(config: DistillConfig) -> None:
             available=names,
             fix=INHERIT_EXAMPLE,
         )
-    if teacher.checkpoint is None:
+    if teacher.checkpoint is None or teacher.stored is not None:
+        lacks = 'checkpoint is None' if teacher.stored is None else 'stored is given'
         raise ConfigError(
             'inherit: there is nothing to inherit',
             expected='a teacher with a checkpoint',
-            actual=f'teachers.{config.inherit.teacher}.checkpoint is None',
+            actual=f'teachers.{config.inherit.teacher}.{lacks}',
         )

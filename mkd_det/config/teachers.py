@@ -43,6 +43,9 @@ class TeacherConfig:
             on GPUs with tensor cores, else 'exact'. 'off': as it was loaded.
         cache: Folder that keeps the teacher's outputs for each image, for data without
             random transforms.
+        stored: File that `mkd-det label --soft` has written. The output of the
+            teacher's dense head is read from it and its model does not run; its
+            checkpoint is not needed.
         class_map: Which classes of the teacher are which of the student, for a teacher
             of other classes: it teaches those that both know. 'auto': matched by name.
             A dict by name of the student's class, with the name or index of the
@@ -71,6 +74,9 @@ class TeacherConfig:
     trust_checkpoint: bool = False
     speed: Speed = 'auto'
     cache: str | os.PathLike | None = key(None, words='a folder or None')
+    stored: str | os.PathLike | None = key(
+        None, words='a file or None', example="stored='labels.soft'"
+    )
     class_map: Literal['auto'] | Mapping[str, Any] | tuple[Any, ...] | None = key(
         None,
         words="'auto', a dict by class of the student, or a list",
@@ -93,6 +99,14 @@ class TeacherConfig:
                 actual=repr(self.prune),
                 fix='prune=0.5',
             )
+        if self.stored is not None:
+            for name in ('cache', 'prune'):
+                if getattr(self, name):
+                    raise ConfigError(
+                        f'stored and {name} do not go together: the model does not run',
+                        actual=f'{name}={getattr(self, name)!r}',
+                        fix=f'stored alone, without {name}',
+                    )
         for pair in self.revise_keys:
             try:
                 re.sub(*pair, '')

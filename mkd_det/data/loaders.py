@@ -31,6 +31,9 @@ from ..errors import (
 from .checks.evaluators import check_parts
 from .datasets import dataset_class, leaf_datasets, reads_standard_format
 
+# Where mmengine gathers the results of several processes.
+_COLLECT = ('cpu', 'gpu', 'npu')
+
 
 def check_loaders(
     cfg: Mapping[str, Any], splits: Sequence[str] = ('train', 'val')
@@ -222,4 +225,12 @@ def _check_evaluator(cfg: Any, dataset: Any, split: str) -> None:
             evaluator = EVALUATOR.build({'type': 'Evaluator', **deepcopy(cfg)})
         else:
             evaluator = Evaluator(deepcopy(cfg))
+    for metric in evaluator.metrics:
+        device = getattr(metric, 'collect_device', 'cpu')
+        if device not in _COLLECT:
+            raise ConfigError(
+                f'{split}_evaluator: collect_device of {type(metric).__name__} is none',
+                actual=repr(device),
+                available=_COLLECT,
+            )
     check_parts(evaluator, dataset, f'{split}_evaluator')

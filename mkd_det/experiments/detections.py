@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
+from ..class_maps.class_map import ClassMap
+from ..class_maps.samples import shared_samples
+from ..taps import frozen_state
+
+# Images that are drawn, unless another number is asked for.
+IMAGES = 4
 # Detections with a lower score are not drawn.
 MIN_SCORE = 0.3
 # Longer side of a drawn image in pixels.
@@ -57,6 +66,86 @@ def draw_detections(
         for one in images
     ]
     _image_grid(rows, list(images[0].columns)).save(path)
+
+
+def draw_models(
+    models: Mapping[str, Any],
+    dataset: Any,
+    path: Path,
+    class_maps: Mapping[str, ClassMap | None] | None = None,
+    count: int = IMAGES,
+) -> bool:
+    """Draw ground truth and what models find in some images of a dataset.
+
+    Args:
+        models: Detectors by the title of their column. They end on the CPU.
+        dataset: Validation data.
+        path: The PNG file.
+        class_maps: Class maps of models of other classes, by title. Of these models,
+            objects of the classes of the data are drawn.
+        count: Number of images, of those with objects.
+
+    Returns:
+        Whether something was drawn: the data has boxes.
+    """
+    indices = images_with_boxes(dataset, count)
+    if not indices:
+        return False
+    images = [_read_image(dataset, index) for index in indices]
+    columns = [{'ground truth': _annotated(dataset, index)} for index in indices]
+    for title, model in models.items():
+        model.to(get_device())
+        classes = (class_maps or {}).get(title)
+        with frozen_state(model):
+            for index, column in zip(indices, columns, strict=True):
+                (sample,) = model.val_step(pseudo_collate([dataset[index]]))
+                sample = sample.cpu()
+                column[title] = _own_labels(sample, classes).pred_instances
+        model.cpu()
+    drawn = [DetectedImage(image, c) for image, c in zip(images, columns, strict=True)]
+    draw_detections(drawn, dataset.metainfo['classes'], path)
+    return True
+
+
+def _own_labels(sample: Any, classes: ClassMap | None) -> Any:
+    """Return a sample with predictions in the labels of the data."""
+    if classes is None:
+        return sample
+    (shared,) = shared_samples([sample], classes)
+    numbers = torch.tensor(classes.shared)
+    shared.pred_instances.labels = numbers[shared.pred_instances.labels.cpu()]
+    return shared
+
+
+def images_with_boxes(dataset: Any, count: int) -> list[int]:
+    """Return indices of images with objects, evenly spaced; none for other data.
+
+    Args:
+        dataset: The validation set.
+        count: Number of images.
+    """
+    if not hasattr(dataset, 'get_data_info') or 'classes' not in dataset.metainfo:
+        return []
+    found = [index for index in range(len(dataset)) if _boxes(dataset, index)]
+    count = min(count, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def _boxes(dataset: Any, index: int) -> list[Mapping[str, Any]]:
+    """Return the annotated objects of an image, but for those that are ignored."""
+    instances = dataset.get_data_info(index).get('instances') or []
+    return [one for one in instances if 'bbox' in one and not one.get('ignore_flag')]
+
+
+def _annotated(dataset: Any, index: int) -> Any:
+    boxes = _boxes(dataset, index)
+    labels = [one['bbox_label'] for one in boxes]
+    return ground_truth([one['bbox'] for one in boxes], labels)
+
+
+def _read_image(dataset: Any, index: int) -> np.ndarray:
+    path = dataset.get_data_info(index)['img_path']
+    return mmcv.imread(path, channel_order='rgb')
 
 
 def draw_columns(

@@ -97,7 +97,8 @@ class TeacherCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check every teacher."""
         distiller = get_distiller(runner, 'TeacherCheckHook')
-        sources = {n: str(t.config.checkpoint) for n, t in distiller.teachers.items()}
+        configs = {name: t.config for name, t in distiller.teachers.items()}
+        sources = {n: str(c.stored or c.checkpoint) for n, c in configs.items()}
         if runner.message_hub.get_info(DONE, None) == sources:
             return
         with preserved_random_state():
@@ -111,7 +112,14 @@ class TeacherCheckHook(Hook):
                 classes = distiller.plan.class_maps.get(name)
                 if classes is not None:
                     print_log(f'Teacher {name}: {classes}', logger=runner.logger)
-                if self._classes_agree(runner, teacher, classes):
+                agrees = self._classes_agree(runner, teacher, classes)
+                if not teacher.runs:
+                    print_log(
+                        f'Teacher {name} is not evaluated: its outputs are stored,'
+                        f' {teacher.weights}',
+                        logger=runner.logger,
+                    )
+                elif agrees:
                     self._evaluate(runner, teacher, classes)
         runner.message_hub.update_info(DONE, sources)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,16 @@ def read_json(path: Path) -> Any:
 def write_own_json(path: Path, content: Any) -> None:
     """Write a file of a run's own folder; a link in its place is replaced."""
     write_own(path, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinity, which json does not know, by None.
+
+    Args:
+        value: Dicts, lists and plain values.
+    """
+    if isinstance(value, dict):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

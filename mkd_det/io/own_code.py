@@ -1,4 +1,4 @@
-"""Exceptions of the user's own code, and of metrics, as one typed error.
+"""Exceptions of the user's own code, of metrics and first steps, as typed errors.
 
 What is built from a config is checked before a training, as far as its constructor
 goes. A metric, loop, hook, loss or transform that raises later is told with its class,
@@ -18,6 +18,7 @@ from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
+from mmengine.runner import BaseLoop
 
 from ..errors import MkdError, OwnCodeError, describe_exception
 from .atomic import NO_ROOM
@@ -25,13 +26,23 @@ from .atomic import NO_ROOM
 # Packages whose code is not the user's, wherever it lies.
 _LIBRARIES = ('mkd_det', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'torch')
 _FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))
+# What a wrong value of a config ends with. Running out of memory is none of them.
+_OF_VALUES = (
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 # How an exception of a worker tells where it was raised.
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
 @contextmanager
 def own_code_errors(folder: str) -> Iterator[None]:
-    """Raise exceptions of the user's own code, and of metrics, as typed errors.
+    """Raise exceptions of the user's own code, metrics and first steps as typed errors.
 
     Args:
         folder: Where the traceback is written.
@@ -46,16 +57,20 @@ def own_code_errors(folder: str) -> Iterator[None]:
     except Exception as error:
         place = None
         if not (isinstance(error, OSError) and error.errno in NO_ROOM):
-            place = _in_worker(error) or _in_this_process(error)
+            place = (
+                _in_worker(error) or _in_this_process(error) or _in_first_step(error)
+            )
         if place is None:
             raise
         name, file, line = place
         code = linecache.getline(file, line).strip()
+        what = 'correct it'
+        if not _is_own(file):
+            what = f'other values for {name} in the config'
         raise OwnCodeError(
             f'{name} has failed: {_in_words(error)}',
             actual=f'{file}, line {line}: {code}',
-            fix=('correct it' if _is_own(file) else f'other arguments for {name}')
-            + f'; {_keep_traceback(error, folder)}',
+            fix=f'{what}; {_keep_traceback(error, folder)}',
         ) from error
 
 
@@ -73,6 +88,24 @@ def _in_this_process(error: Exception) -> tuple[str, str, int] | None:
             name = code.co_name if owner is None else type(owner).__name__
             found = name, code.co_filename, line
     return found
+
+
+def _in_first_step(error: Exception) -> tuple[str, str, int] | None:
+    """Return the same for a model whose first step fails by a value of the config."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    owners = [(frame.f_locals.get('self'), frame, line) for frame, line in frames]
+    first = any(
+        isinstance(owner, BaseLoop) and getattr(owner, '_iter', None) == 0
+        for owner, *_ in owners
+    )
+    last = str(frames[-1][0].f_globals.get('__name__')).partition('.')[0]
+    if not first or not isinstance(error, _OF_VALUES) or last == 'mkd_det':
+        return None
+    for owner, frame, line in reversed(owners):
+        module = type(owner).__module__.partition('.')[0]
+        if module in ('mmdet', 'mmcv', 'mmengine', 'mmpretrain'):
+            return type(owner).__name__, frame.f_code.co_filename, line
+    return None
 
 
 def _in_worker(error: Exception) -> tuple[str, str, int] | None:

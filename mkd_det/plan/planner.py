@@ -43,6 +43,7 @@ from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
 from .refs import SIDES, Ref, References, adapter_class, loss_class
+from .stored import use_stored_outputs
 from .unlabeled import check_truth_reader, describe_unlabeled
 
 
@@ -108,6 +109,7 @@ class Planner:
         if truth is not None:
             self.plan.truth = self._build_truth(truth)
         self.plan.notes += describe_unlabeled(self.config, self.plan)
+        use_stored_outputs(self.plan, self.config, self.student)
         return self.plan
 
     def detach_branches(self) -> None:

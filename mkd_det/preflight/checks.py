@@ -33,6 +33,8 @@ from ..training.resume import check_resume
 from ..training.runtime import build_model, is_distill
 from .epoch_counting import check_epoch_counting
 from .hook_checks import check_hooks
+from .images.stored import check_stored_teachers
+from .images.unlabeled import check_infinite_sampler, check_unlabeled
 from .model_settings import check_initializers, check_test_settings
 from .optimizer_settings import (
     check_clip,
@@ -43,7 +45,6 @@ from .optimizer_settings import (
 from .pipeline_switches import check_pipeline_switches
 from .runner_parts import check_runner_parts, check_submodules
 from .runner_settings import check_length, check_runner_settings, has_stock_runner
-from .unlabeled_data import check_infinite_sampler, check_unlabeled
 
 # Class names of the data by split; None where they are not known.
 Classes = Mapping[str, tuple[str, ...] | None]
@@ -87,6 +88,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
     check_unlabeled(loaders['train'].dataset)
+    check_stored_teachers(cfg, model, loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:
         check_schedules(cfg, wrapper, loaders)

@@ -119,6 +119,11 @@ def _check_hook(cfg: Config, where: str, given: Any) -> None:
         _check_annotated_numbers(cls, given, where)
         _check_monitors(cfg, cls, given, where)
         _check_file_name(cls, given, where)
+        for key in ('backend_args', 'file_client_args'):
+            if not isinstance(given.get(key) or {}, Mapping):
+                raise ConfigError(
+                    f'{where}: {key} must be a dict', actual=repr(given[key])
+                )
     with as_config_error(where):
         hook = HOOKS.build(given)
     if isinstance(hook, EMAHook):
@@ -234,6 +239,9 @@ def _visualizer(given: Mapping[str, Any] | None) -> Iterator[None]:
     Raises:
         ConfigError: It cannot be built, or a package is missing that it imports later.
     """
+    called = (given or {}).get('name', 'visualizer')
+    if not isinstance(called, str):
+        raise ConfigError('visualizer: name must be a string', actual=repr(called))
     # mmengine keeps visualizers by name; the runner's own must be a new one.
     name = 'mkd_det: check'
     given = {'type': 'Visualizer', 'save_dir': '.', **(given or {}), 'name': name}

@@ -66,6 +66,9 @@ class TeacherRunner:
         Raises:
             TeacherError: The teacher is in training mode.
         """
+        if self.teacher.outputs is not None:
+            model, outputs = self.teacher.model, self.teacher.outputs
+            return outputs.run(model, reads.taps, inputs, samples)
         if self.teacher.model.training:
             raise TeacherError(
                 f'teacher {self.teacher.name!r} was put into training mode'
@@ -160,6 +163,8 @@ class TeacherBank(Mapping[str, Teacher]):
         """Do to the teachers what `nn.Module._apply` does to the student."""
         for name, teacher in self.items():
             model: nn.Module = teacher.model
+            if not teacher.runs:
+                continue
             model._apply(fn)
             # Moves no tensor any more, but tells the preprocessor where it is.
             model.to(next(model.parameters()).device)

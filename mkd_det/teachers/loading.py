@@ -36,6 +36,7 @@ from ..errors import (
 from ..parsing import parse
 from ..registry import build_mmengine_model
 from .cache import hash_weights
+from .stored.outputs import StoredOutputs
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Teacher:
         source_cfg: The whole config, if `config.cfg` names a file.
         meta: The checkpoint's `meta`, once loaded.
         weights: Which weights it has, in words, once loaded.
+        outputs: Its outputs, once loaded, where they are stored.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Teacher:
     source_cfg: Config | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     weights: str = ''
+    outputs: StoredOutputs | None = None
 
     @classmethod
     def build(cls, name: str, config: TeacherConfig | Mapping[str, Any]) -> Teacher:
@@ -86,12 +89,25 @@ class Teacher:
         """Class names the checkpoint was trained on, if it has them."""
         return read_class_names(self.meta)
 
+    @property
+    def runs(self) -> bool:
+        """Whether its model runs; else its outputs are stored."""
+        return self.config.stored is None
+
     def load(self) -> None:
         """Load the checkpoint completely, or raise and change nothing.
+
+        Of a teacher whose outputs are stored, their file is opened.
 
         Raises:
             MkdError: The file cannot be read, or does not fit the model.
         """
+        if self.config.stored is not None:
+            self.outputs = StoredOutputs(self.name, self.config.stored)
+            about = self.outputs.store.about
+            self.meta = dict(dataset_meta=dict(classes=about.classes))
+            self.weights = f'{about.weights}, {about.top_k} rows an image'
+            return
         if self.config.checkpoint is not None:
             self.meta = load_teacher_weights(self.name, self.config, self.model)
         if self.config.prune:

@@ -78,7 +78,7 @@ def teacher_names(teacher: Mapping[str, Any]) -> tuple[str, ...]:
         The names; empty where they are not known.
     """
     meta: Mapping[str, Any] = {}
-    path = teacher.get('checkpoint')
+    path = None if teacher.get('stored') else teacher.get('checkpoint')
     try:
         _, source = load_teacher_cfg(teacher.get('cfg') or {})
         if path is not None and Path(path).is_file():

@@ -15,7 +15,7 @@ from ..checkpoints.checkpoint import load_checkpoint_strict, read_checkpoint, re
 from ..contrib.row_conv import to_square
 from ..distiller.state import without_distill_state
 from ..errors import ConfigError
-from ..io.atomic import write_atomically
+from ..io.atomic import write_atomically, write_own
 from ..io.paths import check_output_file
 from ..registry import type_name
 from .class_names import RUN_RECORD
@@ -76,7 +76,7 @@ def export(
     text = plain.pretty_text
     # The weights first: a config without weights is of no use.
     save_student(weights, model.state_dict(), read_meta(content), text)
-    write_atomically(config, text.encode())
+    write_own(config, text.encode())
     verify_export(config, weights)
 
 

@@ -16,7 +16,7 @@ def summarize_plan(model: Distiller) -> str:
     # The distiller's state dict has the keys of the plain student, without branches.
     lines = [f'student {_title(model.student, model)}']
     for name, teacher in model.teachers.items():
-        source = teacher.config.checkpoint
+        source = teacher.config.stored or teacher.config.checkpoint
         weights = f'{teacher.weights} of {source}' if source else 'random weights'
         lines.append(
             f'teacher {name} {_title(teacher.model, teacher.model)}, {weights}'

@@ -15,6 +15,7 @@ import measure_speed
 import measure_unlabelled
 import measuring
 import pytest
+import unlabelled_experiments
 from mmengine.config import Config
 
 from mkd_det.cli import compare
@@ -232,7 +233,7 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
     assert '| cards | calibrated_0 | soft | 4 | 1 |' in text
 
 
-UNLABELLED = measure_unlabelled.EXPERIMENTS
+UNLABELLED = unlabelled_experiments.EXPERIMENTS
 
 
 @pytest.mark.parametrize('name', list(UNLABELLED))
@@ -243,8 +244,17 @@ def test_every_row_without_labels_is_a_config_of_one_student(
     experiment = UNLABELLED[name]
     teachers = {kind: tmp_path / f'{kind}.pth' for kind in ('all', 'part')}
     hard = dict(type='CocoDataset', ann_file='labels.json')
-    cfg = measure_unlabelled.read(experiment, experiment.unlabelled, 'test', tmp_path)
-    made = measure_unlabelled.rows(experiment, cfg, teachers, hard)
+    cfg = unlabelled_experiments.read(
+        experiment, experiment.unlabelled, 'test', tmp_path
+    )
+    soft = tmp_path / 'labels.soft' if experiment.soft else None
+    made = unlabelled_experiments.rows(experiment, cfg, teachers, hard, soft)
+    stored = made.get('soft outputs, unlabelled, stored')
+    assert (stored is None) != experiment.soft
+    if stored is not None:
+        assert stored.model.teachers['t'].stored == str(soft)
+        data = str(stored.train_dataloader.dataset)
+        assert data.count('homography_matrix') == data.count('PackDetInputs') == 3
     (_, base), *others = made.items()
     wanted = {'M-KD', 'M-KD, unlabelled', 'hard pseudo-labels'}
     assert wanted <= made.keys()
@@ -260,9 +270,9 @@ def test_every_row_without_labels_is_a_config_of_one_student(
     part = base.train_dataloader.dataset
     assert made['M-KD, unlabelled'].train_dataloader.dataset.datasets[0] == part
     if experiment.part:
-        teacher = measure_unlabelled.teacher_config(experiment, 'part', tmp_path)
+        teacher = unlabelled_experiments.teacher_config(experiment, 'part', tmp_path)
         assert teacher.train_dataloader.dataset == part
-        rest = measure_unlabelled.unlabelled_part(cfg)
+        rest = unlabelled_experiments.unlabelled_part(cfg)
         indices = rest.get('datasets', [rest])[0]['indices']
         assert sorted([*indices, *part.indices]) == list(
             range(len(indices) + len(part.indices))
@@ -275,7 +285,7 @@ def test_images_of_val_are_unlabelled_only_where_test_is_reported(
 ) -> None:
     experiment = UNLABELLED[name]
     for split, ending in (('val', 'val.json'), ('test', 'test.txt')):
-        cfg = measure_unlabelled.read(
+        cfg = unlabelled_experiments.read(
             experiment, experiment.unlabelled, split, tmp_path
         )
         assert cfg.val_dataloader.dataset.ann_file.endswith(ending)
@@ -284,9 +294,9 @@ def test_images_of_val_are_unlabelled_only_where_test_is_reported(
         assert 'test.txt' not in rest
 
 
-@pytest.mark.parametrize('share', measure_unlabelled.SHARES)
+@pytest.mark.parametrize('share', unlabelled_experiments.SHARES)
 def test_cost_is_measured_by_the_share_of_images_without_labels(share: float) -> None:
-    cfg = measure_unlabelled.cost_config(share)
+    cfg = unlabelled_experiments.cost_config(share)
     assert cfg.train_dataloader.batch_size == 16
     if 0 < share < 1:
         ratio = cfg.train_dataloader.sampler.source_ratio

@@ -80,6 +80,7 @@ def test_compare_passes_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         *('a.py', '--base', 'alone.py', '--seeds', '3', '4', '--epochs', '2'),
         *('--teacher', 't.pth', '--teacher', 'u=u.pth', '--teacher-cfg', 'u=u.py'),
         *('--least', '0.5', '--metric', 'coco/bbox_mAP_50', '--devices', 'cpu'),
+        *('--test', '--resamples', '50'),
     )
     assert (code, base, rows) == (0, 'alone.py', ['a.py'])
     assert (work_dir, out) == (Path('work_dirs/compare'), None)
@@ -91,6 +92,8 @@ def test_compare_passes_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         metric='coco/bbox_mAP_50',
         least_gain=0.5,
         devices=['cpu'],
+        test=True,
+        resamples=50,
     )
     assert command.startswith('mkd-det compare a.py --base alone.py')
 

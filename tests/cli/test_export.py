@@ -19,7 +19,13 @@ def test_stock_mmdet_loads_the_exported_student(trained: Path, tmp_path: Path) -
 
     out = tmp_path / 'out'
     source = trained / 'run/epoch_1.pth'
+    # Links that somebody has put in the place of the files are replaced.
+    out.mkdir()
+    (tmp_path / 'victim').touch()
+    for name in ('student.pth', 'student_config.py'):
+        (out / name).symlink_to(tmp_path / 'victim')
     assert run_command('export', [trained / 'config.py', source, out]) == 0
+    assert not (tmp_path / 'victim').stat().st_size
     text = (out / 'student_config.py').read_text()
     assert 'mkd_det' not in text and 'Distiller' not in text
     content = torch.load(out / 'student.pth', weights_only=True)

@@ -119,6 +119,7 @@ CASES: dict[str, tuple[Callable[[Config], Any], str]] = {
     'evaluator str': (top(val_evaluator='CocoMetric'), 'val_evaluator'),
     'metric type': (evaluator(type='CocoMetrc'), 'CocoMetrc'),
     'metric': (evaluator(metric='bbx'), 'bbx'),
+    'metric device': (evaluator(collect_device='tpu'), 'available: cpu'),
     'metric argument': (evaluator(ann='x'), 'val_evaluator'),
 }
 

@@ -16,7 +16,7 @@ import tiny
 from mkd_det.data import check_data
 from mkd_det.data.patient import PatientDataset
 from mkd_det.errors import ConfigError
-from mkd_det.preflight.unlabeled_data import check_unlabeled
+from mkd_det.preflight.images.unlabeled import check_unlabeled
 
 SIZE = (96, 64)
 PIPELINE = [

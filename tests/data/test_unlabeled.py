@@ -16,7 +16,7 @@ import tiny
 from mkd_det.data import check_data
 from mkd_det.data.labels import compare_labels, read_labels
 from mkd_det.errors import AnnotationError, ConfigError, DataError, ImageError
-from mkd_det.preflight.unlabeled_data import check_infinite_sampler, check_unlabeled
+from mkd_det.preflight.images.unlabeled import check_infinite_sampler, check_unlabeled
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),

@@ -15,7 +15,7 @@ import tiny
 from mkd_det.config_files.reading import read_config
 from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError
-from mkd_det.hooks.attention_map_hook import CAPTION, _find_taps, _overlays, _read
+from mkd_det.hooks.attention_maps import CAPTION, _overlays, _read, find_taps
 
 
 def test_pictures_of_all_taps_go_to_png_and_tensorboard(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def mkd() -> Distiller:
 
 
 def test_the_fpn_of_the_mkd_recipe_is_drawn(mkd: Distiller) -> None:
-    taps = _find_taps(mkd, ['fpn'])
+    taps = find_taps(mkd, ['fpn'])
     assert {owner: list(map(str, found.values())) for owner, found in taps.items()} == {
         'student': ['neck'], 't': ['neck']
     }  # fmt: skip
@@ -91,7 +91,7 @@ def test_the_fpn_of_the_mkd_recipe_is_drawn(mkd: Distiller) -> None:
 def test_by_default_a_teacher_is_beside_the_student_in_every_picture(
     mkd: Distiller,
 ) -> None:
-    levels, size = _read(mkd, _find_taps(mkd, None), tiny.batch(1))
+    levels, size = _read(mkd, find_taps(mkd, None), tiny.batch(1))
     image = np.zeros((*size, 3), np.uint8)
     drawn = {
         tap: [bool(_overlays(levels[owner][tap], image, size)) for owner in levels]

@@ -77,6 +77,8 @@ BAD: dict[str, tuple[Change, str]] = {
     'file of a folder': (default('checkpoint', filename_tmpl='x/{}.pth'), 'out_dir'),
     'file elsewhere': (default('checkpoint', filename_tmpl='/etc/{}.pth'), 'out_dir'),
     'file of names': (default('checkpoint', filename_tmpl='{a}.pth'), 'filename_tmpl'),
+    'backend of files': (default('checkpoint', backend_args=3), 'backend_args'),
+    'name of a visualizer': (top(visualizer=dict(name=3)), 'visualizer: name'),
     'rule': (default('checkpoint', save_best='coco/bbox_mAP', rule='more'), 'rule'),
     'stop': (hook(type='EarlyStoppingHook', monitor='bbox_mAP'), 'coco/bbox_mAP'),
     'processor': (top(log_processor=dict(window=3)), 'log_processor'),

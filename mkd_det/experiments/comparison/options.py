@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..runs import Launcher
+from .measuring.image_error import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class ComparisonOptions:
         metric: Key of the metric that counts; default: the evaluator's first.
         least_gain: The smallest gain that counts; default: half a percentage point.
         devices: GPUs for the trainings, see `run_in_parallel`.
+        test: Whether students are tested once all trainings are done; the verdicts are
+            then of the test data.
+        resamples: Samples of images for the error that comes from them; 0: none.
         launcher: Starts the trainings; as processes of this one by default.
     """
 
@@ -38,6 +42,8 @@ class ComparisonOptions:
     metric: str = ''
     least_gain: float | None = None
     devices: Sequence[str] = ('',)
+    test: bool = False
+    resamples: int = RESAMPLES
     launcher: Launcher | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +61,10 @@ class ComparisonOptions:
                 raise ConfigError(f'--{name} must be at least 1', actual=value)
         if self.least_gain is not None and not 0 <= self.least_gain < math.inf:
             raise ConfigError('--least must be 0 or above', actual=self.least_gain)
+        if self.resamples < 0 or self.resamples == 1:
+            raise ConfigError(
+                '--resamples must be 0, for none, or above 1', actual=self.resamples
+            )
 
     def check_teacher_files(self) -> None:
         """Raise ConfigError unless the teachers' checkpoints are there."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
+from ...data import check_data, check_loaders
 from ...errors import ConfigError, is_integer, prefix_errors
 from ...preflight.checks import check_amp, check_before_start
+from ...preflight.metric_names import is_logged, metric_names
 from ...teachers.loading import load_teacher_cfg
 from ...training.runtime import prepare_config
 from ..runs import TrainingRun
@@ -26,9 +28,9 @@ from ..runs.training_configs import (
 )
 from .budget import ENDLESS, schedulers_of
 from .caveats import InitialStudent, initial_student
+from .measuring.teachers import TeacherSource, add_teachers
 from .options import ComparisonOptions
 from .rows import ComparisonRow
-from .teachers import TeacherSource, add_teachers
 
 # Name of a row, and a seed.
 RowSeed = tuple[str, int]
@@ -86,6 +88,9 @@ def prepare_comparison(
     _check_units(rows)
     for row in rows:
         main_metric(row.cfg, row.name, metric[1])
+        if options.test:
+            with prefix_errors(row.name):
+                _check_test(row.cfg, metric[1])
     trainings, students = {}, {}
     teachers: dict[str, TeacherSource] = {}
     for row in rows:
@@ -108,6 +113,26 @@ def prepare_comparison(
     order = [(row.name, seed) for seed in options.seeds for row in rows]
     ordered = {key: trainings[key] for key in order}
     return PreparedComparison(rows, ordered, students, metric, folder, teachers)
+
+
+def _check_test(cfg: Config, key: str) -> None:
+    """Raise ConfigError for what would stop the test after all trainings."""
+    for name in ('test_dataloader', 'test_evaluator'):
+        if cfg.get(name) is None:
+            raise ConfigError(
+                f'--test: the config has no `{name}`',
+                expected='test_dataloader and test_evaluator',
+                fix=f'without --test, or {name}=dict(...) in the config',
+            )
+    if is_logged(cfg.test_evaluator, key) is False:
+        raise ConfigError(
+            '--test: `test_evaluator` does not measure what counts',
+            actual=metric_names(cfg.test_evaluator),
+            expected=key,
+            fix='test_evaluator with the metric of val_evaluator',
+        )
+    check_data(cfg, splits=('test',))
+    check_loaders(cfg, splits=('test',))
 
 
 def _check_units(rows: Sequence[ComparisonRow]) -> None:
@@ -174,6 +199,17 @@ def _teacher_fingerprints(model: nn.Module, cfg: Config) -> dict[str, str]:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         found[f'teacher {name}'] = f'{teacher.weights}, config {digest}'
     return found
+
+
+def notes_on_test(prepared: PreparedComparison) -> list[str]:
+    """Warn where the test data of the base is its validation data."""
+    base = prepared.base.cfg
+    if base.val_dataloader.dataset != base.test_dataloader.dataset:
+        return []
+    return [
+        'Warning: the test data of the base is its validation data. Figures on images'
+        ' by which something was chosen say nothing about other images.'
+    ]
 
 
 def notes_on_schedules(prepared: PreparedComparison) -> list[str]:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .judging.statistics import PooledAnalysis
+from .measuring.teachers import TeacherResult
 from .summary import RowSummary
-from .teachers import TeacherResult
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Comparison:
         parallel: Number of trainings that ran at a time.
         command: Command that repeats the comparison.
         pooled: Spread over all rows and seeds, and the differences of the rows.
+        split: Data that figures and verdicts are of, 'val' or 'test'.
+        resamples: Samples of images that their error is from.
         notes: Notes on all rows.
         teachers: The teachers of the rows, and what they reach.
         looks: Seeds of earlier reports of this comparison.
@@ -42,6 +44,8 @@ class Comparison:
     parallel: int
     command: str
     pooled: PooledAnalysis
+    split: str = 'val'
+    resamples: int = 0
     notes: Sequence[str] = ()
     teachers: Sequence[TeacherResult] = ()
     looks: Sequence[Sequence[int]] = ()

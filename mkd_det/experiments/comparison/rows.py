@@ -17,6 +17,7 @@ from ...config_files.reading import (
 )
 from ...errors import ConfigError, nearest_names, prefix_errors
 from ...plan.recipes import apply_recipe
+from ...preflight.metric_names import metric_cfgs
 from ...registry import type_name
 from ...training.runtime import DEFAULT_HOOKS, is_distill
 from ..runs.metrics import evaluators_of
@@ -172,7 +173,8 @@ def _complete(cfg: Config, options: ComparisonOptions) -> Config:
         if is_distill(cfg) and name in (cfg.model.get('teachers') or {}):
             cfg.model.teachers[name].checkpoint = checkpoint
     set_budget(cfg, options)
-    for evaluator in evaluators_of(cfg):
+    tested = metric_cfgs(cfg.get('test_evaluator')) if options.test else []
+    for evaluator in [*evaluators_of(cfg), *(metric for _, metric in tested)]:
         if type_name(evaluator.get('type')) == 'CocoMetric':
             evaluator['classwise'] = True
     hooks = dict(cfg.get('default_hooks') or {})

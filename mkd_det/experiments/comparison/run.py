@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -18,13 +18,16 @@ from ..runs import (
     run_training,
 )
 from .caveats import find_caveats
+from .finished import FinishedTrainings, MeasuredStudents, measure_students
 from .judging.more_seeds import earlier_looks
 from .judging.statistics import compare_with_base
+from .measuring.teachers import TeacherResult, best_teacher, measure_teachers
 from .options import ComparisonOptions
 from .preparation import (
     PreparedComparison,
     RowSeed,
     notes_on_schedules,
+    notes_on_test,
     prepare_comparison,
 )
 from .report.page import write_report
@@ -32,8 +35,7 @@ from .report.pictures import draw_comparison
 from .report.text import DETECTIONS, JSON
 from .results import Comparison
 from .rows import read_rows
-from .summary import SeedResult, read_seed_result, summarize_row
-from .teachers import TeacherResult, best_teacher, measure_teachers
+from .summary import read_seed_result, summarize_row
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,6 @@ class ComparisonOutcome:
     report: Path
     failed: Mapping[str, ExperimentError]
     stopped: bool
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """Trainings that are finished, failed, or stopped.
-
-    Args:
-        results: Results by row and seed.
-        failed: Errors by title.
-        stopped: Whether some trainings were stopped.
-    """
-
-    results: dict[RowSeed, SeedResult] = field(default_factory=dict)
-    failed: dict[str, ExperimentError] = field(default_factory=dict)
-    stopped: bool = False
-
-    def of_row(self, prepared: PreparedComparison, row: str) -> list[SeedResult]:
-        """Return the results of a row in the order of its seeds."""
-        keys = [key for key in prepared.trainings if key[0] == row]
-        return [self.results[key] for key in keys if key in self.results]
 
 
 def compare(
@@ -105,9 +87,19 @@ def compare(
         prepared = prepare_comparison(read, options, folder)
         teachers = measure_teachers(prepared.teachers, prepared.base.cfg, folder)
         finished = _run_trainings(prepared, options)
+        measured = measure_students(prepared, finished, options)
+        finished = measured.finished
+        if measured.split == 'test':
+            tested = measure_teachers(
+                prepared.teachers, prepared.base.cfg, folder, 'test'
+            )
+            teachers = [
+                replace(test, validation=val.metrics)
+                for test, val in zip(tested, teachers, strict=True)
+            ]
         comparison = None
         if finished.of_row(prepared, prepared.base.name):
-            comparison = _summarize(prepared, finished, options, command, teachers)
+            comparison = _summarize(prepared, measured, options, command, teachers)
             comparison = _add_history(comparison, prepared, out)
             write_report(comparison, out)
     return ComparisonOutcome(comparison, out, finished.failed, finished.stopped)
@@ -115,9 +107,9 @@ def compare(
 
 def _run_trainings(
     prepared: PreparedComparison, options: ComparisonOptions
-) -> _Finished:
+) -> FinishedTrainings:
     """Run what is missing."""
-    finished = _Finished()
+    finished = FinishedTrainings()
     key_of_metric = prepared.metric[1]
     with make_display(len(prepared.trainings), 'comparison') as display:
 
@@ -147,12 +139,13 @@ def _run_trainings(
 
 def _summarize(
     prepared: PreparedComparison,
-    finished: _Finished,
+    measured: MeasuredStudents,
     options: ComparisonOptions,
     command: str,
     teachers: Sequence[TeacherResult],
 ) -> Comparison:
     base, (name, key) = prepared.base, prepared.metric
+    finished = measured.finished
     percent = any(result.metrics[key] > 1 for result in finished.results.values())
     least_gain = options.least_gain
     if least_gain is None:
@@ -184,6 +177,7 @@ def _summarize(
                 config=relative_to_cwd(prepared.config_file(row)),
                 caveats=find_caveats(row.cfg, base.cfg, students),
                 params=prepared.students[row.name, options.seeds[0]].params,
+                image_error=measured.image_errors.get(row.name),
             )
         )
     training = prepared.trainings[base.name, options.seeds[0]]
@@ -198,7 +192,9 @@ def _summarize(
         parallel=min(len(options.devices), len(prepared.trainings)),
         command=command,
         pooled=pooled,
-        notes=[*notes_on_schedules(prepared), *_notes_on_missing(prepared, finished)],
+        split=measured.split,
+        resamples=options.resamples,
+        notes=_notes(prepared, measured),
         teachers=teachers,
     )
 
@@ -209,20 +205,24 @@ def _add_history(
     """Add earlier looks at the comparison, and a picture of detections."""
     names = [row.name for row in comparison.rows]
     seeds = comparison.base.seeds
-    looks = earlier_looks(out / JSON, names, comparison.key, seeds)
+    looks = earlier_looks(out / JSON, names, comparison.key, seeds, comparison.split)
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw_comparison(prepared, comparison.rows, out / DETECTIONS)
     return replace(comparison, looks=looks, detections=drawn)
 
 
-def _notes_on_missing(prepared: PreparedComparison, finished: _Finished) -> list[str]:
-    """Describe trainings that are not in the report."""
-    notes = []
+def _notes(prepared: PreparedComparison, measured: MeasuredStudents) -> list[str]:
+    """Describe what is odd in data and schedules, and what is not in the report."""
+    notes = notes_on_test(prepared) if measured.split == 'test' else []
+    notes += notes_on_schedules(prepared)
+    finished = measured.finished
     for title, error in finished.failed.items():
         why = str(error).splitlines()[0].removeprefix(f'{title}: ')
         notes.append(f'{title} is not included: {why}')
     if finished.stopped:
         total = len(prepared.trainings)
         left = total - len(finished.results) - len(finished.failed)
-        notes.append(f'Stopped early: {left} of {total} trainings are not included.')
-    return notes
+        if left:
+            text = f'Stopped early: {left} of {total} trainings are not included.'
+            notes.append(text)
+    return [*notes, *measured.notes]

@@ -11,6 +11,7 @@ from typing import Any
 from ..runs import TrainingResult, TrainingRun, read_history
 from ..runs.history import is_coco_metric
 from .judging.statistics import Difference, Spread, Verdict, judge, spread
+from .measuring.image_error import ImageError
 
 SIZES = {'_s': 'small', '_m': 'medium', '_l': 'large'}
 _BOX, _CLASS = 'coco/bbox_mAP', '_precision'
@@ -33,6 +34,7 @@ class SeedResult:
         memory_of: 'GPU' or 'process'; '' where it is unknown.
         seconds: Wall-clock time of the training, validations included.
         command: The command that was run.
+        validation: Metrics on the validation data, where `metrics` are those of test.
     """
 
     row: str
@@ -45,6 +47,7 @@ class SeedResult:
     memory_of: str
     seconds: float
     command: str
+    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_seed_result(
@@ -105,16 +108,20 @@ def with_incomplete_log(
     ]
 
 
-def ap_by_part(result: SeedResult) -> dict[str, dict[str, float]]:
-    """Return AP by size and by class, as far as it was measured."""
+def ap_by_part(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return AP by size and by class, as far as it was measured.
+
+    Args:
+        metrics: Metrics by key in the log.
+    """
     sizes = {
-        name: result.metrics[_BOX + suffix]
+        name: metrics[_BOX + suffix]
         for suffix, name in SIZES.items()
-        if _BOX + suffix in result.metrics
+        if _BOX + suffix in metrics
     }
     classes = {
         key.partition('/')[2].removesuffix(_CLASS): value
-        for key, value in result.metrics.items()
+        for key, value in metrics.items()
         if key.startswith('coco/') and key.endswith(_CLASS)
     }
     parts = {'size': sizes, 'class': classes}
@@ -144,6 +151,8 @@ class RowSummary:
         teacher: The metric of its teacher, the best of several; None if unknown.
         gap_closed: Its part of the way from the base to the teacher; None if the
             teacher is no better than the base.
+        validation: The metric on the validation data, where `metric` is that of test.
+        image_error: Its error that comes from the images; None if unknown.
     """
 
     name: str
@@ -163,6 +172,8 @@ class RowSummary:
     metric_50: Spread = field(default_factory=lambda: spread([]))
     teacher: float | None = None
     gap_closed: float | None = None
+    validation: Spread = field(default_factory=lambda: spread([]))
+    image_error: ImageError | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -192,7 +203,8 @@ def summarize_row(
         least_gain: The smallest gain that counts.
         difference: The difference of the row to the base; None for the base.
         teacher: The metric of its teacher, if it was measured.
-        **about: `source`, `config`, `caveats` and `params` of the summary.
+        **about: `source`, `config`, `caveats`, `params` and `image_error` of the
+            summary.
     """
     base = spread([result.metrics[key] for result in of_base])
     iteration, extra_iteration = _cost(of_row, of_base, 'iteration')
@@ -212,6 +224,7 @@ def summarize_row(
         if key.endswith(_BOX_NAME)
         else spread([]),
         teacher=teacher,
+        validation=spread([r.validation[key] for r in of_row if r.validation]),
         gap_closed=_gap_closed(base.mean, difference, teacher, least_gain),
         **about,
     )
@@ -259,7 +272,8 @@ def _parts(
     """Return AP of the row by size and by class."""
     parts: dict[str, dict[str, Spread]] = {}
     ours, theirs = (
-        [ap_by_part(result) for result in results] for results in (of_row, of_base)
+        [ap_by_part(result.metrics) for result in results]
+        for results in (of_row, of_base)
     )
     names = dict.fromkeys(
         (kind, name) for one in (*ours, *theirs) for kind in one for name in one[kind]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
+from ..curves import Curve, Panel, draw_panels
 from ..detections import DetectedImage, ground_truth
 from ..detections import draw_detections as draw_images
 from ..runs import History
@@ -31,30 +31,22 @@ def draw_curves(
         titles: Titles of the trainings, by name.
         path: The PNG file.
     """
-    figure = Figure(figsize=(11, 4.2), dpi=130, layout='tight')
-    left, right = figure.subplots(1, 2)
+    metrics, losses = [], []
     for name, history in histories.items():
-        style = {'color': COLOURS[name], 'label': titles[name], 'linewidth': 2}
+        style = {'color': COLOURS[name], 'linewidth': 2}
         if name == 'teacher':
             style['linestyle'] = '--'
-        epochs = sorted(history.metrics)
-        values = [history.metrics[epoch].get(BOX_MAP, 0.0) for epoch in epochs]
-        left.plot(epochs, values, marker='o', markersize=4, **style)
-        steps = sorted(history.losses)
-        right.plot(
-            np.array(steps) / max(history.iters_per_epoch, 1),
-            [history.losses[step] for step in steps],
-            **style,
-        )
-    left.set(title='box mAP on the validation images', xlabel='epoch', ylim=(0, None))
-    right.set(title="the detector's own loss, in training", xlabel='epoch')
-    right.set(ylim=(0, None))
-    for axes in (left, right):
-        axes.set_xlim(0, None)
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
-    left.legend(frameon=False, loc='lower right')
-    figure.savefig(path)
+        points = {e: m.get(BOX_MAP, 0.0) for e, m in history.metrics.items()}
+        dots = {**style, 'marker': 'o', 'markersize': 4}
+        metrics.append(Curve(titles[name], points, dots))
+        length = max(history.iters_per_epoch, 1)
+        own = {step / length: loss for step, loss in history.losses.items()}
+        losses.append(Curve(titles[name], own, style))
+    panels = [
+        Panel('box mAP on the validation images', 'epoch', metrics),
+        Panel("the detector's own loss, in training", 'epoch', losses),
+    ]
+    draw_panels(panels, path)
 
 
 def draw_detections(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from ...checkpoints.checkpoint import read_checkpoint, read_meta
 from ...config_files.reading import load_config
-from ...errors import ConfigError, ExperimentError
+from ...errors import CheckpointError, ConfigError, ExperimentError
 from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
-from .prepare import DistillSettings, PreparedDistillation
+from .prepare import PreparedDistillation
+from .settings import TEACHER_CONFIG, DistillSettings
+from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
 CALIBRATION_ITERS = 200
@@ -35,10 +39,10 @@ def write_configs(
     Raises:
         MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
     """
-    written = prepared.write(settings.folder)
+    prepared.write(settings.folder)
     config = settings.folder / 'distill.py'
     if settings.checkpoint is None:
-        train_teacher(settings, written[-1])
+        train_teacher(settings, settings.folder / TEACHER_CONFIG)
     if not calibrated:
         return config
     cfg = load_config(str(config))
@@ -61,6 +65,29 @@ def written_config(settings: DistillSettings) -> Path | None:
     names = ('calibrated.py', 'distill.py')
     files = (settings.folder / name for name in names)
     return next((file for file in files if file.is_file()), None)
+
+
+def is_finished(config: str, folder: Path, options: Any = None) -> bool:
+    """Return whether a training is at its end, and its student is written.
+
+    Args:
+        config: The config that is trained.
+        folder: Its work dir.
+        options: Overrides of the config, by dotted key.
+    """
+    if shipped_files(folder) is None or not (folder / 'last_checkpoint').is_file():
+        return False
+    note = (folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
+    path = folder / Path(note).name
+    loop = load_config(config, options).get('train_cfg') or {}
+    try:
+        meta = read_meta(read_checkpoint(str(path)))
+    except CheckpointError:
+        return False  # resuming says what is wrong with it
+    return any(
+        isinstance(last := loop.get(f'max_{unit}s'), int) and meta.get(unit, 0) >= last
+        for unit in ('epoch', 'iter')
+    )
 
 
 def train_teacher(settings: DistillSettings, config: Path) -> None:

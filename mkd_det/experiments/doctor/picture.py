@@ -59,6 +59,8 @@ def draw(case: Examination, path: Path) -> None:
     truth = [_truth(samples, i) for i in range(len(shown))]
     _add(shown, 'student', model.student, inputs, samples, truth)
     for name, teacher in model.teachers.items():
+        if not teacher.runs:
+            continue
         images = model.renormalizers[name](inputs, samples)
         found = _detections(teacher.model, images, samples, len(shown))
         _add(shown, name, teacher.model, images, samples, found)

@@ -60,7 +60,7 @@ def diagnose(
     with (
         TemporaryDirectory(prefix='mkd_doctor') as folder,
         preserved_random_state(),
-        _own_instances(),
+        own_instances(),
         redirect_stdout(StringIO()),
     ):
         case = Examination(cfg, settings, Path(folder))
@@ -141,7 +141,7 @@ def _caught_log() -> Iterator[list[str]]:
 
 
 @contextmanager
-def _own_instances() -> Iterator[None]:
+def own_instances() -> Iterator[None]:
     """Let loggers, message hubs and scopes of the doctor's runs end with them.
 
     mmengine keeps them for the life of a process, and the last one counts.

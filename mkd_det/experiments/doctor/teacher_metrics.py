@@ -68,15 +68,15 @@ def _checks(cfg: Config) -> Iterator[Mapping[str, Any]]:
 
 
 def measured_teachers(case: Examination) -> dict[str, MeasuredTeacher]:
-    """Return what each teacher finds; those of other classes are left out.
+    """Return what each teacher finds, if it runs and its classes are those of the data.
 
     Args:
         case: What is examined.
     """
     known = case.__dict__.setdefault('_measured_teachers', {})
     if not known:
-        for name in case.model.teachers:
-            if _is_comparable(case, name):
+        for name, teacher in case.model.teachers.items():
+            if teacher.runs and _is_comparable(case, name):
                 known[name] = measure(case, name, case.settings.images)
     return known
 

@@ -27,6 +27,7 @@ class History:
         iters_per_epoch: Iterations per epoch as far as logged; 0 before the first.
         times: Seconds per iteration, data loading included, by iteration.
         memory: Peak GPU memory in MiB; 0 without a GPU.
+        parts: Every loss that is a part of the total, by name and iteration.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class History:
     iters_per_epoch: float = 0.0
     times: dict[int, float] = field(default_factory=dict)
     memory: float = 0.0
+    parts: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 def read_history(folder: Path) -> History:
@@ -69,6 +71,9 @@ def _add(history: History, entry: dict) -> None:
     if 'loss' in entry:
         own = [entry[key] for key in OWN_LOSSES if key in entry]
         history.losses[step] = sum(own) if own else entry['loss']
+        for key, value in entry.items():
+            if key.startswith('loss_'):
+                history.parts.setdefault(key, {})[step] = value
         history.last_iteration = step
         history.iters_per_epoch = max(
             history.iters_per_epoch, step / max(entry.get('epoch', 1), 1)

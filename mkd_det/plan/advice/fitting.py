@@ -61,7 +61,9 @@ def suggest_recipes(
     """
     helped = isinstance(error, HELPED) and not isinstance(error, NOT_HELPED)
     helped |= isinstance(error, ConfigError) and ran
-    if not helped or not teachers:
+    # Recipes are planned with teachers that run; stored ones have heads only.
+    stored = any(given.stored is not None for given in config.teachers.values())
+    if not helped or not teachers or stored:
         return
     teacher = next(iter(teachers.values()))
     of_list = isinstance(error, TapSilentError) and error.fix.endswith(".*'")

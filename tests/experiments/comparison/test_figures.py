@@ -12,7 +12,7 @@ from mkd_det.experiments.comparison.report import figures
 def test_labels_that_matplotlib_would_hide_or_typeset_are_shown() -> None:
     axes = Figure().add_subplot()
     for name in ('_soft', 'x$y'):
-        axes.plot([0, 1], [0, 1], label=figures._as_label(name))
+        axes.plot([0, 1], [0, 1], label=figures.as_label(name))
     labels = axes.get_legend_handles_labels()[1]
     assert [label.strip() for label in labels] == ['_soft', r'x\$y']
 

@@ -19,6 +19,7 @@ from mkd_det.experiments.comparison.options import ComparisonOptions
         (dict(epochs=0), '--epochs must be at least 1'),
         (dict(epochs=1, iters=1), 'cannot both'),
         (dict(least_gain=-1.0), '--least must be'),
+        (dict(resamples=1), '--resamples must be'),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:

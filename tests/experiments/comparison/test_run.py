@@ -18,8 +18,8 @@ from comparisons import changed, options_of
 from experiment_runs import ForkedTraining, log_entries, log_metrics
 from mkd_det.errors import ExperimentError
 from mkd_det.experiments.comparison import run as comparison_run
+from mkd_det.experiments.comparison.measuring.teachers import TeacherResult
 from mkd_det.experiments.comparison.run import ComparisonOutcome, compare
-from mkd_det.experiments.comparison.teachers import TeacherResult
 from mkd_det.experiments.runs import TrainingResult, TrainingRun, execution
 from mkd_det.experiments.runs.history import BOX_MAP, BOX_MAP_50
 from mkd_det.experiments.runs.recovery import is_complete_checkpoint

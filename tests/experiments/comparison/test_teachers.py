@@ -12,8 +12,8 @@ from mkd_det.class_maps.class_map import Classes
 from mkd_det.class_maps.resolving import resolve_class_map
 from mkd_det.config import TeacherConfig
 from mkd_det.config_files.reading import load_config
-from mkd_det.experiments.comparison import teachers as module
-from mkd_det.experiments.comparison.teachers import (
+from mkd_det.experiments.comparison.measuring import teachers as module
+from mkd_det.experiments.comparison.measuring.teachers import (
     TeacherResult,
     TeacherSource,
     best_teacher,

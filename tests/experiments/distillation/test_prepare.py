@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +14,22 @@ from mmengine.config import Config
 
 import tiny
 from mkd_det.config_files.reading import load_config
-from mkd_det.errors import ConfigError, MkdError, PathError, PlanError
+from mkd_det.errors import (
+    CheckpointKeysError,
+    ConfigError,
+    ExperimentError,
+    MkdError,
+    PathError,
+    PlanError,
+)
 from mkd_det.experiments.distillation.model_part import (
     common_divisor,
     scaled_schedule,
     with_classes,
 )
-from mkd_det.experiments.distillation.prepare import DistillSettings, prepare
-from mkd_det.experiments.distillation.run import check_checkpoint
+from mkd_det.experiments.distillation.prepare import prepare
+from mkd_det.experiments.distillation.run import check_checkpoint, write_configs
+from mkd_det.experiments.distillation.settings import DistillSettings, check_same_run
 from mkd_det.training.runtime import build_model
 
 
@@ -125,6 +134,100 @@ def test_swapped_models_are_told(files: Path, tmp_path: Path) -> None:
     assert prepare(settings(files, tmp_path / 'run')).warnings == []
 
 
+def test_a_student_that_begins_better_is_told(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both figures are named, by the metric."""
+    tiny.write_checkpoint(tiny.gfl(4, 8), tmp_path / 'small.pth')
+    figures = iter([{'coco/bbox_mAP': 0.25}, {'coco/bbox_mAP': 0.5}] * 2)
+    for where in ('doctor.teacher_metrics', 'distillation.start_metric'):
+        monkeypatch.setattr(
+            f'mkd_det.experiments.{where}.evaluate_teacher',
+            lambda *_, **__: next(figures),
+        )
+    given = settings(files, tmp_path / 'run', init=str(tmp_path / 'small.pth'))
+    (warning,) = prepare(given).warnings
+    assert 'bbox_mAP 0.500' in warning and '0.250' in warning and 'swapped' in warning
+    figures = iter([{'coco/bbox_mAP': 0.5}, {'coco/bbox_mAP': 0.25}])
+    assert prepare(given).warnings == []
+
+
+def test_a_start_of_another_model_is_refused_before_files(
+    files: Path, tmp_path: Path
+) -> None:
+    tiny.write_checkpoint(tiny.gfl(12, 8), tmp_path / 'other.pth')
+    given = settings(files, tmp_path / 'run', init=str(tmp_path / 'other.pth'))
+    with pytest.raises(CheckpointKeysError):
+        prepare(given)
+    copy = shutil.copy(files / 'big.pth', tmp_path / 'copy.pth')
+    with pytest.raises(ConfigError) as caught:
+        prepare(settings(files, tmp_path / 'run', init=str(copy)))
+    assert caught.value.fix == 'without --init'
+    assert not given.work_dir.exists()
+
+
+def test_another_number_of_classes_than_the_data(files: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(files / 'small.py')
+    cfg.model.bbox_head.num_classes = 5
+    cfg.dump(tmp_path / 'five.py')
+    with pytest.raises(ConfigError) as caught:
+        prepare(settings(files, tmp_path / 'run', student=str(tmp_path / 'five.py')))
+    assert caught.value.actual == 'num_classes=5'
+
+
+def test_other_names_of_classes_than_the_data(files: Path, tmp_path: Path) -> None:
+    """As many classes, which the annotations do not have."""
+    cfg = Config.fromfile(files / 'small.py')
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.metainfo.classes = ('a', 'b', 'c')
+    cfg.dump(tmp_path / 'other.py')
+    given = settings(files, tmp_path / 'run', student=str(tmp_path / 'other.py'))
+    with pytest.raises(MkdError):
+        prepare(given)
+    assert not given.work_dir.exists()
+
+
+def test_no_recipe_fits_without_taps_in_common(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = 'mkd_det.experiments.distillation.choice.why_not'
+    monkeypatch.setattr(path, lambda *_: 'the student has no neck')
+    given = settings(files, tmp_path / 'run')
+    with pytest.raises(PlanError) as caught:
+        prepare(given)
+    assert 'no neck' in str(caught.value.actual) and 'inspect' in caught.value.fix
+    assert not given.work_dir.exists()
+
+
+def test_a_work_dir_of_another_run_is_refused(files: Path, tmp_path: Path) -> None:
+    for name in ('epoch_1.pth', 'report'):
+        folder = tmp_path / name / 'work'
+        folder.mkdir(parents=True)
+        (folder / name).mkdir() if name == 'report' else (folder / name).touch()
+        with pytest.raises(PathError) as caught:
+            prepare(settings(files, folder), resume=True)
+        assert caught.value.fix == f'--work-dir {folder}_2'
+
+
+def test_resuming_another_pair_is_refused(files: Path, tmp_path: Path) -> None:
+    given = settings(files, tmp_path / 'run')
+    prepare(given).write(given.folder)
+    config = given.folder / 'distill.py'
+    check_same_run(given, config)
+    for changes in (
+        dict(student=str(files / 'big.py')),
+        dict(teacher=str(files / 'small.py')),
+        dict(checkpoint=str(files / 'other.pth')),
+        dict(recipe='cwd_dense'),
+        dict(epochs=7),
+        dict(init='small.pth'),
+    ):
+        with pytest.raises(PathError) as caught:
+            check_same_run(settings(files, tmp_path / 'run', **changes), config)
+        assert 'another run' in caught.value.message
+        assert '--resume' in caught.value.fix
+
+
 def test_what_cannot_be_distilled(files: Path, tmp_path: Path) -> None:
     small = str(files / 'small.py')
     work_dir = tmp_path / 'run'
@@ -217,6 +320,24 @@ def test_a_student_that_pads_nothing_gets_the_padding_of_its_teacher(
     given = settings(files, tmp_path / 'run', student=str(student))
     model = build_model(distill_cfg(given))
     assert model.data_preprocessor.pad_size_divisor == 32
+
+
+def test_the_teacher_that_is_trained_first_has_its_own_config(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def train(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr('mkd_det.experiments.distillation.run.subprocess.run', train)
+    given = settings(files, tmp_path / 'run', checkpoint=None)
+    with pytest.raises(ExperimentError):
+        write_configs(given, prepare(given), calibrated=False)
+    (command,) = commands
+    assert command[3:5] == ['train', str(given.folder / 'teacher.py')]
+    assert command[-1] == str(given.teacher_dir)
 
 
 def test_classes_of_every_head_change() -> None:
@@ -315,9 +436,23 @@ def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> N
     assert all(term.weight > 0 for term in calibrated.model.terms.values())
     assert main(argv) == 2  # it has begun
     before = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
-    assert main([*argv, '--resume']) == 2  # it has ended, and says so
+    page = work_dir / 'report/index.html'
+    assert page.is_file()
+    page.unlink()
+    assert main([*argv, '--resume']) == 0  # it has ended: the page alone is made
+    assert page.is_file()
     after = {f.name: f.read_text() for f in (work_dir / 'configs').iterdir()}
     assert after == before
     three = [*argv[:4], 'third.pth', *argv[4:]]
     assert main(three) == 2
     shutil.rmtree(work_dir)
+
+
+def test_a_page_that_cannot_be_written_does_not_lose_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from mkd_det.cli.distill import finish
+
+    given = DistillSettings('small.py', 'big.py', 'big.pth', tmp_path)
+    finish(given, tmp_path / 'gone.py')
+    assert '--resume makes the page again' in capsys.readouterr().out

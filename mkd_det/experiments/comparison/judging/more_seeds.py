@@ -72,7 +72,11 @@ def extend_seeds(seeds: Sequence[int], count: int) -> list[int]:
 
 
 def earlier_looks(
-    report: Path, rows: Sequence[str], key: str, seeds: Sequence[int]
+    report: Path,
+    rows: Sequence[str],
+    key: str,
+    seeds: Sequence[int],
+    split: str = 'val',
 ) -> list[list[int]]:
     """Return the seeds of earlier reports of this comparison, the first one first.
 
@@ -81,9 +85,12 @@ def earlier_looks(
         rows: Names of the rows.
         key: Key of the metric that counts.
         seeds: Seeds of this report.
+        split: Data that it is of.
     """
     before: Any = read_json(report)
     if not isinstance(before, Mapping) or before.get('key') != key:
+        return []
+    if before.get('split', 'val') != split:
         return []
     names = [row.get('name') for row in before.get('rows', ())]
     seen = [*before.get('looks', ()), before.get('seeds') or []]

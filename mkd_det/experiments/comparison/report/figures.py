@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from ...curves import Curve, Panel, add_legend, as_label, draw_panels
 from ..judging.statistics import Spread
 from ..summary import RowSummary, with_incomplete_log
 
@@ -40,7 +41,7 @@ def draw_runs(
         axes.axvline(value, color='0.5', ls='--', label=label)
     if references:
         axes.legend(loc='lower right')
-    axes.set_yticks(range(len(rows)), [_as_label(row) for row in rows])
+    axes.set_yticks(range(len(rows)), [as_label(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(axis)
     axes.grid(axis='x', alpha=0.3)
@@ -60,38 +61,34 @@ def draw_curves(
         unit: Unit of the budget: 'epoch' or 'iteration'.
         path: The PNG file.
     """
-    figure = Figure(figsize=(11, 4.4), layout='constrained')
-    left, right = figure.subplots(1, 2)
     of_all = [result for summary in summaries for result in summary.results]
+    metrics, losses = [], []
     for number, summary in enumerate(summaries):
-        style = {'color': _colour(number), 'label': _as_label(summary.name)}
+        style = {'color': _colour(number)}
         incomplete = with_incomplete_log(summary.results, of_all)
         shown = [result for result in summary.results if result not in incomplete]
-        _draw_band(left, [result.curve for result in shown], marker='o', ms=4, **style)
-        _draw_band(right, [result.losses for result in shown], **style)
-    left.set(title=f'{metric} in validation', xlabel=unit)
-    right.set(title="the student's own loss, in training", xlabel='iteration')
-    right.set_ylim(0, None)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
-    left.xaxis.get_major_locator().set_params(integer=True)
-    _add_legend(figure, left)
-    figure.savefig(path, dpi=130)
+        curves = [result.curve for result in shown]
+        metrics.append(_mean_curve(summary.name, curves, marker='o', ms=4, **style))
+        curves = [result.losses for result in shown]
+        losses.append(_mean_curve(summary.name, curves, **style))
+    loss = "the student's own loss, in training"
+    panels = [
+        Panel(f'{metric} in validation', unit, metrics, whole_axis=False),
+        Panel(loss, 'iteration', losses),
+    ]
+    draw_panels(panels, path)
 
 
-def _draw_band(axes: Any, curves: Sequence[Mapping[int, float]], **style: Any) -> None:
-    """Draw mean and band at the steps that all curves have."""
-    if not curves:
-        return
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    if not steps:
-        return
-    values = np.array([[curve[step] for step in steps] for curve in curves])
-    axes.plot(steps, values.mean(0), **style)
-    if len(curves) > 1:
-        low, high = values.min(0), values.max(0)
-        axes.fill_between(steps, low, high, color=style['color'], alpha=0.15, lw=0)
+def _mean_curve(
+    label: str, curves: Sequence[Mapping[int, float]], **style: Any
+) -> Curve:
+    """Return mean and band at the steps that all curves have."""
+    common = [set(curve) for curve in curves]
+    steps = sorted(set.intersection(*common)) if common else []
+    values = {step: [curve[step] for curve in curves] for step in steps}
+    mean = {step: statistics.fmean(each) for step, each in values.items()}
+    band = {step: (min(each), max(each)) for step, each in values.items()}
+    return Curve(label, mean, style, band if len(curves) > 1 else {})
 
 
 def draw_parts(summaries: Sequence[RowSummary], path: Path) -> None:
@@ -123,25 +120,18 @@ def draw_parts(summaries: Sequence[RowSummary], path: Path) -> None:
                 bar,
                 yerr=[value.deviation or 0.0 for value in values],
                 color=_colour(number),
-                label=_as_label(summary.name),
+                label=as_label(summary.name),
                 error_kw={'lw': 0.8},
             )
         rotation = 60 if len(names) > 12 else 0
-        labels = [_as_label(name) for name in names]
+        labels = [as_label(name) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=rotation)
         axes.set_title(f'AP by {kind}')
         axes.grid(axis='y', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     panels[0][0].set_ylim(0, None)  # error bars may reach below 0
-    _add_legend(figure, panels[0][0])
+    add_legend(figure, panels[0][0])
     figure.savefig(path, dpi=130)
-
-
-def _add_legend(figure: Any, axes: Any) -> None:
-    """Add a legend below the axes, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    position = {'loc': 'outside lower center', 'ncols': min(len(labels), 5)}
-    figure.legend(handles, labels, frameon=False, fontsize='small', **position)
 
 
 def _part_names(summaries: Sequence[RowSummary], kind: str) -> list[str]:
@@ -155,12 +145,3 @@ def _colour(number: int) -> Any:
         return '#222222'
     shade, hue = divmod((number - 1) % 20, 10)
     return colormaps['tab20'](2 * hue + shade)
-
-
-def _as_label(text: str) -> str:
-    r"""Return a label that matplotlib shows as it is.
-
-    A `$` would begin mathematics, and a leading `_` would hide the label.
-    """
-    shown = text.replace('$', r'\$')
-    return f' {shown}' if shown.startswith('_') else shown

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ....io import markdown
 from ....io.atomic import write_own
-from ....io.json_files import write_own_json
+from ....io.json_files import finite, write_own_json
 from ..results import Comparison
 from ..summary import RowSummary
 from .figures import draw_curves, draw_parts, draw_runs
@@ -34,7 +32,7 @@ def write_report(comparison: Comparison, out: Path) -> None:
         for teacher in comparison.teachers
         if key in teacher.metrics
     }
-    axis = f'{comparison.metric}, a dot for each seed'
+    axis = f'{comparison.metric} ({comparison.split}), a dot for each seed'
     draw_runs(values, references, axis, out / RUNS)
     unit = comparison.unit.removesuffix('s')
     draw_curves(rows, comparison.metric, unit, out / CURVES)
@@ -44,7 +42,7 @@ def write_report(comparison: Comparison, out: Path) -> None:
     text = to_markdown(title, comparison)
     write_own(out / MARKDOWN, text.encode())
     markdown.write_page(out / PAGE, title, text)
-    write_own_json(out / JSON, _finite(comparison.entry()))
+    write_own_json(out / JSON, finite(comparison.entry()))
 
 
 def _names(rows: Sequence[RowSummary], most: int = 4) -> str:
@@ -52,12 +50,3 @@ def _names(rows: Sequence[RowSummary], most: int = 4) -> str:
     names = [row.name for row in rows]
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more or 'nothing yet'
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN, which json does not know, by None."""
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

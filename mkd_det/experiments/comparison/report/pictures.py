@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import mmcv
-import numpy as np
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 
-from ....checkpoints.checkpoint import load_checkpoint_strict
-from ....config_files.reading import plain_model_cfg
+from ....class_maps.class_map import ClassMap
 from ....errors import MkdError
-from ....registry import build_mmengine_model
-from ....taps import frozen_state
 from ....teachers.loading import Teacher
-from ....training.student_config import student_config
-from ...detections import DetectedImage, draw_detections, ground_truth
+from ...detections import IMAGES, draw_models, images_with_boxes
+from ..measuring.students import load_student
 from ..preparation import PreparedComparison
 from ..summary import RowSummary
 
-# Images, and rows beside the base, that are drawn.
-IMAGES, ROWS = 4, 4
+# Rows beside the base that are drawn.
+ROWS = 4
 
 
 def draw_comparison(
@@ -44,56 +37,13 @@ def draw_comparison(
     base, *others = rows
     cfg = prepared.base.cfg
     dataset = DATASETS.build(cfg.val_dataloader.dataset.copy())
-    indices = images_with_boxes(dataset, IMAGES)
     best = sorted(others, key=lambda row: row.metric.mean, reverse=True)[:ROWS]
     shown = [base, *(row for row in others if row in best)]
     models = _load_students(prepared, shown)
-    if not indices or base.name not in models:
+    if base.name not in models or not images_with_boxes(dataset, IMAGES):
         return False
-    models = {**_load_teacher(prepared, rows), **models}
-    images = [_read_image(dataset, index) for index in indices]
-    columns = [{'ground truth': _annotated(dataset, index)} for index in indices]
-    for title, model in models.items():
-        model.to(get_device())
-        with frozen_state(model):
-            for index, column in zip(indices, columns, strict=True):
-                (sample,) = model.val_step(pseudo_collate([dataset[index]]))
-                column[title] = sample.pred_instances.cpu()
-        model.cpu()
-    drawn = [DetectedImage(image, c) for image, c in zip(images, columns, strict=True)]
-    draw_detections(drawn, dataset.metainfo['classes'], path)
-    return True
-
-
-def images_with_boxes(dataset: Any, count: int) -> list[int]:
-    """Return indices of images with objects, evenly spaced; none for other data.
-
-    Args:
-        dataset: The validation set.
-        count: Number of images.
-    """
-    if not hasattr(dataset, 'get_data_info') or 'classes' not in dataset.metainfo:
-        return []
-    found = [index for index in range(len(dataset)) if _boxes(dataset, index)]
-    count = min(count, len(found))
-    return [found[i * len(found) // count] for i in range(count)]
-
-
-def _boxes(dataset: Any, index: int) -> list[Mapping[str, Any]]:
-    """Return the annotated objects of an image, but for those that are ignored."""
-    instances = dataset.get_data_info(index).get('instances') or []
-    return [one for one in instances if 'bbox' in one and not one.get('ignore_flag')]
-
-
-def _annotated(dataset: Any, index: int) -> Any:
-    boxes = _boxes(dataset, index)
-    labels = [one['bbox_label'] for one in boxes]
-    return ground_truth([one['bbox'] for one in boxes], labels)
-
-
-def _read_image(dataset: Any, index: int) -> np.ndarray:
-    path = dataset.get_data_info(index)['img_path']
-    return mmcv.imread(path, channel_order='rgb')
+    teacher, class_maps = _load_teacher(prepared, rows)
+    return draw_models({**teacher, **models}, dataset, path, class_maps)
 
 
 def _load_students(
@@ -106,29 +56,21 @@ def _load_students(
         if summary is None:
             continue
         path = prepared.trainings[row.name, summary.seeds[0]].checkpoint
-        model = _build_student(row.cfg)
-        try:
-            load_checkpoint_strict(model, str(path), f'the student of {row.name}')
-        except MkdError:  # deleted or damaged since; the others can be drawn
-            continue
-        models[row.name] = model
+        with suppress(MkdError):  # deleted or damaged since; the others can be drawn
+            models[row.name] = load_student(row.cfg, path, row.name)
     return models
-
-
-def _build_student(cfg: Config) -> Any:
-    plain = plain_model_cfg(student_config(cfg))
-    return build_mmengine_model(MODELS, Config(dict(model=plain)).model, 'student')
 
 
 def _load_teacher(
     prepared: PreparedComparison, rows: Sequence[RowSummary]
-) -> dict[str, Any]:
-    """Return the teacher of the best row that has one."""
+) -> tuple[dict[str, Any], dict[str, ClassMap | None]]:
+    """Return the teacher of the best row that has one, and its class map."""
     taught = [row for row in rows if row.teacher is not None]
     best = max(taught, key=lambda row: row.metric.mean, default=None)
     for source in prepared.teachers.values():
         if best is not None and best.name in source.rows:
             teacher = Teacher.build(source.name, source.config)
             teacher.load()
-            return {f'teacher {source.name}': teacher.model}
-    return {}
+            title = f'teacher {source.name}'
+            return {title: teacher.model}, {title: source.classes}
+    return {}, {}

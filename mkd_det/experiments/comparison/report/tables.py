@@ -24,10 +24,12 @@ def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
     """Return the main table as plain text, the header first."""
     digits = comparison.digits
     with_50 = any(row.metric_50.count for row in comparison.rows)
+    tested = comparison.split == 'test'
     with_gap = any(row.gap_closed is not None for row in comparison.rows)
     header = [
         'row',
-        comparison.metric,
+        f'{comparison.metric} ({comparison.split})',
+        *(['on val'] * tested),
         *(['mAP50'] * with_50),
         'difference',
         '95 %, Dunnett',
@@ -38,6 +40,7 @@ def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
         [
             f'(teacher {teacher.name})',
             _figure(teacher.metrics.get(comparison.key), digits),
+            *([_figure(teacher.validation.get(comparison.key), digits)] * tested),
             *([_figure(teacher.metrics.get(f'{comparison.key}_50'), 3)] * with_50),
             *('', ''),
             *([''] * with_gap),
@@ -49,6 +52,7 @@ def overview_table(comparison: Comparison) -> list[tuple[str, ...]]:
         [
             row.name + ('*' if row.caveats else ''),
             _shown(row.metric, digits),
+            *([_shown(row.validation, digits)] * tested),
             *([_shown(row.metric_50, 3)] * with_50),
             *_difference_cells(row.difference, digits),
             *([_percent(row.gap_closed)] * with_gap),
@@ -75,6 +79,37 @@ def _difference_cells(difference: Difference | None, digits: int) -> tuple[str, 
         return mean, '-'
     low, high = difference.interval
     return mean, f'{low:+.{digits}f} to {high:+.{digits}f}'
+
+
+def image_section(comparison: Comparison) -> list[str]:
+    """Return the section on the error that comes from the images."""
+    known = [row for row in comparison.rows if row.image_error is not None]
+    if not known:
+        return []
+    digits = comparison.digits + 1
+    rows = []
+    for row in known:
+        error = row.image_error
+        assert error is not None
+        cells = ['', '']
+        if error.difference is not None and error.interval is not None:
+            low, high = error.interval
+            cells = [
+                f'± {error.difference:.{digits}f}',
+                f'{low:+.{digits}f} to {high:+.{digits}f}',
+            ]
+        rows.append((row.name, f'± {error.deviation:.{digits}f}', *cells))
+    count = known[0].image_error.images if known[0].image_error else 0
+    header = ('row', 'mean', 'difference', '95 %')
+    text = (
+        f'The {count} images are a sample, too: on others of the same kind, figures'
+        f' would be other ones. Standard deviations from {comparison.resamples}'
+        ' bootstrap samples of the images, of the mean over the seeds and of its'
+        ' difference to the base, for which both get the same samples. This error'
+        ' stands beside the spread over the seeds; more seeds do not make it smaller,'
+        ' and it is not part of the verdicts.'
+    )
+    return ['### Error of the images', escape(text), table([header, *rows])]
 
 
 def parts_section(comparison: Comparison) -> list[str]:

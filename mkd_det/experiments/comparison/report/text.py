@@ -13,13 +13,21 @@ from ..judging.power import MOST, POWER, gain_found_by, seeds_for_gain
 from ..judging.statistics import DID_NOT_HELP, HELPED, verdict_rule
 from ..results import Comparison
 from ..summary import with_incomplete_log
-from .tables import costs_section, overview_table, parts_section, table
+from .tables import costs_section, image_section, overview_table, parts_section, table
 
 # Files beside the text.
 JSON = 'report.json'
 RUNS, CURVES = 'runs.png', 'curves.png'
 DETECTIONS = 'detections.png'
 
+_DATA = {'val': 'validation', 'test': 'test'}
+_SPLITS = {
+    'val': 'All figures are of the validation data. Figures by which weights, rates or'
+    ' rows were chosen are too good: choose on val, report on test (--test).',
+    'test': 'Chosen on val, reported on test: figures and verdicts are of the test'
+    ' data, on which each student was evaluated once, after all trainings. Learning'
+    ' curves are of the validation data.',
+}
 _OPTIONAL_STOPPING = (
     'Adding seeds after a look at the results, until they please, is optional stopping:'
     ' every look is one more chance for luck, and the intervals and verdicts no longer'
@@ -53,14 +61,15 @@ def to_markdown(title: str, comparison: Comparison) -> str:
 
 
 def _overview(comparison: Comparison) -> list[str]:
-    base = comparison.base
+    base, data = comparison.base, _DATA[comparison.split]
     seeds = ', '.join(map(str, comparison.seeds))
     texts = [
         f'Each row trains the student of "{base.name}" ({base.params:,} parameters)'
         f' for {comparison.steps} {comparison.unit}, with seeds {seeds}. What counts is'
-        f' {comparison.metric} ({comparison.key}) after the last step; higher is'
-        ' better. Numbers are mean ± standard deviation over the seeds; differences are'
-        ' to the mean of the base.',
+        f' {comparison.metric} ({comparison.key}) on the {data} data after the last'
+        ' step; higher is better. Numbers are mean ± standard deviation over the seeds;'
+        ' differences are to the mean of the base.',
+        _SPLITS[comparison.split],
         *_teacher_texts(comparison),
         *_seed_texts(comparison),
     ]
@@ -75,6 +84,7 @@ def _overview(comparison: Comparison) -> list[str]:
         *map(escape, texts),
         table(overview_table(comparison)),
         markdown.picture(RUNS, caption),
+        *image_section(comparison),
     ]
 
 
@@ -87,7 +97,8 @@ def _teacher_texts(comparison: Comparison) -> list[str]:
     ]
     if any(row.gap_closed is not None for row in comparison.rows):
         texts.append(
-            'Teachers were measured once, on all validation images of the base. "Gap'
+            f'Teachers were measured once, on all {comparison.split} images of the'
+            ' base. "Gap'
             ' closed" is the part of the way from the base to the teacher (the best one'
             ' of the row) that the row has gone.'
         )

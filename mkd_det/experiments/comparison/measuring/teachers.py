@@ -1,34 +1,25 @@
-"""What the teachers of a comparison reach on the validation data."""
+"""What the teachers of a comparison reach on a split of the data."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.evaluator import Evaluator
-from mmengine.registry import EVALUATOR
-from mmengine.runner import Runner
 
-from ...class_maps.class_map import ClassMap
-from ...class_maps.counting import class_count
-from ...class_maps.samples import shared_metainfo, shared_samples
-from ...config import TeacherConfig
-from ...data.datasets import dataset_classes
-from ...distiller.model import Distiller
-from ...io.json_files import read_json, write_own_json
-from ...io.random_state import preserved_random_state
-from ...taps import frozen_state
-from ...teachers.loading import Teacher
+from ....class_maps.class_map import ClassMap
+from ....class_maps.counting import class_count
+from ....config import TeacherConfig
+from ....data.datasets import dataset_classes
+from ....distiller.model import Distiller
+from ....io.json_files import read_json, write_own_json
+from ....teachers.loading import Teacher
+from .evaluation import evaluate
 
 # Results of earlier evaluations, in the folder of a comparison.
 RESULTS = 'teachers.json'
@@ -42,8 +33,10 @@ class TeacherResult:
         name: Its name in the configs.
         params: Number of its parameters.
         rows: Names of the rows that it teaches.
-        metrics: Its metrics on all validation images; empty if not measured.
+        metrics: Its metrics on all images of the split that is reported; empty if
+            not measured.
         reason: Why it was not measured; '' if it was.
+        validation: Its metrics on the validation images, where test is reported.
     """
 
     name: str
@@ -51,6 +44,7 @@ class TeacherResult:
     rows: Sequence[str]
     metrics: Mapping[str, float]
     reason: str = ''
+    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,9 +94,12 @@ def add_teachers(
 
 
 def measure_teachers(
-    sources: Mapping[str, TeacherSource], cfg: Config, folder: Path
+    sources: Mapping[str, TeacherSource],
+    cfg: Config,
+    folder: Path,
+    split: str = 'val',
 ) -> list[TeacherResult]:
-    """Measure every teacher on all validation images of the base.
+    """Measure every teacher on all images of a split of the base.
 
     What was measured before is read from the folder.
 
@@ -110,12 +107,13 @@ def measure_teachers(
         sources: The teachers.
         cfg: Config of the base.
         folder: Folder of the comparison.
+        split: 'val' or 'test'.
     """
     names = [source.name for source in sources.values()]
     results = []
     for source in sources.values():
         teacher = Teacher.build(source.name, source.config)
-        metrics, reason = _measure(teacher, cfg, source, folder)
+        metrics, reason = _measure(teacher, cfg, source, folder, split)
         name = source.name
         if names.count(name) > 1:  # two rows call different models by one name
             name = f'{name} of {", ".join(source.rows)}'
@@ -142,62 +140,32 @@ def best_teacher(teachers: Sequence[TeacherResult], row: str, key: str) -> float
 
 
 def _measure(
-    teacher: Teacher, cfg: Config, source: TeacherSource, folder: Path
+    teacher: Teacher,
+    cfg: Config,
+    source: TeacherSource,
+    folder: Path,
+    split: str,
 ) -> tuple[dict[str, float], str]:
     """Return a teacher's metrics, or why it is not measured."""
-    settings = {key: cfg.get(key) for key in ('val_dataloader', 'val_evaluator')}
+    if not teacher.runs:
+        return {}, 'its outputs are stored'
+    settings = {
+        name: cfg.get(name) for name in (f'{split}_dataloader', f'{split}_evaluator')
+    }
     text = source.identity + json.dumps(settings, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     known = read_json(folder / RESULTS) or {}
     if isinstance(known.get(key), dict):
         return {name: float(value) for name, value in known[key].items()}, ''
-    own, data = class_count(teacher.model), dataset_classes(cfg, 'val')
+    own, data = class_count(teacher.model), dataset_classes(cfg, split)
     if source.classes is None and own is not None and data and own != len(data):
         return {}, f'it has {own} classes, the data {len(data)}'
-    print(f'Evaluating teacher {teacher.name} on the validation data', flush=True)
+    print(f'Evaluating teacher {teacher.name} on the {split} data', flush=True)
     try:
         teacher.load()
-        with preserved_random_state():
-            metrics = evaluate(teacher.model, cfg, source.classes)
+        found = evaluate(teacher.model, cfg, split, source.classes)
     except Exception as error:  # a teacher of another kind; the rows can be compared
         return {}, f'{type(error).__name__}: {error}'.partition('\n')[0]
+    metrics = dict(found.metrics)
     write_own_json(folder / RESULTS, {**known, key: metrics})
     return metrics, ''
-
-
-def evaluate(
-    model: Any, cfg: Config, classes: ClassMap | None = None
-) -> dict[str, float]:
-    """Return the metrics of a model on the validation data of a config.
-
-    Args:
-        model: The model.
-        cfg: A config with `val_dataloader` and `val_evaluator`.
-        classes: Its class map: the classes that it shares with the data are measured.
-    """
-    model.to(get_device())
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-        loader = Runner.build_dataloader(deepcopy(cfg.val_dataloader), seed=0)
-        evaluator = _build_evaluator(deepcopy(cfg.val_evaluator))
-        meta = getattr(loader.dataset, 'metainfo', None)
-        evaluator.dataset_meta = shared_metainfo(meta, classes) if classes else meta
-        with frozen_state(model):
-            for batch in loader:
-                found = model.val_step(batch)
-                found = shared_samples(found, classes) if classes else found
-                if found:
-                    evaluator.process(found, batch)
-        metrics = evaluator.evaluate(len(loader.dataset))
-    model.cpu()
-    # COCO yields -1 where the data has no such objects.
-    return {
-        name: math.nan if value == -1 else float(value)
-        for name, value in metrics.items()
-        if isinstance(value, (int, float))
-    }
-
-
-def _build_evaluator(given: Any) -> Evaluator:
-    if isinstance(given, Mapping) and 'metrics' in given:
-        return EVALUATOR.build(given, default_args=dict(type='Evaluator'))
-    return Evaluator(given)

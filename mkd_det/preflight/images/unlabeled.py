@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import Dataset
 
-from ..data.unlabeled import UNLABELED, UnlabeledImages
-from ..errors import ConfigError
-from ..io.random_state import preserved_random_state
-from ..registry import type_name
+from ...data.unlabeled import UNLABELED, UnlabeledImages
+from ...errors import ConfigError
+from ...io.random_state import preserved_random_state
+from ...registry import type_name
 
 # Samplers that never come to an end.
 _INFINITE = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
@@ -28,6 +28,12 @@ def check_infinite_sampler(cfg: Config) -> None:
         ConfigError: A loop over epochs has a sampler without an end.
     """
     sampler = cfg.train_dataloader.get('sampler') or {}
+    if not isinstance(sampler, Mapping):
+        raise ConfigError(
+            'train_dataloader: sampler must be a dict',
+            actual=repr(sampler),
+            fix="sampler=dict(type='DefaultSampler', shuffle=True)",
+        )
     name = type_name(sampler.get('type'))
     loop = cfg.train_cfg.get('type') or (
         'EpochBasedTrainLoop' if cfg.train_cfg.get('by_epoch') else ''

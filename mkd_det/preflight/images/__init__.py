@@ -1,0 +1,1 @@
+"""Checks of training images: those without labels, and those of stored teachers."""
