@@ -39,6 +39,9 @@ def test_own_data_to_a_shipped_student(
     assert "'cls_scores_0': (1, 3, " in text
     for name in ('student_config.py', 'student.pth', 'student.onnx'):
         assert (tmp_path / 'shipped' / name).is_file()
-    assert (tmp_path / 'work_dirs/distilled/student_last.pth').is_file()
+    distilled = tmp_path / 'work_dirs/distilled'
+    assert (distilled / 'distill/student_last.pth').is_file()
+    assert (distilled / 'report/index.html').is_file()
+    assert 'Not on the page' not in text
     # It has learned something: two things were found where there are two.
     assert len(re.findall(r'^(?:apple|leaf|brick), 0\.\d\d, \[', text, re.M)) == 2
