@@ -630,7 +630,7 @@ def build(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
     from mmengine.registry import init_default_scope
 
     init_default_scope('mmdet')
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model = MODELS.build(Config(dict(model=cfg)).copy().model)
     model.init_weights()
     return model

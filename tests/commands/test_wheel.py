@@ -21,7 +21,7 @@ from mkd_det.experiments.runs import read_history
 from mkd_det.experiments.runs.history import BOX_MAP
 from tooling import distiller_cfg, plain_dumps, student_cfg, write_config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Runs commands, given as lists in json, one after the other in one process.
 DRIVER = """
 import json, sys
