@@ -1,6 +1,6 @@
 # Each command is enough on a machine with Python 3.10+ and a C++ compiler:
 #     make demo    trains a teacher, a student alone and a student with M-KD
-#     make test    runs the tests (test-commands: those of the wheel and the notebook)
+#     make test    runs the tests (test-commands: those of whole commands)
 # They make the environment first (scripts/setup_env.py), once.
 #     make demo PYTHON=python3.12 VENV=/somewhere/else
 
@@ -13,7 +13,7 @@ IN_VENV = . $(VENV)/mkd_det.env && $(VENV)/bin/python
 help:
 	@echo "make demo    see a small detector learn from a big one"
 	@echo "make test    run the tests"
-	@echo "make test-commands  run those of the wheel and the notebook"
+	@echo "make test-commands  run those of whole commands, from end to end"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the documentation site (docs/_build/html)"
 	@echo "make format  let ruff rewrite the sources"
@@ -33,11 +33,11 @@ demo: env
 
 test: env
 	@echo "Tests: about 8 minutes on two cores"
-	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/commands
+	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not commands"
 
 test-commands: env
-	@echo "Whole commands, from the wheel and in the notebook: about 3 minutes"
-	@$(IN_VENV) -m pytest -n 2 tests/commands
+	@echo "Whole commands, from end to end: about 3 minutes on two cores"
+	@$(IN_VENV) -m pytest -n 2 --dist load -m commands
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -34,6 +34,7 @@ def times(work: Path) -> dict[str, int]:
     return {name: file.stat().st_mtime_ns for name, file in found.items()}
 
 
+@pytest.mark.commands
 def test_a_chain_is_trained_through_an_interrupt_and_a_change(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -186,6 +186,7 @@ def test_without_a_result_of_the_base_there_is_no_report(
     assert not outcome.report.exists()
 
 
+@pytest.mark.commands
 def test_a_real_comparison_is_repaired_and_repeated(
     detectors: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -415,6 +415,7 @@ def test_a_checkpoint_without_class_names_and_of_other_classes(
     assert cfg.model.teachers.t.class_map == 'auto'
 
 
+@pytest.mark.commands
 def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> None:
     from mkd_det.cli import main
 

@@ -156,6 +156,7 @@ def test_precision_comes_from_validation_data(root: Path, tmp_path: Path) -> Non
     assert found.thresholds.keys() == set(tiny.CLASSES)
 
 
+@pytest.mark.commands
 def test_two_processes_find_the_same(root: Path, tmp_path: Path) -> None:
     one = run(root, tmp_path / 'one.json', score_thr=0.05)
     two = run(root, tmp_path / 'two.json', score_thr=0.05, devices=('cpu', 'cpu'))

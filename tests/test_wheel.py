@@ -21,7 +21,7 @@ from mkd_det.experiments.runs import read_history
 from mkd_det.experiments.runs.history import BOX_MAP
 from tooling import distiller_cfg, plain_dumps, student_cfg, write_config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # Runs commands, given as lists in json, one after the other in one process.
 DRIVER = """
 import json, sys
@@ -94,6 +94,7 @@ def start(site: Path, cwd: Path, *commands: Sequence[str]) -> subprocess.Popen:
     )
 
 
+@pytest.mark.commands
 def test_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     for extra in ('sklearn', 'skimage', 'matplotlib'):
         pytest.importorskip(extra, reason='needs the demo extra')

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / 'docs' / 'notebooks' / 'own_data.ipynb'
 
 
+@pytest.mark.commands
 def test_own_data_to_a_shipped_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
