@@ -37,7 +37,7 @@ test: env
 
 test-commands: env
 	@echo "Whole commands, from end to end: about 3 minutes on two cores"
-	@$(IN_VENV) -m pytest -n 2 --dist load -m commands
+	@$(IN_VENV) -m pytest -n 2 --dist loadfile -m commands
 
 lint: env
 	$(VENV)/bin/ruff check .

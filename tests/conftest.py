@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Files that take longest. They come first, so that no
 # process is left alone with one of them at the end (`pytest -n`).
-LONGEST = ('test_ddp.py', 'test_prepare.py', 'test_configs.py')
+LONGEST = ('test_prepare.py', 'test_configs.py')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

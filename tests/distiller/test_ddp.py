@@ -13,6 +13,9 @@ import torch.multiprocessing as mp
 
 from ddp_trainings import RANKS, STEPS, TRAININGS, run_rank
 
+# Trainings of two processes.
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
