@@ -25,6 +25,7 @@ from threading import Event
 from typing import Any
 
 import torch
+from bccd_val import write_val
 from measuring import dump
 from mmdet.registry import DATASETS
 from mmengine.config import Config
@@ -42,7 +43,6 @@ from unlabelled_experiments import (
     teacher_config,
     teacher_name,
     unlabelled_part,
-    val_file,
 )
 
 from mkd_det.cli import benchmark, compare
@@ -92,44 +92,6 @@ def image_files(*datasets: Any) -> list[str]:
         for part in getattr(dataset, 'datasets', [dataset]):
             found += [part.get_data_info(i)['img_path'] for i in range(len(part))]
     return found
-
-
-def write_val(work_dir: Path) -> None:
-    """Write the val split of BCCD as a COCO json.
-
-    One of its boxes has no width, which Pascal VOC files cannot leave out of a
-    validation, and `mkd-det label --precision` reads COCO's format.
-    """
-    init_default_scope('mmdet')
-    cfg = load_config(f'{PACKAGED}bccd/gfl_r18-w16_bccd.py').val_dataloader.dataset
-    given = dict(ann_file='ImageSets/Main/val.txt', pipeline=[])
-    dataset = DATASETS.build({**cfg, **given})
-    images: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
-    for index in range(len(dataset)):
-        one = dataset.get_data_info(index)
-        size = dict(width=one['width'], height=one['height'])
-        images.append(dict(id=index + 1, file_name=one['img_path'], **size))
-        for box in one['instances']:
-            x, y, right, bottom = box['bbox']
-            w, h = right - x, bottom - y
-            if w <= 0 or h <= 0:
-                continue
-            boxes.append(
-                dict(
-                    id=len(boxes) + 1,
-                    image_id=index + 1,
-                    category_id=box['bbox_label'] + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0,
-                )
-            )
-    names = dataset.metainfo['classes']
-    categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
-    file = val_file(work_dir)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, dict(images=images, annotations=boxes, categories=categories))
 
 
 # -- teachers and hard labels ------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bccd_val import use_val
 from mmengine.config import Config
 
 from mkd_det.config_files.reading import load_config
@@ -84,15 +85,7 @@ def read(experiment: Experiment, file: str, split: str, work_dir: Path) -> Confi
     """
     cfg = load_config(f'{PACKAGED}{experiment.data}/{file}')
     if experiment.data == 'bccd' and split == 'val':
-        own = cfg.val_dataloader.dataset
-        cfg.val_dataloader.dataset = dict(
-            type='CocoDataset',
-            ann_file=str(val_file(work_dir)),
-            data_prefix=dict(img=''),
-            metainfo=own.metainfo,
-            test_mode=True,
-            pipeline=own.pipeline,
-        )
+        use_val(cfg, work_dir)
     elif experiment.data == 'pcb' and split == 'test':
         cfg.val_dataloader = cfg.test_dataloader
         cfg.val_evaluator = cfg.test_evaluator
@@ -109,11 +102,6 @@ def _without_val(part: Any) -> Any:
         return None if 'val.txt' in str(part.get('images', '')) else part
     kept = [one for one in map(_without_val, inner) if one is not None]
     return kept[0] if len(kept) == 1 else {**part, 'datasets': kept}
-
-
-def val_file(work_dir: Path) -> Path:
-    """Return the file of `write_val`."""
-    return work_dir.absolute() / 'bccd_val.json'
 
 
 def labelled_part(cfg: Config) -> Any:

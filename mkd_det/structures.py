@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -110,6 +110,15 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors_in(item)
+
+
+def bytes_in(value: Any) -> int:
+    """Return the bytes of all tensors in dicts, tuples and lists of any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return sum(map(bytes_in, value))
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def channels_of(level: Level) -> int:

@@ -11,6 +11,7 @@ import measure_bccd
 import measure_calibration
 import measure_chain
 import measure_cifar10
+import measure_parts
 import measure_speed
 import measure_unlabelled
 import measuring
@@ -24,6 +25,7 @@ from mkd_det.experiments.chain.chain import read_chain
 from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.rows import read_rows
 from mkd_det.plan.recipes import read_recipe
+from mkd_det.training.runtime import build_model
 from tooling import distiller_cfg, plain_dumps, write_config
 
 
@@ -209,6 +211,25 @@ def test_every_row_of_a_calibration_is_a_config(data: str, tmp_path: Path) -> No
     given = measure_calibration.arguments(args, data, rows)
     parsed = compare.make_parser().parse_args(given)
     assert parsed.epochs == 2 and parsed.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize('data', measure_parts.DATA)
+def test_every_part_of_mkd_is_a_config_that_can_be_planned(
+    data: str, tmp_path: Path
+) -> None:
+    args = measure_parts.parse_args(
+        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--seeds', '0']
+    )
+    given = measure_parts.arguments(args, data)
+    assert compare.make_parser().parse_args(given).seeds == [0]
+    for row, kept in measure_parts.ROWS.items():
+        cfg = measure_parts.make_row(args, data, row)
+        assert set(cfg.model.terms) == set(kept)
+        assert bool(cfg.model.branches) is ('loss_feature' in kept)
+    cfg.model.teachers.t.checkpoint = cfg.model.teachers.t.cache = None
+    assert set(build_model(cfg).plan.terms) == set(kept)  # of the last row, the whole
+    if data == 'bccd':
+        assert cfg.val_dataloader.dataset.ann_file.endswith('bccd_val.json')
 
 
 def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:

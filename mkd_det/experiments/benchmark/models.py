@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from torch import Tensor
 
 from ...registry import type_name
+from ...structures import bytes_in
 from ...teachers.engine import Engine
 from ...training.runtime import build_model
 from ...training.student_config import student_config
@@ -155,20 +155,20 @@ class BenchmarkModels:
         """Return what stays between steps: weights, buffers, optimizer state."""
         teachers = [t.model for t in self.distiller.teachers.values()]
         if name == 'T':
-            return sum(_bytes(m.state_dict()) for m in teachers)
+            return sum(bytes_in(m.state_dict()) for m in teachers)
         plain = name == 'S'
         model = self.student if plain else self.distiller
         optim = self.optim_s if plain else self.optim_k
         states = getattr(optim, 'optimizer', optim).state_dict()
-        own = _bytes(list(model.parameters()) + list(model.buffers()))
+        own = bytes_in(list(model.parameters()) + list(model.buffers()))
         if plain:
-            return own + _bytes(states)
+            return own + bytes_in(states)
         copies = [
             engine.model.state_dict()
             for engine in self.engines.get(self.speeds[name], {}).values()
             if engine.speedup.speed != 'off'
         ]
-        return own + _bytes(states) + self.resident_bytes('T') + _bytes(copies)
+        return own + bytes_in(states) + self.resident_bytes('T') + bytes_in(copies)
 
 
 def _without_downloads(cfg: Any) -> Any:
@@ -193,11 +193,3 @@ def _use_random_teachers(cfg: Config) -> list[str]:
         if teacher.get('checkpoint', '') is None:
             absent.append(name)
     return absent
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return _bytes(list(value.values()))
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
-from torch import Tensor
 
 from ...class_maps.counting import class_count
 from ...data.pipelines import image_size
@@ -19,6 +18,7 @@ from ...distiller.model import Distiller
 from ...errors import ConfigError
 from ...io.quiet import suppress_info_logs
 from ...io.random_state import preserved_random_state
+from ...structures import bytes_in
 from ...training.runtime import build_model
 from ..benchmark.batches import random_batch
 from ..benchmark.measure import peak_bytes
@@ -78,7 +78,7 @@ def measure_memory(cfg: Config) -> StepMemory:
 
         step()  # settles how teachers run, and makes the optimizer's state
         peak = peak_bytes(step, {}, device)
-    gradients = _bytes([p for p in model.parameters() if p.requires_grad])
+    gradients = bytes_in([p for p in model.parameters() if p.requires_grad])
     scale = whole[0] * whole[1] / (size[0] * size[1])
     image = max(peak - gradients, 0) / IMAGES * scale
     return StepMemory(_resident(model, wrapper) + gradients, image)
@@ -97,20 +97,12 @@ def _resident(model: Any, wrapper: Any) -> int:
     """Return what stays between steps: weights, optimizer state, teachers."""
     parts = [*model.parameters(), *model.buffers()]
     many = wrapper.values() if hasattr(wrapper, 'values') else [wrapper]
-    total = _bytes(parts) + sum(_bytes(one.optimizer.state_dict()) for one in many)
+    total = bytes_in(parts) + sum(bytes_in(one.optimizer.state_dict()) for one in many)
     if isinstance(model, Distiller):
         for teacher in model.teachers.values():
             copies = 1 if teacher.config.speed == 'off' else 2
-            total += copies * _bytes(teacher.model.state_dict())
+            total += copies * bytes_in(teacher.model.state_dict())
     return total
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return _bytes(list(value.values()))
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def estimate_memory(cfg: Config) -> tuple[StepMemory | None, str]:

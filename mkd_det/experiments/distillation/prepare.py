@@ -94,15 +94,7 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
             for a training step.
     """
     check_settings(settings, resume)
-    student, teacher = load_config(settings.student), load_config(settings.teacher)
-    if is_distill(student):
-        raise ConfigError(
-            '--student is a distill config',
-            expected='a config that trains the student alone',
-            fix=f'mkd-det train {settings.student}',
-        )
-    if settings.init is not None:
-        read_checkpoint(settings.init)  # raises before anything is written
+    student, teacher = _read_configs(settings)
     layout = None if settings.data is None else find_layout(settings.data.absolute())
     divisor = common_divisor(student, teacher)
     parts = with_divisor(student_parts(settings, student, layout), divisor)
@@ -149,6 +141,20 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         )
 
     return _checked(settings, (student, teacher), made)
+
+
+def _read_configs(settings: DistillSettings) -> tuple[Config, Config]:
+    """Return the configs of student and teacher, after their files were read."""
+    student, teacher = load_config(settings.student), load_config(settings.teacher)
+    if is_distill(student):
+        raise ConfigError(
+            '--student is a distill config',
+            expected='a config that trains the student alone',
+            fix=f'mkd-det train {settings.student}',
+        )
+    if settings.init is not None:
+        read_checkpoint(settings.init)  # raises before anything is written
+    return student, teacher
 
 
 def _build_teacher(

@@ -12,6 +12,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -24,9 +25,11 @@ from ...checkpoints.checkpoint import (
     read_meta,
 )
 from ...data.datasets import dataset_classes
-from ...errors import ConfigError, MkdError
+from ...data.unlabeled import list_images
+from ...errors import ConfigError, DataError, MkdError
 from ...registry import type_name
 from ...training.runtime import build_model
+from ...training.student_config import student_config
 
 # Boxes with a lower score are not kept.
 LEAST_SCORE = 0.02
@@ -53,6 +56,24 @@ class Detected:
     scores: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
     error: str = ''
+
+
+def read_inputs(cfg: Config, images: str | Sequence[str]) -> tuple[Config, list[str]]:
+    """Return the plain config of a detector, and the paths of images to label.
+
+    Args:
+        cfg: Config of the detector; of a distill config, its student's is returned.
+        images: See `list_images`.
+
+    Raises:
+        DataError: There are no images.
+    """
+    cfg = student_config(cfg)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    paths = [str(path) for path in list_images(images)]
+    if not paths:
+        raise DataError('there are no images to label', actual=repr(images))
+    return cfg, paths
 
 
 class Detector:

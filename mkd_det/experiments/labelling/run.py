@@ -12,15 +12,19 @@ from typing import Any
 
 import torch.multiprocessing as mp
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from ...class_maps.matching import match_names
 from ...data.datasets import leaf_datasets, open_dataset
-from ...data.unlabeled import list_images
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ...io.json_files import write_json
-from ...training.student_config import student_config
-from .detect import Detected, Detector, detect_all, read_detected, test_pipeline
+from .detect import (
+    Detected,
+    Detector,
+    detect_all,
+    read_detected,
+    read_inputs,
+    test_pipeline,
+)
 from .thresholds import thresholds_at
 
 
@@ -97,11 +101,7 @@ def label(
         MkdError: The weights do not fit, or there are no images.
     """
     settings = settings or LabelSettings()
-    cfg = student_config(cfg)
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    paths = [str(path) for path in list_images(images)]
-    if not paths:
-        raise DataError('there are no images to label', actual=repr(images))
+    cfg, paths = read_inputs(cfg, images)
     detector = Detector(cfg, checkpoint, settings.devices[0])
     names, kept = _chosen_classes(detector.classes or (), settings.classes)
     parts = Path(f'{out}.parts') / _fingerprint(cfg, checkpoint)

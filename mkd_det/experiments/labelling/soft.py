@@ -14,12 +14,10 @@ import torch.multiprocessing as mp
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
-from ...data.unlabeled import list_images
-from ...errors import ConfigError, DataError, HeadKindError, MkdError
+from ...errors import ConfigError, HeadKindError, MkdError
 from ...heads.base import find_reader
 from ...heads.readers.dense import DenseReader
 from ...heads.running import run_features
@@ -31,8 +29,7 @@ from ...teachers.cache import hash_weights
 from ...teachers.stored.outputs import HOMOGRAPHY
 from ...teachers.stored.placing import Grid
 from ...teachers.stored.store import About, OutputStore, StoredImage, as_half
-from ...training.student_config import student_config
-from .detect import Detector, test_pipeline
+from .detect import Detector, read_inputs, test_pipeline
 
 HEAD = 'bbox_head'
 
@@ -209,11 +206,7 @@ def label_soft(
         MkdError: The weights do not fit, or there are no images.
     """
     settings = settings or SoftSettings()
-    cfg = student_config(cfg)
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    paths = [str(path) for path in list_images(images)]
-    if not paths:
-        raise DataError('there are no images to label', actual=repr(images))
+    cfg, paths = read_inputs(cfg, images)
     labeller = SoftLabeller(cfg, checkpoint, settings.top_k, settings.devices[0])
     store = OutputStore.create(out, labeller.about)
     known = store.has(paths)

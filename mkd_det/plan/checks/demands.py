@@ -126,38 +126,50 @@ def check_demands(
         " the teacher's own, or a list of paths, a level each",
     )
     for index, (s, t) in enumerate(zip(*specs, strict=True)):
-        if s.length and t.length and s.length != t.length:
-            raise ShapeMismatchError(
-                f'{where}: level {index} is a sequence of {s.length} positions in the'
-                f' student and of {t.length} in the teacher, which do not correspond',
-                expected=f'{t.length} positions',
-                actual=f'{s.length} positions',
-                fix="FeatureKD with taps=dict(fpn='neck'), whose maps meet by stride;"
-                " for queries of DETRs QueryKD with taps=dict(queries='bbox_head')",
-            )
-        # Classes are compared where it is known whether a map stands between them.
-        compared = 'same_channels' in loss.demands and not loss.of_classes
-        if compared and s.channels != t.channels:
-            raise ShapeMismatchError(
-                f'{where}: {name} needs equal channels; level {index} has {s.channels}'
-                f' in the student and {t.channels} in the teacher',
-                expected=f'{t.channels} channels',
-                actual=f'{s.channels} channels',
-                fix=f'{theirs.owner}.student; of class logits, equal num_classes of'
-                ' both heads'
-                if adapted
-                else f"adapters=dict(guide=dict(type='GuidanceLayer',"
-                f" student='{ours}', teacher='{theirs}'))\n"
-                f"and student='guide.student', teacher='guide.teacher' in {where}",
-            )
-        if 'same_spatial' in loss.demands and s.size != t.size:
-            raise ShapeMismatchError(
-                f'{where}: {name} needs maps of equal size; level {index} differs',
-                expected=f'{t.size} (stride {t.stride})',
-                actual=f'{s.size} (stride {s.stride})',
-                fix='taps of equal stride; `mkd-det inspect CONFIG --teacher t` shows'
-                ' them',
-            )
+        _check_level(where, loss, refs, (s, t), index, adapted)
+
+
+def _check_level(
+    where: str,
+    loss: PairLoss,
+    refs: tuple[Ref, Ref],
+    specs: tuple[LevelSpec, LevelSpec],
+    index: int,
+    adapted: bool,
+) -> None:
+    """Raise ShapeMismatchError unless a level of both sides is as the loss demands."""
+    name, (ours, theirs), (s, t) = type(loss).__name__, refs, specs
+    if s.length and t.length and s.length != t.length:
+        raise ShapeMismatchError(
+            f'{where}: level {index} is a sequence of {s.length} positions in the'
+            f' student and of {t.length} in the teacher, which do not correspond',
+            expected=f'{t.length} positions',
+            actual=f'{s.length} positions',
+            fix="FeatureKD with taps=dict(fpn='neck'), whose maps meet by stride;"
+            " for queries of DETRs QueryKD with taps=dict(queries='bbox_head')",
+        )
+    # Classes are compared where it is known whether a map stands between them.
+    compared = 'same_channels' in loss.demands and not loss.of_classes
+    if compared and s.channels != t.channels:
+        raise ShapeMismatchError(
+            f'{where}: {name} needs equal channels; level {index} has {s.channels}'
+            f' in the student and {t.channels} in the teacher',
+            expected=f'{t.channels} channels',
+            actual=f'{s.channels} channels',
+            fix=f'{theirs.owner}.student; of class logits, equal num_classes of'
+            ' both heads'
+            if adapted
+            else f"adapters=dict(guide=dict(type='GuidanceLayer',"
+            f" student='{ours}', teacher='{theirs}'))\n"
+            f"and student='guide.student', teacher='guide.teacher' in {where}",
+        )
+    if 'same_spatial' in loss.demands and s.size != t.size:
+        raise ShapeMismatchError(
+            f'{where}: {name} needs maps of equal size; level {index} differs',
+            expected=f'{t.size} (stride {t.stride})',
+            actual=f'{s.size} (stride {s.stride})',
+            fix='taps of equal stride; `mkd-det inspect CONFIG --teacher t` shows them',
+        )
 
 
 def check_result(where: str, result: Any) -> dict[str, float]:
