@@ -8,10 +8,9 @@ from typing import Any
 
 import measure_arsenal
 import measure_bccd
-import measure_calibration
 import measure_chain
 import measure_cifar10
-import measure_parts
+import measure_mkd
 import measure_speed
 import measure_unlabelled
 import measuring
@@ -179,57 +178,57 @@ def test_measured_speeds_become_table_and_figure(
     assert (out / 'speed.png').stat().st_size > 1000
 
 
-@pytest.mark.parametrize('data', measure_calibration.DATA)
-def test_every_row_of_a_calibration_is_a_config(data: str, tmp_path: Path) -> None:
-    """With the weights of its calibration, which is not repeated."""
-    args = measure_calibration.parse_args(
-        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--epochs', '2']
-    )
-    term = dict(share=3.0, weight=0.7, measured=4.0)
-    folder = tmp_path / data
-    folder.mkdir()
-    (folder / 'calibrated.json').write_text(
-        json.dumps(dict(terms=dict(loss_soft=term)))
-    )
-    (folder / 'calibrated.py').write_text(
-        "_base_ = ['pair.py']\nmodel = dict(terms=dict(loss_soft=dict(weight=0.7)))\n"
-    )
-    rows = measure_calibration.write_rows(args, data)
-    weights = {
-        name: read_config(str(file)).model.terms.loss_soft.weight
-        for name, file in rows.items()
-    }
-    recipe = read_recipe(measure_calibration.RECIPE).arguments['terms']['loss_soft']
-    assert weights == {
-        measure_calibration.ONES: 1.0,
-        measure_calibration.CARRIED: recipe['weight'],
-        measure_calibration.CALIBRATED: 0.7,
-        measure_calibration.HELD: recipe['weight'],
-    }
-    held = read_config(str(rows[measure_calibration.HELD]))
-    assert held.model.balance.type == 'GradientShare'
-    given = measure_calibration.arguments(args, data, rows)
-    parsed = compare.make_parser().parse_args(given)
-    assert parsed.epochs == 2 and parsed.seeds == [0, 1, 2]
-
-
-@pytest.mark.parametrize('data', measure_parts.DATA)
-def test_every_part_of_mkd_is_a_config_that_can_be_planned(
+@pytest.mark.parametrize('data', measure_mkd.DATA)
+def test_every_row_of_mkd_is_a_config_that_can_be_planned(
     data: str, tmp_path: Path
 ) -> None:
-    args = measure_parts.parse_args(
-        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--seeds', '0']
+    """One has the weights of a calibration, which is not repeated."""
+    args = measure_mkd.parse_args(
+        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--epochs', '2']
     )
-    given = measure_parts.arguments(args, data)
-    assert compare.make_parser().parse_args(given).seeds == [0]
-    for row, kept in measure_parts.ROWS.items():
-        cfg = measure_parts.make_row(args, data, row)
-        assert set(cfg.model.terms) == set(kept)
-        assert bool(cfg.model.branches) is ('loss_feature' in kept)
-    cfg.model.teachers.t.checkpoint = cfg.model.teachers.t.cache = None
-    assert set(build_model(cfg).plan.terms) == set(kept)  # of the last row, the whole
+    calibrated = measure_mkd.calibrated_file(args, data)
+    pair = calibrated.with_name('pair.py')
+    measuring.dump(measure_mkd.make_row(args, data, measure_mkd.ONES), pair)
+    calibrated.write_text(
+        "_base_ = ['pair.py']\nmodel = dict(terms=dict(loss_soft=dict(weight=0.7)))\n"
+    )
+    given = measure_mkd.arguments(args, data)
+    parsed = compare.make_parser().parse_args(given)
+    assert parsed.epochs == 2 and parsed.seeds == [0, 1, 2]
+    weights = {}
+    for row in measure_mkd.ROWS:
+        model = measure_mkd.make_row(args, data, row).model
+        assert model.teachers['t'].cache
+        model.teachers['t'].update(checkpoint=None, cache=None)
+        if row in measure_mkd.PARTS:
+            assert set(model.terms) == set(measure_mkd.PARTS[row])
+            assert bool(model.branches) is (row in EXPLORED)
+        if row in measure_mkd.WEIGHINGS:
+            weights[row] = model.terms.loss_soft.weight
+        assert (row == measure_mkd.HELD) == bool(model.get('balance'))
+    recipe = read_recipe('mkd_det::_base_/recipes/mkd_dense.py').arguments
+    shipped = recipe['terms']['loss_soft']['weight']
+    assert list(weights.values()) == [shipped, 1.0, 0.7, shipped]
     if data == 'bccd':
-        assert cfg.val_dataloader.dataset.ann_file.endswith('bccd_val.json')
+        val = measure_mkd.make_row(args, data, measure_mkd.BASE).val_dataloader
+        assert val.dataset.ann_file.endswith('bccd_val.json')
+
+
+EXPLORED = (
+    'features, guided, with exploration',
+    'M-KD without soft outputs',
+    measure_mkd.WHOLE,
+)
+
+
+@pytest.mark.parametrize('row', [*measure_mkd.PARTS, *measure_mkd.PEERS])
+def test_every_part_of_mkd_builds(row: str, tmp_path: Path) -> None:
+    args = measure_mkd.parse_args(
+        ['--weights', str(tmp_path), '--work-dir', str(tmp_path)]
+    )
+    cfg = measure_mkd.make_row(args, 'cards', row)
+    cfg.model.teachers['t'].update(checkpoint=None, cache=None)
+    assert set(build_model(cfg).plan.terms) == set(cfg.model.terms)
 
 
 def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:
@@ -238,20 +237,20 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
     shares = {50: 100.0, 100: 2.0, 200: 8.0, 250: 1.0}
     lines = [json.dumps(dict(step=s, stat_share_soft=v)) for s, v in shares.items()]
     log.write_text('\n'.join([*lines, '{"step": 300, "stat_sh']))
-    had = measure_calibration.shares_had(tmp_path / 'run')
+    had = measure_mkd.shares_had([tmp_path / 'run'])
     assert had == dict(soft=dict(first=pytest.approx(4.0), later=1.0))
     figure = dict(mean=0.41, deviation=0.01, count=3)
-    comparison = dict(rows=[dict(name=measure_calibration.CALIBRATED, metric=figure)])
     term = dict(share=3.0, weight=0.7, measured=4.3)
     found = dict(
-        calibration=dict(terms=dict(loss_soft=term)),
-        comparison=comparison,
-        shares=dict(calibrated_0=had),
+        split='test',
+        calibration=dict(loss_soft=term),
+        metrics={measure_mkd.CALIBRATED: figure},
+        shares=dict.fromkeys(measure_mkd.WEIGHINGS, had),
     )
-    text = measure_calibration.page(dict(cards=found))
+    text = measure_mkd.page(dict(cards=found))
     assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
     assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
-    assert '| cards | calibrated_0 | soft | 4 | 1 |' in text
+    assert '| cards | soft | 4, 1 | 4, 1 | 4, 1 | 4, 1 |' in text
 
 
 UNLABELLED = unlabelled_experiments.EXPERIMENTS
