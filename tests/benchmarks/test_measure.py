@@ -10,10 +10,12 @@ import measure_arsenal
 import measure_bccd
 import measure_chain
 import measure_cifar10
+import measure_families
 import measure_mkd
 import measure_speed
 import measure_unlabelled
 import measuring
+import protocol
 import pytest
 import unlabelled_experiments
 from mmengine.config import Config
@@ -340,3 +342,43 @@ def test_figures_of_images_without_labels_become_a_page(tmp_path: Path) -> None:
     assert '| student alone | 0.410 ± 0.010 |' in text
     assert '| teacher of M-KD | 0.500 |' in text
     assert '[Report](unlabelled_pcb_val/report.md)' in text
+
+
+@pytest.mark.parametrize('family', list(measure_families.FAMILIES))
+def test_every_row_of_a_family_teaches_one_student(family: str, tmp_path: Path) -> None:
+    rows = measure_families.make_rows(family, tmp_path)
+    (alone, *_), *taught = [list(tries.values()) for tries in rows.values()]
+    for tries in taught:
+        assert [cfg.optim_wrapper.optimizer.lr for cfg in tries] == [1e-3, 3e-3]
+        assert tries[0].model.student == alone.model
+        teacher = tries[0].model.teachers.t
+        assert Path(teacher.checkpoint).parent == tmp_path
+        teacher.checkpoint = None
+        assert build_model(tries[0]).plan.terms
+
+
+def test_the_protocol_tests_what_was_best_of_each_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is not run: it reports 0.1, 0.2, ... for its rows."""
+    calls = []
+
+    def run(argv: list[str]) -> None:
+        args = compare.make_parser().parse_args(argv)
+        calls.append(args)
+        names = [row.partition('=')[0] for row in (args.base, *args.rows)]
+        rows = [dict(name=n, metric=dict(mean=i / 10)) for i, n in enumerate(names, 1)]
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / 'report.json').write_text(json.dumps(dict(rows=rows)))
+
+    monkeypatch.setattr(compare, 'main', run)
+    tries = {'lr 1': Config(dict(a=1)), 'lr 3': Config(dict(a=3))}
+    place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'], epochs=2)
+    chosen = protocol.measure(dict(alone=tries, taught=tries), [5, 6], place)
+    assert chosen == dict(alone='lr 3', taught='lr 3')
+    first, second = calls
+    assert (first.seeds, first.test) == ([5], False)
+    assert (second.seeds, second.test) == ([5, 6], True)
+    assert second.base.startswith('alone, lr 3=') and len(second.rows) == 1
+    saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
+    assert saved['taught'] == {'lr 1': 0.3, 'lr 3': 0.4}
