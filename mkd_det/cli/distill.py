@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     BAD_INPUT,
@@ -21,6 +21,9 @@ from .common import (
     quiet_libraries,
 )
 from .common.arguments import Options
+
+if TYPE_CHECKING:
+    from ..experiments.distillation.prepare import PreparedDistillation
 
 POSITION = 5
 
@@ -86,14 +89,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
-    from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import (
-        check_checkpoint,
         is_finished,
-        write_configs,
+        wait_for_first,
         written_config,
     )
     from ..experiments.distillation.settings import check_same_run
+    from ..io.launched import launched_rank
     from .train import run as train
 
     quiet_libraries()
@@ -107,19 +109,12 @@ def run(args: argparse.Namespace) -> Any:
         if not is_finished(args.config, settings.run_dir, args.cfg_options):
             train(args)
         return finish(settings, begun)
-    check_checkpoint(settings, args.train_teacher)
-    prepared = prepare(settings, args.resume)
-    shown: Any = console()
-    shown.print(choice_table(prepared))
-    for warning in prepared.warnings:
-        shown.print(f'Warning: {warning}', style='yellow', markup=False)
+    first = args.launcher == 'none' or launched_rank() == 0
     if args.dry_run:
-        files = prepared.write(settings.folder)
-        for file in files:
-            shown.print(f'Written: {file}', markup=False, soft_wrap=True)
+        if first:
+            write_only(settings, args)
         return None
-    path = write_configs(settings, prepared, calibrated=not args.no_calibrate)
-    shown.print(f'Trains {path}', markup=False, soft_wrap=True)
+    path = write_and_calibrate(settings, args) if first else wait_for_first(settings)
     args.config, args.work_dir = str(path), str(settings.run_dir)
     args.resume = 'auto' if args.resume else None
     if not (args.no_doctor or args.resume or args.launcher != 'none'):
@@ -129,6 +124,57 @@ def run(args: argparse.Namespace) -> Any:
             return BAD_INPUT
     train(args)
     return finish(settings, path)
+
+
+def write_only(settings: Any, args: argparse.Namespace) -> None:
+    """Show what was chosen, and write the configs.
+
+    Args:
+        settings: What the user asked for.
+        args: The arguments.
+    """
+    for file in show_prepared(settings, args).write(settings.folder):
+        console().print(f'Written: {file}', markup=False, soft_wrap=True)
+
+
+def write_and_calibrate(settings: Any, args: argparse.Namespace) -> Path:
+    """Show what was chosen, write the configs, calibrate; tell the other processes.
+
+    Args:
+        settings: What the user asked for.
+        args: The arguments.
+
+    Returns:
+        The config to train.
+    """
+    from ..experiments.distillation.run import hand_over, write_configs
+
+    hand_over(settings, None)
+    prepared = show_prepared(settings, args)
+    path = write_configs(settings, prepared, calibrated=not args.no_calibrate)
+    if args.launcher != 'none':
+        hand_over(settings, path)
+    console().print(f'Trains {path}', markup=False, soft_wrap=True)
+    return path
+
+
+def show_prepared(settings: Any, args: argparse.Namespace) -> PreparedDistillation:
+    """Look at both models and the data, and show what was chosen.
+
+    Args:
+        settings: What the user asked for.
+        args: The arguments.
+    """
+    from ..experiments.distillation.prepare import prepare
+    from ..experiments.distillation.run import check_checkpoint
+
+    check_checkpoint(settings, args.train_teacher)
+    prepared = prepare(settings, args.resume)
+    shown: Any = console()
+    shown.print(choice_table(prepared))
+    for warning in prepared.warnings:
+        shown.print(f'Warning: {warning}', style='yellow', markup=False)
+    return prepared
 
 
 def settings_of(args: argparse.Namespace) -> Any:
@@ -179,6 +225,7 @@ def finish(settings: Any, config: Path) -> None:
     from torch import distributed
 
     from ..experiments.distillation.report.page import write_report
+    from ..experiments.distillation.run import hand_over
     from ..experiments.distillation.shipping import loading_lines, shipped_files
 
     main_process = is_main_process()
@@ -186,6 +233,7 @@ def finish(settings: Any, config: Path) -> None:
         distributed.destroy_process_group()  # the others are done
     if not main_process:
         return
+    hand_over(settings, None)
     shown: Any = console()
 
     def say(text: str, style: str = '') -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError, ExperimentError
+from .launched import launched_rank
 from .paths import check_writable_folder
 
 # Descriptors of the locks that this process holds.
@@ -40,7 +41,7 @@ def locked_folder(work_dir: Path, what: str) -> Iterator[None]:
         ExperimentError: Somebody else holds the lock.
         ConfigError: The folder is not writable.
     """
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))):
+    if launched_rank():
         yield
         return
     check_writable_folder(work_dir, '--work-dir')

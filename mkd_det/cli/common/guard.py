@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...errors import CheckpointSaveError, MkdError, PathError
+from ...io.launched import launched_rank
 from ...startup import import_library
 from .interrupts import INTERRUPTED, MESSAGE, note_interrupts
 
@@ -132,8 +133,7 @@ def _shortened(path: str, limit: int = 200) -> str:
 def print_error(error: MkdError) -> None:
     """Print `error` in red on stderr; ranks other than 0 print one line."""
     lines = str(error).splitlines()
-    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    if rank.isdigit() and int(rank):
+    if rank := launched_rank():
         lines = [f'rank {rank}: {type(error).__name__}: {lines[0]}']
     else:
         lines[0] = f'{type(error).__name__}: {lines[0]}'

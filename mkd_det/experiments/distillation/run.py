@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from ...checkpoints.checkpoint import read_checkpoint, read_meta
 from ...config_files.reading import load_config
 from ...errors import CheckpointError, ConfigError, ExperimentError
+from ...io.atomic import write_own
 from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
@@ -19,6 +21,8 @@ from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
 CALIBRATION_ITERS = 200
+# File in the folder of the configs that names the one to train.
+_HANDED_OVER = '.trained_config'
 
 
 def write_configs(
@@ -52,6 +56,35 @@ def write_configs(
     found = calibrate(cfg, {}, Settings(iters=CALIBRATION_ITERS))
     write_calibrated(out, str(config), cfg, found)
     return out
+
+
+def hand_over(settings: DistillSettings, config: Path | None) -> None:
+    """Tell the other processes of a launch which config they train.
+
+    Args:
+        settings: What the user asks for.
+        config: The config; None to take back what was said.
+    """
+    note = settings.folder / _HANDED_OVER
+    if config is None:
+        note.unlink(missing_ok=True)
+    else:
+        write_own(note, config.name.encode())
+
+
+def wait_for_first(settings: DistillSettings) -> Path:
+    """Return the config to train, once the first process of a launch has written it.
+
+    There is no limit: to train a teacher first takes its time, and where the first
+    process fails, its launcher ends the others.
+
+    Args:
+        settings: What the user asks for.
+    """
+    note = settings.folder / _HANDED_OVER
+    while not note.is_file():
+        time.sleep(0.5)
+    return settings.folder / note.read_text(encoding='utf-8')
 
 
 def written_config(settings: DistillSettings) -> Path | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -457,3 +459,21 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_training(
     given = DistillSettings('small.py', 'big.py', 'big.pth', tmp_path)
     finish(given, tmp_path / 'gone.py')
     assert '--resume makes the page again' in capsys.readouterr().out
+
+
+@pytest.mark.commands
+def test_several_processes_prepare_once(files: Path, tmp_path: Path) -> None:
+    """The first writes, calibrates and makes the page; the others wait and train."""
+    work_dir = tmp_path / 'run'
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command += ['--nproc_per_node', '2', '-m', 'mkd_det', 'distill']
+    command += ['--teacher', str(files / 'big.py'), str(files / 'big.pth')]
+    command += ['--student', str(files / 'small.py'), '--work-dir', str(work_dir)]
+    command += ['--launcher', 'pytorch', '--epochs', '1', '--cfg-options']
+    command += ['default_hooks.teacher_check=None', 'env_cfg.dist_cfg.backend=gloo']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('Trains ') == 1
+    assert (work_dir / 'configs/calibrated.py').is_file()
+    assert (work_dir / 'distill/student_last.pth').is_file()
+    assert (work_dir / 'report/index.html').is_file()
