@@ -53,6 +53,10 @@ class ProposalMasks(RegionHead):
         super().bind(teacher, tap, where)
         check_mask_heads(teacher, f'{where}, teacher')
 
+    def bind_student(self, student: nn.Module, tap: Any, where: str) -> None:
+        """Check the masks that the teacher's are compared with."""
+        check_mask_heads(student, f'{where}, student')
+
     @torch.no_grad()
     def forward(
         self,

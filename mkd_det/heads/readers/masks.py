@@ -11,6 +11,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor, nn
 
 from ...errors import HeadKindError
+from ..mask_proof import prove_masks
 
 # Probabilities of a mask are kept this far from 0 and 1, where logits are infinite.
 _EPS = 1e-6
@@ -24,19 +25,19 @@ def knows_mask_heads(model: nn.Module) -> bool:
         return False
     return all(
         isinstance(one, FCNMaskHead) and hasattr(one, 'conv_logits')
-        for one in _mask_heads(head)
+        for one in mask_heads_of(head)
     )
 
 
 def check_mask_heads(model: nn.Module, where: str) -> None:
-    """Raise unless masks of a detector's regions can be computed.
+    """Raise unless masks of a detector's regions are computed as it predicts them.
 
     Args:
         model: The teacher.
         where: Name of the adapter, for messages.
 
     Raises:
-        HeadKindError: It has no mask heads of a known kind.
+        HeadKindError: It has no mask heads of a known kind, or they are read otherwise.
     """
     if not knows_mask_heads(model):
         head: Any = getattr(model, 'roi_head', None)
@@ -51,6 +52,7 @@ def check_mask_heads(model: nn.Module, where: str) -> None:
             " only_with=['roi_head.mask_head.conv_logits'] in it, as the recipe"
             ' soft_two_stage.py has',
         )
+    prove_masks(model, where)
 
 
 def masks_of_regions(
@@ -74,6 +76,7 @@ def masks_of_regions(
     return torch.stack([mask.sigmoid() for mask in masks]).mean(0).logit(_EPS)
 
 
-def _mask_heads(head: Any) -> list[Any]:
+def mask_heads_of(head: Any) -> list[Any]:
+    """Return the mask head of each stage of a second stage."""
     several = isinstance(head.mask_head, nn.ModuleList)
     return list(head.mask_head) if several else [head.mask_head]
