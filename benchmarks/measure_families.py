@@ -50,7 +50,7 @@ def make_rows(family: str, weights: Path) -> dict[str, protocol.Tries]:
         weights: Folder of the teachers.
     """
     files, teacher = FAMILIES[family]
-    rows = {}
+    rows: dict[str, protocol.Tries] = {}
     for row, file in files.items():
         tries = {}
         for rate in RATES:

@@ -36,9 +36,9 @@ from mkd_det.plan.recipes import apply_recipe, read_recipe
 DATA = ('bccd', 'cards', 'pcb')
 BASE = 'student alone'
 WHOLE = 'M-KD'
-NECK = dict(loss_relation=None, loss_attention=None, loss_feature=None)
+NECK = dict.fromkeys(('loss_relation', 'loss_attention', 'loss_feature'))
 # Terms of the recipe that a row keeps, and their weights where these are others.
-PARTS: dict[str, dict[str, float | None]] = {
+PARTS: dict[str, Mapping[str, float | None]] = {
     'soft outputs': dict(loss_soft=0.8),
     'attention': dict(loss_attention=20.0),
     'relations': dict(loss_relation=None),
