@@ -13,9 +13,11 @@ docs/results/cards_<family>. Finished trainings are skipped, interrupted ones re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import protocol
+from mmengine.config import Config
 
 from mkd_det.cli.common import guard
 from mkd_det.config_files.reading import load_config
@@ -39,28 +41,26 @@ FAMILIES = {
         'rtmdet-w050_cards.pth',
     ),
 }
-RATES = (1e-3, 3e-3)
+STAGES = (protocol.Stage('lr', (1e-3, 3e-3)),)
 
 
-def make_rows(family: str, weights: Path) -> dict[str, protocol.Tries]:
-    """Return the tries of each row.
+def make_rows(family: str, weights: Path) -> dict[str, protocol.Make]:
+    """Return what makes the config of each row.
 
     Args:
         family: Name of the family.
         weights: Folder of the teachers.
     """
     files, teacher = FAMILIES[family]
-    rows: dict[str, protocol.Tries] = {}
-    for row, file in files.items():
-        tries = {}
-        for rate in RATES:
-            cfg = load_config(f'mkd_det::cards/{file}')
-            cfg.optim_wrapper.optimizer.lr = rate
-            if 'teachers' in cfg.model:
-                cfg.model.teachers.t.checkpoint = str((weights / teacher).absolute())
-            tries[f'lr {rate:g}'] = cfg
-        rows[row] = tries
-    return rows
+
+    def make(file: str, settings: protocol.Settings) -> Config:
+        cfg = load_config(f'mkd_det::cards/{file}')
+        cfg.optim_wrapper.optimizer.lr = settings['lr']
+        if 'teachers' in cfg.model:
+            cfg.model.teachers.t.checkpoint = str((weights / teacher).absolute())
+        return cfg
+
+    return {row: partial(make, file) for row, file in files.items()}
 
 
 @guard
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in args.families:
         out = args.out / f'cards_{family}'
         place = protocol.Place(args.work_dir / family, out, args.devices, args.epochs)
-        protocol.measure(make_rows(family, args.weights), args.seeds, place)
+        protocol.measure(make_rows(family, args.weights), STAGES, args.seeds, place)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ What was best of each row trains with all seeds, and is tested once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,25 @@ from mkd_det.experiments.comparison.report.page import JSON
 from mkd_det.experiments.comparison.rows import file_stem
 from mkd_det.io.json_files import read_json, write_json
 
-# Configs of a row by what was tried, such as 'lr 0.001'.
-Tries = Mapping[str, Config]
+# Values of the settings that are tried, by name.
+Settings = Mapping[str, float]
+# Makes the config of a row with some settings.
+Make = Callable[[Settings], Config]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tries that differ in one setting; the others are the best so far.
+
+    Args:
+        name: Name of the setting, such as 'lr'.
+        values: What is tried.
+        start: Its value in earlier stages.
+    """
+
+    name: str
+    values: Sequence[float]
+    start: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,38 +79,57 @@ def make_parser(description: str | None, work_dir: str) -> argparse.ArgumentPars
 
 
 def measure(
-    rows: Mapping[str, Tries], seeds: Sequence[int], place: Place
-) -> dict[str, str]:
+    rows: Mapping[str, Make],
+    stages: Sequence[Stage],
+    seeds: Sequence[int],
+    place: Place,
+) -> dict[str, Settings]:
     """Try, choose, train with all seeds, and test.
 
     Args:
-        rows: The tries of each row; the first row is the student alone.
+        rows: The rows; the first is the student alone.
+        stages: What is tried of each row, one setting after the other.
         seeds: All seeds; the tries have the first.
         place: Where to train and report.
 
     Returns:
         What was chosen, by row.
     """
-    files = {}
-    for row, tries in rows.items():
-        for label, cfg in tries.items():
-            name = f'{row}, {label}'
-            files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
-            dump(cfg, files[name])
-    tries_out = place.folder / 'tries'
-    run_compare(files, seeds[:1], place, tries_out)
-    report = read_json(tries_out / JSON)
-    reached = {row['name']: row['metric']['mean'] for row in report['rows']}
-    tried = {
-        row: {label: reached[f'{row}, {label}'] for label in tries}
-        for row, tries in rows.items()
-    }
+    start = {stage.name: stage.start for stage in stages}
+    best: dict[str, Settings] = dict.fromkeys(rows, start)
+    tried: dict[str, dict[str, float]] = {row: {} for row in rows}
+    files: dict[str, Path] = {}
+    made: dict[str, tuple[str, Settings]] = {}
+    for stage in stages:
+        for row, make in rows.items():
+            for value in stage.values:
+                settings = {**best[row], stage.name: value}
+                name = f'{row}, {label(settings)}'
+                made[name] = row, settings
+                files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
+                dump(make(settings), files[name])
+        out = place.folder / 'tries'
+        run_compare(files, seeds[:1], place, out)
+        for name, value in figures(out).items():
+            tried[made[name][0]][name] = value
+        names = {row: max(own, key=own.__getitem__) for row, own in tried.items()}
+        best = dict(made[name] for name in names.values())
     place.out.mkdir(parents=True, exist_ok=True)
     write_json(place.out / 'tries.json', tried)
-    chosen = {row: max(own, key=own.__getitem__) for row, own in tried.items()}
-    names = [f'{row}, {label}' for row, label in chosen.items()]
-    run_compare({n: files[n] for n in names}, seeds, place, place.out, test=True)
-    return chosen
+    chosen = {name: files[name] for name in names.values()}
+    run_compare(chosen, seeds, place, place.out, test=True)
+    return best
+
+
+def label(settings: Settings) -> str:
+    """Return settings in words: 'lr 0.003, weight 2'."""
+    return ', '.join(f'{name} {value:g}' for name, value in settings.items())
+
+
+def figures(out: Path) -> dict[str, float]:
+    """Return the figure of each row of a report."""
+    rows = read_json(out / JSON)['rows']
+    return {row['name']: row['metric']['mean'] for row in rows}
 
 
 def run_compare(

@@ -347,38 +347,52 @@ def test_figures_of_images_without_labels_become_a_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize('family', list(measure_families.FAMILIES))
 def test_every_row_of_a_family_teaches_one_student(family: str, tmp_path: Path) -> None:
     rows = measure_families.make_rows(family, tmp_path)
-    (alone, *_), *taught = [list(tries.values()) for tries in rows.values()]
-    for tries in taught:
-        assert [cfg.optim_wrapper.optimizer.lr for cfg in tries] == [1e-3, 3e-3]
-        assert tries[0].model.student == alone.model
-        teacher = tries[0].model.teachers.t
+    alone, *taught = (make(dict(lr=0.5)) for make in rows.values())
+    for cfg in taught:
+        assert cfg.optim_wrapper.optimizer.lr == 0.5
+        assert cfg.model.student == alone.model
+        teacher = cfg.model.teachers.t
         assert Path(teacher.checkpoint).parent == tmp_path
         teacher.checkpoint = None
-        assert build_model(tries[0]).plan.terms
+        assert build_model(cfg).plan.terms
 
 
 def test_the_protocol_tests_what_was_best_of_each_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command is not run: it reports 0.1, 0.2, ... for its rows."""
+    """The command is not run: it reports for each row what `reached` says."""
     calls = []
+    reached = {
+        'alone, lr 1, weight 1': 0.3,
+        'alone, lr 3, weight 1': 0.2,
+        'alone, lr 1, weight 2': 0.1,
+        'taught, lr 1, weight 1': 0.1,
+        'taught, lr 3, weight 1': 0.4,
+        'taught, lr 3, weight 2': 0.5,
+    }
 
     def run(argv: list[str]) -> None:
         args = compare.make_parser().parse_args(argv)
         calls.append(args)
         names = [row.partition('=')[0] for row in (args.base, *args.rows)]
-        rows = [dict(name=n, metric=dict(mean=i / 10)) for i, n in enumerate(names, 1)]
+        rows = [dict(name=n, metric=dict(mean=reached[n])) for n in names]
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / 'report.json').write_text(json.dumps(dict(rows=rows)))
 
     monkeypatch.setattr(compare, 'main', run)
-    tries = {'lr 1': Config(dict(a=1)), 'lr 3': Config(dict(a=3))}
+    stages = [protocol.Stage('lr', (1, 3)), protocol.Stage('weight', (2,))]
     place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'], epochs=2)
-    chosen = protocol.measure(dict(alone=tries, taught=tries), [5, 6], place)
-    assert chosen == dict(alone='lr 3', taught='lr 3')
-    first, second = calls
-    assert (first.seeds, first.test) == ([5], False)
-    assert (second.seeds, second.test) == ([5, 6], True)
-    assert second.base.startswith('alone, lr 3=') and len(second.rows) == 1
+    rows: dict[str, protocol.Make] = dict(alone=Config, taught=Config)
+    best = protocol.measure(rows, stages, [5, 6], place)
+    assert best == dict(alone=dict(lr=1, weight=1), taught=dict(lr=3, weight=2))
+    *tries, last = calls
+    assert [(c.seeds, c.test, len(c.rows)) for c in tries] == [
+        ([5], False, 3),
+        ([5], False, 5),
+    ]
+    assert (last.seeds, last.test, last.epochs) == ([5, 6], True, 2)
+    assert last.base.startswith('alone, lr 1, weight 1=') and len(last.rows) == 1
     saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
-    assert saved['taught'] == {'lr 1': 0.3, 'lr 3': 0.4}
+    assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
+    tried = Config.fromfile(last.rows[0].partition('=')[2])
+    assert tried.to_dict() == dict(lr=3, weight=2)
