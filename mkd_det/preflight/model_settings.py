@@ -10,7 +10,7 @@ from copy import deepcopy
 from importlib import import_module
 from typing import Any
 
-from mmengine.model import initialize
+from mmengine.model import BaseModule, initialize
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
@@ -60,7 +60,27 @@ def check_initializers(model: nn.Module) -> None:
                     available=nearest_names(kind, WEIGHT_INITIALIZERS.module_dict),
                 )
             with preserved_random_state(), as_config_error(where):
-                initialize(deepcopy(module), dict(cfg))
+                _try_initializer(module, dict(cfg))
+
+
+def _try_initializer(module: nn.Module, cfg: dict[str, Any]) -> None:
+    """Raise what a part of an `init_cfg` raises where the module reads it.
+
+    A class with `init_weights` of its own may not read what it inherits: RTMDet's head
+    has the `init_cfg` of ATSS, which names a layer that it lacks.
+    """
+    try:
+        initialize(deepcopy(module), cfg)
+    except Exception:
+        copy: Any = deepcopy(module)
+        own = getattr(type(copy), 'init_weights', None)
+        if own in (None, BaseModule.init_weights):
+            raise
+        for part in copy.modules():
+            if 'Pretrained' in str(getattr(part, 'init_cfg', None)):
+                part.init_cfg = None
+        copy._is_init = False
+        copy.init_weights()
 
 
 def check_test_settings(model: Mapping[str, Any]) -> None:

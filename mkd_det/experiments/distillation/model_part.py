@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, lcm
+from math import ceil, inf, lcm
 from typing import Any
 
 from ...errors import ConfigError
@@ -117,6 +117,8 @@ def scaled_schedule(
     many = [schedulers] if isinstance(schedulers, Mapping) else schedulers
     iterations = after * steps if steps else None
     scaled = [_scale_scheduler(one, factor, iterations) for one in many]
+    # The last epochs of a long training may be none of a short one, as of YOLOX.
+    scaled = [one for one in scaled if one.get('begin', 0) < one.get('end', inf)]
     if scaled != [dict(one) for one in many]:
         parts['param_scheduler'] = scaled
     hooks = cfg.get('custom_hooks') or []

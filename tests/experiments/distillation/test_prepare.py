@@ -382,6 +382,22 @@ def test_a_schedule_follows_the_number_of_images() -> None:
         scaled_schedule(counted, None, epochs=5)
 
 
+@pytest.mark.parametrize('epochs', [1, 2, 10, 30])
+@pytest.mark.parametrize(
+    'name', ['yolox/yolox_s_8xb8-300e_coco', 'rtmdet/rtmdet_s_8xb32-300e_coco']
+)
+def test_long_schedules_can_be_short(name: str, epochs: int) -> None:
+    """Each part of them that is left has an epoch, and the learning rate falls."""
+    cfg = load_config(f'mmdet::{name}.py')
+    parts = scaled_schedule(cfg, 64, epochs=epochs)
+    for one in parts['param_scheduler']:
+        assert one.get('begin', 0) < one['end']
+        assert one['end'] <= epochs or not one.get('by_epoch', True)
+    kinds = [one['type'] for one in parts['param_scheduler']]
+    assert len(kinds) == len(cfg.param_scheduler) or epochs < 30
+    assert epochs == 1 or 'CosineAnnealingLR' in kinds
+
+
 def test_a_config_that_was_edited_is_kept(files: Path, tmp_path: Path) -> None:
     given = settings(files, tmp_path / 'run')
     prepare(given).write(given.folder)
