@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -86,6 +87,9 @@ def build_model(cfg: Config) -> Any:
     Raises:
         MkdError: The config of the model is not valid.
     """
+    # `BatchSyncRandomResize` asks how far a training is, also where no runner counts.
+    hub = MessageHub.get_current_instance()
+    hub.update_info('iter', hub.get_info('iter', 0))
     # mmdet's models write to the config that they are built from.
     model = deepcopy(with_class_names(cfg).model)
     if cfg.get('data_preprocessor') is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 
 import tiny
 from mkd_det.config_files.reading import load_config
@@ -95,6 +96,18 @@ def test_a_wider_model_and_a_larger_image_need_more(tmp_path: Path) -> None:
     assert found[0].fixed == found[2].fixed
     assert 20 < found[2].image / found[0].image < 200
     assert found[0].of(3) == found[0].fixed + 3 * found[0].image
+
+
+def test_images_that_change_their_size_in_a_training(tmp_path: Path) -> None:
+    """As of YOLOX, which asks the runner how far it is; here none is."""
+    model = tiny.gfl(4, 8)
+    resize = dict(
+        type='BatchSyncRandomResize', random_size_range=(64, 96), size_divisor=32
+    )
+    model['data_preprocessor']['batch_augments'] = [resize]
+    data = tiny.write_coco(tmp_path / 'data', images=2)
+    MessageHub.get_current_instance().runtime_info.pop('iter', None)
+    assert measure_memory(tiny.runner_cfg(model, data, tmp_path)).image > 0
 
 
 @pytest.fixture(scope='module')
