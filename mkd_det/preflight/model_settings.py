@@ -50,7 +50,7 @@ def check_initializers(model: nn.Module) -> None:
                     actual=repr(given),
                     fix="init_cfg=dict(type='Pretrained', checkpoint='...')",
                 )
-            if not cfg or cfg.get('type') == 'Pretrained':
+            if not cfg or _reads_file(cfg):
                 continue
             kind = cfg.get('type')
             if isinstance(kind, str) and WEIGHT_INITIALIZERS.get(kind) is None:
@@ -77,10 +77,17 @@ def _try_initializer(module: nn.Module, cfg: dict[str, Any]) -> None:
         if own in (None, BaseModule.init_weights):
             raise
         for part in copy.modules():
-            if 'Pretrained' in str(getattr(part, 'init_cfg', None)):
+            given = getattr(part, 'init_cfg', None)
+            many = given if isinstance(given, (list, tuple)) else [given or {}]
+            if any(_reads_file(one) for one in many):
                 part.init_cfg = None
         copy._is_init = False
         copy.init_weights()
+
+
+def _reads_file(cfg: Mapping[str, Any]) -> bool:
+    """Return whether an `init_cfg` is a file; PVT's has no type."""
+    return cfg.get('type', 'Pretrained') == 'Pretrained' and 'checkpoint' in cfg
 
 
 def check_test_settings(model: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from mkd_det.heads.readers.dense import DenseReader
 from mkd_det.losses.outputs.soft_output import SoftOutputKD
 from mkd_det.plan.checks.agreement import check_agreement
 from mkd_det.plan.plan import Term
+from mkd_det.preflight.model_settings import check_initializers
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 # A config of each family, and the reader of its head.
@@ -148,6 +149,12 @@ def maps_of(head: Any) -> list[Tensor]:
         widths = [given] * levels
     torch.manual_seed(2)
     return [torch.randn(1, w, *[max(32 >> i, 3)] * 2) for i, w in enumerate(widths)]
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_head_passes_the_checks_of_a_training(name: str) -> None:
+    """Some have an `init_weights` of their own, and an `init_cfg` that they inherit."""
+    check_initializers(head_of(name))
 
 
 @pytest.mark.parametrize('name', FAMILIES)

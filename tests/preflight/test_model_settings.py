@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 
 import tiny
 from mkd_det.errors import ConfigError
@@ -29,6 +30,23 @@ def test_initializers_that_mmengine_takes_pass_and_change_nothing() -> None:
     check_initializers(model)
     assert torch.rand(()) == expected
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_files_of_weights_are_not_read() -> None:
+    """That of PVT has no type; the part around it initialises in its own way."""
+
+    class Backbone(BaseModule):
+        def init_weights(self) -> None:
+            if self.init_cfg:
+                raise FileNotFoundError(self.init_cfg)
+
+    class Around(BaseModule):
+        def init_weights(self) -> None:
+            self.part.init_weights()
+
+    model = Around(init_cfg=dict(type='Normal', override=dict(name='gone')))
+    model.part = Backbone(init_cfg=dict(checkpoint='nowhere.pth'))
+    check_initializers(model)
 
 
 @pytest.mark.parametrize(
