@@ -319,6 +319,7 @@ def capture(
     taps: Mapping[str, Tap],
     need_grad: bool = False,
     stop_after: Mapping[str, int] | None = None,
+    silent: bool = False,
 ) -> Iterator[Captured]:
     """Record what `taps` yield during the forwards inside the `with` block.
 
@@ -332,6 +333,7 @@ def capture(
         need_grad: Whether to raise TapNoGradError for taps without gradient.
         stop_after: Number of calls of each tap after which the forward is stopped
             (`Captured.calls` of an earlier, whole forward).
+        silent: Whether taps that never fired are left out, instead of an error.
 
     Yields:
         Captured: Empty inside the block; holds the levels by name after it.
@@ -350,6 +352,8 @@ def capture(
         with suppress(StopForward):
             yield seen
         for name, recorder in recorders.items():
+            if silent and not recorder.calls:
+                continue
             seen[name] = recorder.levels(model)
             seen.calls[name] = recorder.calls
     finally:

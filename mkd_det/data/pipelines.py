@@ -25,6 +25,28 @@ def image_size(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return found
 
 
+def pipeline_of(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the pipeline of a dataset's config; of the first one, of several.
+
+    Args:
+        dataset: The config, of a wrapper or not.
+    """
+    if 'datasets' in dataset and 'pipeline' not in dataset:
+        return pipeline_of(dataset['datasets'][0])
+    if 'dataset' in dataset and 'pipeline' not in dataset:
+        return pipeline_of(dataset['dataset'])
+    return dataset.get('pipeline') or ()
+
+
+def loads_masks(pipeline: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a pipeline loads masks of objects.
+
+    Args:
+        pipeline: Its steps.
+    """
+    return any(step.get('with_mask') for step in pipeline)
+
+
 def _sizes(value: Any) -> list[tuple[int, int]]:
     if not isinstance(value, (tuple, list)) or not value:
         return []

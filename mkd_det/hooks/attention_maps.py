@@ -53,7 +53,8 @@ def draw_attention(
     taps = find_taps(distiller, names)
     for number, sample in enumerate(samples):
         image = _to_picture(sample['inputs'])
-        levels, size = _read(distiller, taps, collate([sample]), student)
+        batch = collate([sample])
+        levels, size = _read(distiller, taps, batch, student, names is None)
         for tap in taps['student']:
             columns = {
                 owner: _overlays(seen[tap], image, size)
@@ -67,7 +68,7 @@ def draw_attention(
 def _is_shown(columns: dict[str, list], asked: bool) -> bool:
     """Tell whether a picture has the student; unless it was asked for, a teacher."""
     others = [drawn for owner, drawn in columns.items() if owner != 'student']
-    return bool(columns['student']) and (asked or any(others))
+    return bool(columns.get('student')) and (asked or any(others))
 
 
 def find_taps(
@@ -138,8 +139,13 @@ def _read(
     taps: dict[str, dict[str, Tap]],
     batch: dict,
     student: Any = None,
+    silent: bool = False,
 ) -> tuple[dict[str, dict[str, Levels]], tuple[int, int]]:
-    """Return levels by owner and tap for a batch of one, and its padded size."""
+    """Return levels by owner and tap for a batch of one, and its padded size.
+
+    Only features are run. Without `silent` a tap elsewhere, such as of a second stage,
+    is an error.
+    """
     student = distiller.student if student is None else student
     data = student.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data.get('data_samples')
@@ -149,7 +155,7 @@ def _read(
         if owner != 'student':
             model = distiller.teachers[owner].model
             images = distiller.renormalizers[owner](inputs, samples)
-        with frozen_state(model), capture(model, named) as seen:
+        with frozen_state(model), capture(model, named, silent=silent) as seen:
             run_features(model, images, samples, rehearse=owner == 'student')
         levels[owner] = seen
     return levels, (inputs.shape[-2], inputs.shape[-1])

@@ -8,14 +8,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 
 import hook_runs
 import plans
 import tiny
 from mkd_det.config_files.reading import read_config
 from mkd_det.distiller.model import Distiller
-from mkd_det.errors import ConfigError
-from mkd_det.hooks.attention_maps import CAPTION, _overlays, _read, find_taps
+from mkd_det.errors import ConfigError, TapSilentError
+from mkd_det.hooks.attention_maps import (
+    CAPTION,
+    _overlays,
+    _read,
+    draw_attention,
+    find_taps,
+)
 
 
 def test_pictures_of_all_taps_go_to_png_and_tensorboard(tmp_path: Path) -> None:
@@ -98,3 +105,15 @@ def test_by_default_a_teacher_is_beside_the_student_in_every_picture(
         for tap in levels['student']
     }
     assert drawn == {'fpn': [True, True], 'head': [False, False]}
+
+
+def test_taps_of_a_second_stage_are_left_out_by_default() -> None:
+    """It does not run with the features; asked for by name, it is an error."""
+    recipe = read_config('mkd_det::_base_/recipes/mkd_two_stage.py').recipe.to_dict()
+    pair = tiny.distiller(tiny.faster_rcnn(4, 8), tiny.faster_rcnn(8, 16), **recipe)
+    model = tiny.build(pair).eval()
+    samples = [{key: many[0] for key, many in tiny.batch(1).items()}]
+    drawn = list(draw_attention(model, samples, pseudo_collate))
+    assert {tap for tap, _, _ in drawn} == {'fpn'}
+    with pytest.raises(TapSilentError):
+        list(draw_attention(model, samples, pseudo_collate, ['rois']))

@@ -6,18 +6,25 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from torch import Tensor
 
-from ...data.pipelines import image_size
+from ...data.pipelines import image_size, loads_masks, pipeline_of
 
 Batch = dict[str, Any]
 
 
 def random_batch(
-    size: tuple[int, int], images: int, boxes: int, classes: int, seed: int = 0
+    size: tuple[int, int],
+    images: int,
+    boxes: int,
+    classes: int,
+    seed: int = 0,
+    masks: bool = False,
 ) -> Batch:
     """Return a batch of noise with boxes of all sizes, as a dataloader yields it.
 
@@ -27,6 +34,7 @@ def random_batch(
         boxes: Number of boxes on each.
         classes: Labels are below this.
         seed: Seed of the noise.
+        masks: Whether the objects have masks; they fill their boxes.
     """
     from mmdet.structures import DetDataSample
 
@@ -51,11 +59,25 @@ def random_batch(
         sample.gt_instances = InstanceData(
             bboxes=torch.cat([corner, corner + sides], 1) * whole, labels=labels
         )
+        if masks:
+            sample.gt_instances.masks = _filled(sample.gt_instances.bboxes, size)
         sample.ignored_instances = InstanceData(
             bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def _filled(boxes: Tensor, size: tuple[int, int]) -> Any:
+    """Return the masks of boxes, without what rounding cuts off."""
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(
+        masks, boxes.round().int().tolist(), strict=True
+    ):
+        mask[top:bottom, left:right] = 1
+    return BitmapMasks(masks, *size)
 
 
 def data_batches(cfg: Config, count: int) -> list[Batch]:
@@ -80,12 +102,12 @@ def random_batches(
         boxes: Number of boxes on each image.
         size: (H, W), or one side for both; the pipeline's size by default.
     """
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset and 'pipeline' not in dataset:
-        dataset = dataset.dataset
-    size = size or image_size(dataset.get('pipeline', ()))
+    pipeline = pipeline_of(cfg.train_dataloader.dataset)
+    size = size or image_size(pipeline)
     images = cfg.train_dataloader.batch_size
     return [
-        random_batch((size[0], size[-1]), images, boxes, classes, seed)
+        random_batch(
+            (size[0], size[-1]), images, boxes, classes, seed, loads_masks(pipeline)
+        )
         for seed in range(count)
     ]

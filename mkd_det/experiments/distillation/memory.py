@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 
 from ...class_maps.counting import class_count
-from ...data.pipelines import image_size
+from ...data.pipelines import image_size, loads_masks, pipeline_of
 from ...distiller.model import Distiller
 from ...errors import ConfigError
 from ...io.quiet import suppress_info_logs
@@ -63,7 +62,8 @@ def measure_memory(cfg: Config) -> StepMemory:
         Exception: Whatever a model says that does not take random images with boxes.
     """
     device = get_device()
-    whole = image_size(_pipeline(cfg.train_dataloader.dataset))
+    pipeline = pipeline_of(cfg.train_dataloader.dataset)
+    whole, masks = image_size(pipeline), loads_masks(pipeline)
     factor = min(1.0, (AREA / (whole[0] * whole[1])) ** 0.5)
     size = tuple(max(64, round(side * factor / 32) * 32) for side in whole)
     with preserved_random_state(), suppress_info_logs():
@@ -73,7 +73,9 @@ def measure_memory(cfg: Config) -> StepMemory:
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper.copy())
 
         def step(_: Any = None) -> None:
-            batch = random_batch((size[0], size[1]), IMAGES, BOXES, classes)
+            batch = random_batch(
+                (size[0], size[1]), IMAGES, BOXES, classes, masks=masks
+            )
             model.train_step(batch, wrapper)
 
         step()  # settles how teachers run, and makes the optimizer's state
@@ -82,15 +84,6 @@ def measure_memory(cfg: Config) -> StepMemory:
     scale = whole[0] * whole[1] / (size[0] * size[1])
     image = max(peak - gradients, 0) / IMAGES * scale
     return StepMemory(_resident(model, wrapper) + gradients, image)
-
-
-def _pipeline(dataset: Mapping[str, Any]) -> Any:
-    """Return the pipeline of a dataset; of the first one, of several."""
-    if 'datasets' in dataset and 'pipeline' not in dataset:
-        return _pipeline(dataset['datasets'][0])
-    if 'dataset' in dataset and 'pipeline' not in dataset:
-        return _pipeline(dataset['dataset'])
-    return dataset.get('pipeline') or ()
 
 
 def _resident(model: Any, wrapper: Any) -> int:
@@ -122,7 +115,7 @@ def estimate_memory(cfg: Config) -> tuple[StepMemory | None, str]:
             actual=str(error).partition('\n')[0],
             fix='a machine with more memory, or one that does nothing else',
         ) from error
-    except Exception as error:  # masks, or classes of whole images
+    except Exception as error:  # such as classes of whole images
         first = (str(error).splitlines() or [''])[0]
         return None, f'{type(error).__name__}: {first}'
 

@@ -110,6 +110,15 @@ def test_images_that_change_their_size_in_a_training(tmp_path: Path) -> None:
     assert measure_memory(tiny.runner_cfg(model, data, tmp_path)).image > 0
 
 
+def test_a_model_with_masks(tmp_path: Path) -> None:
+    data = tiny.write_coco(tmp_path / 'data', images=2)
+    cfg = tiny.runner_cfg(tiny.mask_rcnn(4, 8), data, tmp_path)
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == 'LoadAnnotations':
+            step.with_mask = True
+    assert measure_memory(cfg).image > 0
+
+
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('pair')
