@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -339,6 +340,15 @@ def _dataset(*objects: list[tuple[int, int]]) -> Any:
             return self[index]
 
     return Data(infos)
+
+
+def test_the_rarest_of_many_classes_are_named() -> None:
+    dataset = _dataset([(0, 50), (0, 50), (3, 50)])
+    dataset.metainfo = dict(classes=[f'c{i}' for i in range(80)])
+    counts = data.Counts(images=1, total=1, boxes=Counter({0: 2, 3: 1}))
+    (finding,) = data._classes(counts, dataset)
+    assert 'learn from: c3 (1), c0 (2), c1 (0), c2 (0), c4 (0)' in finding.message
+    assert finding.message.endswith('(0) and 60 more')
 
 
 def test_data(case: Examination) -> None:

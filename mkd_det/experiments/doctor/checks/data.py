@@ -16,8 +16,8 @@ from ..finding import OK, WARNING, Finding
 POSITION = 110
 # Images whose annotations are read; more are sampled.
 MOST = 5000
-# Objects of a class, from which on something can be learnt.
-FEW = 10
+# Objects of a class, from which on something can be learnt; classes that are named.
+FEW, LISTED = 10, 20
 # Parts of the images, or of the objects, from which on they are worth a warning.
 EMPTY, CROWDED, TINY = 0.3, 0.05, 0.05
 
@@ -138,7 +138,11 @@ def _classes(counts: Counts, dataset: Any) -> Iterator[Finding]:
     few = {n: counts.boxes[i] for i, n in enumerate(_names(dataset, counts))}
     few = {name: number for name, number in few.items() if number < FEW}
     if few:
-        listed = ', '.join(f'{name} ({number})' for name, number in few.items())
+        # The rarest of those that are there at all; most of COCO's may be missing.
+        few = dict(sorted(few.items(), key=lambda one: (not one[1], one[1])))
+        listed = ', '.join(f'{name} ({few[name]})' for name in list(few)[:LISTED])
+        if len(few) > LISTED:
+            listed += f' and {len(few) - LISTED} more'
         yield Finding(
             'data',
             WARNING,
