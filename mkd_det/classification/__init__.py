@@ -1,6 +1,8 @@
 """Image classifiers for mmengine: models, data, metrics; without distillation."""
 
 from .cifar_resnet import CifarResNet
+from .cifar_vgg import CifarVGG
+from .cifar_wide_resnet import CifarWideResNet
 from .classifier import ImageClassifier
 from .datasets import TorchvisionDataset
 from .metrics import ClassAccuracy
@@ -10,6 +12,8 @@ from .torchvision_backbone import TorchvisionBackbone
 
 __all__ = [
     'CifarResNet',
+    'CifarVGG',
+    'CifarWideResNet',
     'ClassAccuracy',
     'ClassifierPreprocessor',
     'ImageClassifier',

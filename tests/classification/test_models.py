@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
 import tiny
 import tiny_images
+from mkd_det.classification.cifar_wide_resnet import WideBlock
 from mkd_det.errors import AnnotationError, ConfigError
 from mkd_det.preflight.checks import check_pretrained
 from tooling import fails, plain_dumps, run_command
@@ -56,6 +58,86 @@ def test_resnets_for_cifar_are_those_of_the_paper(depth: int, parameters: int) -
     assert sum(p.numel() for p in model.parameters()) == parameters
     maps = model.extract_feat(torch.zeros(1, 3, 32, 32))
     assert [m.shape[1:] for m in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    'depth, widen, million', [(40, 1, 0.6), (40, 2, 2.2), (16, 4, 2.7), (16, 8, 11.0)]
+)
+def test_wide_resnets_are_those_of_the_paper(
+    depth: int, widen: int, million: float
+) -> None:
+    """Table 2 and 3 of the paper, in millions of parameters."""
+    cfg = dict(type='CifarWideResNet', depth=depth, widen=widen)
+    model = MODELS.build(dict(type='ImageClassifier', backbone=cfg, num_classes=10))
+    count = sum(p.numel() for p in model.parameters())
+    assert count / 1e6 == pytest.approx(million, abs=0.05)
+    maps = model.extract_feat(torch.zeros(1, 3, 32, 32))
+    k = widen
+    assert [m.shape[1:] for m in maps] == [
+        (16 * k, 32, 32),
+        (32 * k, 16, 16),
+        (64 * k, 8, 8),
+    ]
+
+
+def test_a_wide_block_adds_its_input() -> None:
+    """A shortcut of the normalised input where the width changes, else the input."""
+    same, other = WideBlock(4, 4, 1).eval(), WideBlock(4, 8, 2).eval()
+    x = torch.randn(2, 4, 6, 6)
+    for block in (same, other):
+        torch.nn.init.zeros_(block.conv2.weight)
+    assert torch.equal(same(x), x)
+    normalised = torch.relu(other.bn1(x))
+    assert torch.allclose(other(x), other.shortcut(normalised))
+
+
+@pytest.mark.parametrize('depth', [11, 13, 16, 19])
+def test_vggs_have_the_convolutions_of_the_paper(depth: int) -> None:
+    features = torchvision.models.get_model(f'vgg{depth}_bn').features
+    expected = [m.weight.shape for m in features if isinstance(m, nn.Conv2d)]
+    backbone = MODELS.build(dict(type='CifarVGG', depth=depth))
+    convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.weight.shape for m in convs] == expected
+
+
+def test_a_small_vgg() -> None:
+    """VGG-8 of the literature on distillation: 3.97 million for 100 classes."""
+    cfg = dict(type='CifarVGG', depth=8)
+    model = MODELS.build(dict(type='ImageClassifier', backbone=cfg, num_classes=100))
+    count = sum(p.numel() for p in model.parameters())
+    assert count / 1e6 == pytest.approx(3.96, abs=0.01)
+    narrow = MODELS.build(dict(type='CifarVGG', depth=8, base_channels=4))
+    shapes = [m.shape[1:] for m in narrow(torch.zeros(1, 3, 32, 32))]
+    assert shapes == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4), (32, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    'cfg, word',
+    [
+        (dict(type='CifarWideResNet', depth=20), '6n + 4'),
+        (dict(type='CifarWideResNet', widen=0), 'positive integer'),
+        (dict(type='CifarVGG', depth=12), 'available: 8, 11'),
+    ],
+)
+def test_there_are_no_other_depths(cfg: dict, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MODELS.build(cfg)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(type='CifarWideResNet', depth=10),
+        dict(type='CifarVGG', depth=8, base_channels=4),
+    ],
+)
+def test_resnets_teach_other_kinds(backbone: dict) -> None:
+    student = {**tiny_images.classifier(), 'backbone': backbone}
+    model = MODELS.build(distiller(student=student))
+    batch = tiny_images.batch()
+    losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    assert losses['loss_soft'] > 0 and losses['loss_soft'].requires_grad
 
 
 @pytest.mark.parametrize('depth', [20, 56])
