@@ -283,6 +283,17 @@ def test_name_of_a_part_matches_its_contents(file: Path) -> None:
     assert not model.get('branches')
 
 
+# Classes of each data set of classifiers.
+CLASSES = {
+    'cifar10': 10,
+    'cifar100': 100,
+    'clothing': 10,
+    'grocery': 81,
+    'imagenet': 1000,
+    'signs': 10,
+}
+
+
 def called(classifier: dict[str, Any]) -> str:
     """What a classifier is to be called in a config's name."""
     backbone = classifier['backbone']
@@ -308,7 +319,7 @@ def test_name_of_a_classifier_matches_its_contents(file: Path) -> None:
         kind = models[0].removeprefix(called(plain(cfg.model))).removeprefix('-')
         assert kind in kinds[cfg.model.type]
     dataset = cfg.train_dataloader.dataset
-    classes = {'cifar10': 10, 'cifar100': 100, 'imagenet': 1000}[data]
+    classes = CLASSES[data]
     assert plain(cfg.model).num_classes == classes
     assert len(dataset.get('classes', range(classes))) == classes
     assert data in dataset.root

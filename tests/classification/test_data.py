@@ -108,6 +108,18 @@ def test_subsets_are_balanced_over_classes(tmp_path: Path) -> None:
         )
 
 
+def test_a_part_of_the_images_may_lack_classes(tmp_path: Path) -> None:
+    """Labels are those of all classes, whatever folders there are."""
+    names = ('a', 'b', 'c', 'd')
+    root = tiny_images.write_folder(
+        tmp_path / 'val', (1, 2, 3), classes=('a', 'c', 'd')
+    )
+    data = build(root, classes=names)
+    assert data.metainfo == dict(classes=names)
+    assert data.labels.tolist() == [0, 2, 2, 3, 3, 3]
+    assert data.counts == [1, 0, 2, 3]
+
+
 def test_label_noise_replaces_a_fraction_of_the_labels(root: Path) -> None:
     clean, noisy = build(root), build(root, label_noise=0.25, seed=1)
     wrong = clean.labels != noisy.labels

@@ -1,0 +1,19 @@
+"""Clothes, ten kinds, unbalanced: soft outputs of ResNet-56 for ResNet-20.
+
+Train the teacher first,
+    mkd-det train configs/classification/resnet56_clothing.py
+and copy its last epoch to checkpoints/resnet56_clothing.pth.
+"""
+_base_ = ['resnet20_clothing.py', '../_base_/recipes/kd_logits.py']
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teachers=dict(
+        t=dict(
+            cfg='mkd_det::classification/resnet56_clothing.py',
+            checkpoint='checkpoints/resnet56_clothing.pth')),
+    **_base_.pop('recipe'),
+    probe_size=32)
+# At tau 4 the soft outputs weigh several times as much as the labels.
+optim_wrapper = dict(optimizer=dict(lr=0.02))
