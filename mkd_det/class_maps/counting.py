@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmdet.models.detectors import RPN
 from torch import nn
 
 
 def class_count(model: nn.Module) -> int | None:
     """Return the number of classes of a detector, classifier or segmentor.
 
-    None if the model does not say, or if its classes are given as text.
+    None if the model does not say, if its classes are given as text, or if it finds
+    objects of any class, as an RPN does.
     """
-    if hasattr(model, 'language_model'):
+    if hasattr(model, 'language_model') or isinstance(model, RPN):
         return None
     head: Any = model
     for name in ('roi_head', 'bbox_head'):

@@ -40,7 +40,7 @@ def check_initializers(model: nn.Module) -> None:
         model: The model, or a distiller. It is not changed.
     """
     student = model.student if isinstance(model, Distiller) else model
-    for path, module in student.named_modules():
+    for path, module in _initialised(student):
         given = getattr(module, 'init_cfg', None)
         where = f'init_cfg of {path or "the model"}'
         for cfg in given if isinstance(given, (list, tuple)) else [given or {}]:
@@ -61,6 +61,18 @@ def check_initializers(model: nn.Module) -> None:
                 )
             with preserved_random_state(), as_config_error(where):
                 _try_initializer(module, dict(cfg))
+
+
+def _initialised(module: nn.Module, path: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules whose `init_weights` mmengine calls, and where they are.
+
+    It does not look into modules without one, such as torch's `Sequential`, in which
+    TridentNet has an `init_cfg` that would fail.
+    """
+    yield path, module
+    for name, child in module.named_children():
+        if hasattr(child, 'init_weights'):
+            yield from _initialised(child, f'{path}.{name}' if path else name)
 
 
 def _try_initializer(module: nn.Module, cfg: dict[str, Any]) -> None:

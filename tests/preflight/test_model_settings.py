@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, Sequential
 
 import tiny
 from mkd_det.errors import ConfigError
@@ -47,6 +47,18 @@ def test_files_of_weights_are_not_read() -> None:
     model = Around(init_cfg=dict(type='Normal', override=dict(name='gone')))
     model.part = Backbone(init_cfg=dict(checkpoint='nowhere.pth'))
     check_initializers(model)
+
+
+def test_what_mmengine_does_not_initialise_is_not_tried() -> None:
+    """It calls `init_weights` of children that have one, and of theirs."""
+    failing = dict(type='Normal', override=dict(name='gone'))
+    model = BaseModule()
+    model.part = torch.nn.Sequential(BaseModule(init_cfg=failing))
+    check_initializers(model)
+    model.init_weights()
+    model.part = Sequential(BaseModule(init_cfg=failing))
+    with pytest.raises(ConfigError, match='init_cfg of part.0'):
+        check_initializers(model)
 
 
 @pytest.mark.parametrize(
