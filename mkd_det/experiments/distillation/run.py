@@ -84,7 +84,7 @@ def wait_for_first(settings: DistillSettings) -> Path:
     note = settings.folder / _HANDED_OVER
     while not note.is_file():
         time.sleep(0.5)
-    return settings.folder / note.read_text(encoding='utf-8')
+    return settings.folder / Path(note.read_text(encoding='utf-8')).name
 
 
 def written_config(settings: DistillSettings) -> Path | None:
