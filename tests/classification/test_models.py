@@ -93,7 +93,8 @@ def test_a_wide_block_adds_its_input() -> None:
 
 @pytest.mark.parametrize('depth', [11, 13, 16, 19])
 def test_vggs_have_the_convolutions_of_the_paper(depth: int) -> None:
-    features = torchvision.models.get_model(f'vgg{depth}_bn').features
+    whole = torchvision.models.get_model(f'vgg{depth}_bn', init_weights=False)
+    features = whole.features
     expected = [m.weight.shape for m in features if isinstance(m, nn.Conv2d)]
     backbone = MODELS.build(dict(type='CifarVGG', depth=depth))
     convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
