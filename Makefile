@@ -36,7 +36,7 @@ test: env
 	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not commands"
 
 test-commands: env
-	@echo "Whole commands, from end to end: about 3 minutes on two cores"
+	@echo "Whole commands, from end to end: about 4 minutes on two cores"
 	@$(IN_VENV) -m pytest -n 2 --dist loadfile -m commands
 
 lint: env

@@ -6,7 +6,7 @@
 #     BCCD_ROOT=data/bccd benchmarks/gpu.sh [OUT]
 #
 # Writes OUT (work_dirs/gpu): a json of each benchmark, the trainings, and summary.txt.
-# Finished trainings are skipped. To try it without a GPU:
+# Finished trainings are skipped, interrupted ones resumed. Without a GPU:
 #
 #     DEVICE=cpu ITERS=1 EPOCHS=1 benchmarks/gpu.sh /tmp/gpu
 set -euo pipefail
@@ -45,8 +45,10 @@ END
 training() {
     local name=$1 begun=$SECONDS
     shift
-    [ -f "$out/$name/last_checkpoint" ] && return
-    "$python" -m mkd_det train "$@" --work-dir "$out/$name" > "$out/$name.log" 2>&1
+    if [ ! -f "$out/$name/epoch_$epochs.pth" ]; then
+        "$python" -m mkd_det train "$1" --resume --work-dir "$out/$name" "${@:2}" \
+            > "$out/$name.log" 2>&1
+    fi
     say "$name: $((SECONDS - begun)) s, $(grep -o 'coco/bbox_mAP: [0-9.-]*' \
         "$out/$name.log" | tail -n 1)"
 }

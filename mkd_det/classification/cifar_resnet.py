@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+
+# The initialisation of networks for small images (He et al., ICCV 2015).
+KAIMING = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', val=1, layer='BatchNorm2d'),
+]
 
 
 class BasicBlock(nn.Module):
@@ -69,11 +77,7 @@ class CifarResNet(BaseModule):
         base_channels: int = 16,
         init_cfg: dict | list | None = None,
     ) -> None:
-        kaiming = [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='BatchNorm2d'),
-        ]
-        super().__init__(init_cfg or kaiming)
+        super().__init__(init_cfg or KAIMING)
         if depth < 8 or (depth - 2) % 6:
             raise ConfigError(
                 'CifarResNet: depth must be 6n + 2',
@@ -83,9 +87,11 @@ class CifarResNet(BaseModule):
         count = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, base_channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(base_channels)
-        self.layer1 = _stage(base_channels, base_channels, count, 1)
-        self.layer2 = _stage(base_channels, 2 * base_channels, count, 2)
-        self.layer3 = _stage(2 * base_channels, 4 * base_channels, count, 2)
+        self.layer1 = make_stage(BasicBlock, base_channels, base_channels, count, 1)
+        self.layer2 = make_stage(BasicBlock, base_channels, 2 * base_channels, count, 2)
+        self.layer3 = make_stage(
+            BasicBlock, 2 * base_channels, 4 * base_channels, count, 2
+        )
         self.out_channels = 4 * base_channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -96,7 +102,22 @@ class CifarResNet(BaseModule):
         return one, two, self.layer3(two)
 
 
-def _stage(channels: int, out_channels: int, count: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(channels, out_channels, stride)
-    rest = (BasicBlock(out_channels, out_channels, 1) for _ in range(count - 1))
+def make_stage(
+    block: Callable[[int, int, int], nn.Module],
+    channels: int,
+    out_channels: int,
+    count: int,
+    stride: int,
+) -> nn.Sequential:
+    """Return blocks in a row, of which the first changes width and size.
+
+    Args:
+        block: Makes a block of channels, output channels and stride.
+        channels: Channels of the input.
+        out_channels: Channels of the output.
+        count: Number of blocks.
+        stride: Stride of the first block.
+    """
+    first = block(channels, out_channels, stride)
+    rest = (block(out_channels, out_channels, 1) for _ in range(count - 1))
     return nn.Sequential(first, *rest)

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .cifar_resnet import KAIMING
 
 # Convolutions of each stage, by depth: those of the paper's tables, and one of each.
 _STAGES = {
@@ -49,11 +50,7 @@ class CifarVGG(BaseModule):
         base_channels: int = 64,
         init_cfg: dict | list | None = None,
     ) -> None:
-        kaiming = [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='BatchNorm2d'),
-        ]
-        super().__init__(init_cfg or kaiming)
+        super().__init__(init_cfg or KAIMING)
         if depth not in _STAGES:
             raise ConfigError(
                 'CifarVGG: there is no such depth',

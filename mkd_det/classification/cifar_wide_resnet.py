@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .cifar_resnet import KAIMING, make_stage
 
 
 class WideBlock(nn.Module):
@@ -69,11 +70,7 @@ class CifarWideResNet(BaseModule):
         widen: int = 1,
         init_cfg: dict | list | None = None,
     ) -> None:
-        kaiming = [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='BatchNorm2d'),
-        ]
-        super().__init__(init_cfg or kaiming)
+        super().__init__(init_cfg or KAIMING)
         if depth < 10 or (depth - 4) % 6:
             raise ConfigError(
                 'CifarWideResNet: depth must be 6n + 4',
@@ -88,9 +85,9 @@ class CifarWideResNet(BaseModule):
             )
         count, width = (depth - 4) // 6, 16 * widen
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.layer1 = _stage(16, width, count, 1)
-        self.layer2 = _stage(width, 2 * width, count, 2)
-        self.layer3 = _stage(2 * width, 4 * width, count, 2)
+        self.layer1 = make_stage(WideBlock, 16, width, count, 1)
+        self.layer2 = make_stage(WideBlock, width, 2 * width, count, 2)
+        self.layer3 = make_stage(WideBlock, 2 * width, 4 * width, count, 2)
         self.bn = nn.BatchNorm2d(4 * width)
         self.out_channels = 4 * width
 
@@ -99,9 +96,3 @@ class CifarWideResNet(BaseModule):
         one = self.layer1(self.conv1(x))
         two = self.layer2(one)
         return one, two, F.relu(self.bn(self.layer3(two)))
-
-
-def _stage(channels: int, out_channels: int, count: int, stride: int) -> nn.Sequential:
-    first = WideBlock(channels, out_channels, stride)
-    rest = (WideBlock(out_channels, out_channels, 1) for _ in range(count - 1))
-    return nn.Sequential(first, *rest)

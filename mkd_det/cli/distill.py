@@ -90,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> Any:
     """Prepare, show, write, train."""
     from ..experiments.distillation.run import (
+        hand_over,
         is_finished,
         wait_for_first,
         written_config,
@@ -122,7 +123,11 @@ def run(args: argparse.Namespace) -> Any:
 
         if examine(args):
             return BAD_INPUT
-    train(args)
+    try:
+        train(args)
+    finally:
+        if first:  # a later launch must not read it
+            hand_over(settings, None)
     return finish(settings, path)
 
 
@@ -225,7 +230,6 @@ def finish(settings: Any, config: Path) -> None:
     from torch import distributed
 
     from ..experiments.distillation.report.page import write_report
-    from ..experiments.distillation.run import hand_over
     from ..experiments.distillation.shipping import loading_lines, shipped_files
 
     main_process = is_main_process()
@@ -233,7 +237,6 @@ def finish(settings: Any, config: Path) -> None:
         distributed.destroy_process_group()  # the others are done
     if not main_process:
         return
-    hand_over(settings, None)
     shown: Any = console()
 
     def say(text: str, style: str = '') -> None:

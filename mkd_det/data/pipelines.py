@@ -38,13 +38,15 @@ def pipeline_of(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return dataset.get('pipeline') or ()
 
 
-def loads_masks(pipeline: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a pipeline loads masks of objects.
+def loads_masks(dataset: Mapping[str, Any]) -> bool:
+    """Return whether a dataset loads masks of objects.
 
     Args:
-        pipeline: Its steps.
+        dataset: The config, of a wrapper or not.
     """
-    return any(step.get('with_mask') for step in pipeline)
+    inner = [*dataset.get('datasets', ()), *filter(None, [dataset.get('dataset')])]
+    own = dataset.get('pipeline') or ()
+    return any(step.get('with_mask') for step in own) or any(map(loads_masks, inner))
 
 
 def _sizes(value: Any) -> list[tuple[int, int]]:

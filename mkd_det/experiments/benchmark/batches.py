@@ -102,12 +102,10 @@ def random_batches(
         boxes: Number of boxes on each image.
         size: (H, W), or one side for both; the pipeline's size by default.
     """
-    pipeline = pipeline_of(cfg.train_dataloader.dataset)
-    size = size or image_size(pipeline)
+    dataset = cfg.train_dataloader.dataset
+    size, masks = size or image_size(pipeline_of(dataset)), loads_masks(dataset)
     images = cfg.train_dataloader.batch_size
     return [
-        random_batch(
-            (size[0], size[-1]), images, boxes, classes, seed, loads_masks(pipeline)
-        )
+        random_batch((size[0], size[-1]), images, boxes, classes, seed, masks)
         for seed in range(count)
     ]

@@ -62,8 +62,8 @@ def measure_memory(cfg: Config) -> StepMemory:
         Exception: Whatever a model says that does not take random images with boxes.
     """
     device = get_device()
-    pipeline = pipeline_of(cfg.train_dataloader.dataset)
-    whole, masks = image_size(pipeline), loads_masks(pipeline)
+    dataset = cfg.train_dataloader.dataset
+    whole, masks = image_size(pipeline_of(dataset)), loads_masks(dataset)
     factor = min(1.0, (AREA / (whole[0] * whole[1])) ** 0.5)
     size = tuple(max(64, round(side * factor / 32) * 32) for side in whole)
     with preserved_random_state(), suppress_info_logs():
