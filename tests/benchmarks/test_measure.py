@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import measure_arsenal
 import measure_bccd
 import measure_chain
 import measure_cifar10
+import measure_classifiers
 import measure_families
 import measure_mkd
 import measure_speed
@@ -19,9 +21,11 @@ import protocol
 import pytest
 import unlabelled_experiments
 from mmengine.config import Config
+from PIL import Image
 
 from mkd_det.cli import compare
-from mkd_det.config_files.reading import read_config
+from mkd_det.config_files.reading import load_config, read_config
+from mkd_det.errors import CheckpointFileError
 from mkd_det.experiments.chain.chain import read_chain
 from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.rows import read_rows
@@ -396,3 +400,83 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
     tried = Config.fromfile(last.rows[0].partition('=')[2])
     assert tried.to_dict() == dict(lr=3, weight=2)
+
+
+@pytest.fixture
+def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """Two pictures of each sign, empty checkpoints, and the arguments for them."""
+    for split in ('train', 'val', 'test'):
+        for sign in range(10):
+            folder = tmp_path / 'signs' / split / str(sign)
+            folder.mkdir(parents=True)
+            for number in range(1 + sign % 2):
+                Image.new('RGB', (48, 48), (sign, 0, 0)).save(folder / f'{number}.png')
+    monkeypatch.setenv('SIGNS_ROOT', str(tmp_path / 'signs'))
+    for depth in (56, 44, 32):
+        (tmp_path / f'resnet{depth}_signs.pth').touch()
+    files = ['--weights', str(tmp_path), '--work-dir', str(tmp_path / 'runs')]
+    return measure_classifiers.parse_args(files)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name
+        for name, row in measure_classifiers.ROWS.items()
+        if row.student == 'ResNet-20' or row.members
+    ],
+)
+def test_every_row_of_classifiers_is_planned(
+    name: str, signs: argparse.Namespace
+) -> None:
+    row = measure_classifiers.ROWS[name]
+    cfg = measure_classifiers.make_row(signs, 'signs', row, dict(lr=0.5, weight=4.0))
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    student = cfg.model.student if row.terms else cfg.model
+    assert student.backbone == measure_classifiers.STUDENTS[row.student]
+    if row.members:
+        balanced = [loss for loss in student.loss.losses if loss.type == 'BalancedCE']
+        assert all(loss.counts == [1, 2] * 5 for loss in balanced)
+    if not row.terms:
+        assert cfg.optim_wrapper.optimizer.weight_decay == pytest.approx(4e-4)
+        return
+    each = (len(row.terms) + row.aligned) * len(row.depths)
+    assert sum(t.weight for t in cfg.model.terms.values()) == pytest.approx(
+        4.0 * each / len(row.depths)
+    )
+    for teacher in cfg.model.teachers.values():
+        if 'checkpoint' in teacher:
+            teacher.checkpoint = None
+    assert len(build_model(cfg).plan.terms) == each
+
+
+def test_noisy_labels_have_teachers_of_their_own(
+    signs: argparse.Namespace, tmp_path: Path
+) -> None:
+    soft = measure_classifiers.ROWS['soft outputs']
+    signs.noise = 0.2
+    with pytest.raises(CheckpointFileError, match='resnet56_signs_noise.pth'):
+        measure_classifiers.make_row(signs, 'signs', soft, dict(lr=0.1, weight=1))
+    (tmp_path / 'resnet56_signs_noise.pth').touch()
+    cfg = measure_classifiers.make_row(signs, 'signs', soft, dict(lr=0.1, weight=1))
+    assert cfg.train_dataloader.dataset.label_noise == 0.2
+    assert cfg.val_dataloader.dataset.get('label_noise', 0) == 0
+
+
+def test_cifar10_is_chosen_on_other_images_than_it_is_tested_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        for kind in ('cat', 'dog'):
+            file = tmp_path / 'test' / kind / f'{number}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('RGB', (32, 32)).save(file)
+    monkeypatch.setenv('CIFAR10_ROOT', str(tmp_path))
+    for _ in range(2):
+        cfg = load_config('mkd_det::classification/resnet20_cifar10.py')
+        measure_classifiers.split_test_images(cfg, tmp_path / 'runs')
+        val, test = (
+            {p.resolve() for p in Path(loader.dataset.root).rglob('*.png')}
+            for loader in (cfg.val_dataloader, cfg.test_dataloader)
+        )
+        assert (len(val), len(test), val & test) == (4, 16, set())
