@@ -1,40 +1,36 @@
 #!/usr/bin/env python
-"""Measure M-KD on three data sets: each part, the whole, and ways to set its weights.
+"""Measure M-KD, each of its parts and the methods of others on three data sets.
 
     python benchmarks/measure_mkd.py --weights FOLDER
 
-FOLDER holds the teachers gfl_r18-w64_bccd.pth, gfl_r18-w64_cards.pth and
-gfl_r18-w64_pcb.pth, the last checkpoints of `mkd-det train` with their configs. The
-rows of a data set are a comparison of `mkd-det compare`, on validation images; with
-`--test` the students are tested as well, once all are trained. Teachers are read from a
-cache. How hard each term pulls is logged in the rows of the whole. Writes
-docs/results/mkd_<data>, and docs/results/calibration.md. Finished calibrations and
-trainings are skipped, interrupted ones resumed.
+FOLDER holds the teachers gfl_r18-w64_bccd.pth, and likewise cards and pcb: the last
+checkpoints of `mkd-det train` with their configs, and gfl_r18-w64_bccd_1.pth and so on,
+trained with `randomness.seed=1`. Each row is tried with eight settings on validation
+images; then what was best trains with all seeds under the first teacher, and under the
+second, and is tested (benchmarks/protocol.py). Teachers are read from a cache. Writes
+docs/results/mkd_<data>. Finished trainings are skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bccd_val import use_val, write_val
-from measuring import dump
+import gfl_pairs
+import protocol
 from mmengine.config import Config
 
-from mkd_det.cli import calibrate, compare
-from mkd_det.cli.common import add_devices, guard
-from mkd_det.config_files.reading import load_config
-from mkd_det.experiments.comparison.report.page import JSON
-from mkd_det.experiments.comparison.rows import file_stem
-from mkd_det.io.json_files import read_json, write_json
+from mkd_det.cli.common import guard
+from mkd_det.experiments.comparison.budget import set_budget
+from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.plan.recipes import apply_recipe, read_recipe
 
-DATA = ('bccd', 'cards', 'pcb')
 BASE = 'student alone'
+# Rows without a teacher, and how many times as long they train.
+LENGTHS = {BASE: 1, 'student alone, twice as long': 2, 'student alone, 3 times': 3}
 WHOLE = 'M-KD'
 NECK = dict.fromkeys(('loss_relation', 'loss_attention', 'loss_feature'))
 # Terms of the recipe that a row keeps, and their weights where these are others.
@@ -50,80 +46,75 @@ PARTS: dict[str, Mapping[str, float | None]] = {
 }
 # Rows with features, but without the branch beside the convolutions of the FPN.
 UNEXPLORED = ('features, guided', 'M-KD without exploration')
+# Instead of the branch, the convolutions that it stands beside learn twice as fast.
+FASTER = 'M-KD, faster convolutions instead of exploration'
 # Recipes of others.
 PEERS = {
-    'CWD': 'mkd_det::_base_/recipes/cwd_dense.py',
-    'PKD': 'mkd_det::_base_/recipes/pkd_dense.py',
-    'MGD': 'mkd_det::_base_/recipes/mgd_dense.py',
+    name: f'mkd_det::_base_/recipes/{name.lower()}_dense.py'
+    for name in ('CWD', 'PKD', 'MGD', 'FGD', 'LD', 'CrossKD')
 }
-# Ways to set the weights of the whole, besides those of the recipe.
-ONES = 'M-KD, all weights 1'
-CALIBRATED = 'M-KD, calibrated'
-HELD = 'M-KD, shares held'
-WEIGHINGS = (ONES, WHOLE, CALIBRATED, HELD)
-ROWS = (*PARTS, *PEERS, ONES, CALIBRATED, HELD)
-# Iterations between measurements of the shares, which take a backward pass a term.
-INTERVAL = 40
+# The only convolution of each branch of the student's head, for CrossKD.
+SHALLOW = ['bbox_head.cls_convs.0', 'bbox_head.reg_convs.0']
+ROWS = (*LENGTHS, *PARTS, FASTER, *PEERS)
+# 'weight' is a factor of the weights of all terms; without terms, of the weight decay.
+STAGES = (
+    protocol.Stage('lr', (1e-3, 3e-3, 5e-3, 1e-2)),
+    protocol.Stage('weight', (0.25, 0.5, 2.0, 4.0)),
+)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments: which data, rows, seeds, and where the teachers are."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the arguments: which data and rows, and where the teachers are."""
+    parser = protocol.make_parser(__doc__, 'work_dirs/mkd')
+    parser.set_defaults(seeds=[0, 1, 2, 3, 4])
     add = parser.add_argument
     add('--weights', type=Path, required=True)
-    add('--data', nargs='+', default=list(DATA), choices=DATA)
+    add('--data', nargs='+', default=list(gfl_pairs.DATA), choices=gfl_pairs.DATA)
     add('--rows', nargs='+', default=list(ROWS), choices=list(ROWS))
-    add('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    add('--epochs', type=int, help="budget of each training; default: the configs'")
-    add('--iters', type=int, default=200, help='iterations of each calibration')
-    add('--test', action='store_true', help='test the students, too')
-    add('--work-dir', type=Path, default=Path('work_dirs/mkd'))
-    add('--out', type=Path, default=Path('docs/results'))
-    add('--debug', action='store_true', help='show tracebacks')
-    add_devices(parser, 'trainings')
     return parser.parse_args(argv)
 
 
-# -- rows --------------------------------------------------------------------------
-
-
-def make_row(args: argparse.Namespace, data: str, row: str) -> Config:
-    """Return the config of a row, or of the student alone, on validation images."""
-    if row == BASE:
-        cfg = load_config(f'mkd_det::{data}/gfl_r18-w16_{data}.py')
-    elif row == CALIBRATED:
-        cfg = load_config(str(calibrated_file(args, data)))
+def make_row(
+    args: argparse.Namespace,
+    data: str,
+    row: str,
+    teacher: int,
+    settings: protocol.Settings,
+) -> Config:
+    """Return the config of a row, with the teacher of a seed and some settings."""
+    if row in LENGTHS:
+        cfg = gfl_pairs.alone(args.work_dir, data)
+        cfg.optim_wrapper.optimizer.weight_decay *= settings['weight']
+        lengthen(cfg, LENGTHS[row])
     else:
-        cfg = load_config(f'mkd_det::{data}/gfl_mkd_r18-w64_r18-w16_{data}.py')
-        _set_teacher(args, data, cfg.model.teachers.t)
-    if data == 'bccd':
-        use_val(cfg, args.work_dir)
-    if row in PARTS:
-        _keep_terms(cfg.model, PARTS[row], explored=row not in UNEXPLORED)
-    elif row in PEERS:
-        recipe = read_recipe(PEERS[row]).arguments
-        teachers = cfg.model.teachers.to_dict()
-        cfg.model = apply_recipe(cfg.model.student, teachers, recipe)
-    elif row == ONES:
+        file = gfl_pairs.teacher_file(args.weights, data, teacher)
+        cfg = gfl_pairs.taught(args.work_dir, data, file)
+        if row in PARTS:
+            keep_terms(cfg.model, PARTS[row], explored=row not in UNEXPLORED)
+        elif row == FASTER:
+            keep_terms(cfg.model, PARTS[WHOLE], explored=False)
+            faster = {'neck.fpn_convs': dict(lr_mult=2.0)}
+            cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=faster)
+        else:
+            recipe = read_recipe(PEERS[row]).arguments
+            teachers = cfg.model.teachers.to_dict()
+            if row == 'CrossKD':
+                recipe['taps']['inner'] = SHALLOW
+            cfg.model = apply_recipe(cfg.model.student, teachers, recipe)
         for term in cfg.model.terms.values():
-            term.weight = 1.0
-    elif row == HELD:
-        cfg.model.balance = dict(type='GradientShare')
-    if row in WEIGHINGS:
-        cfg.custom_hooks = [dict(type='GradientShareHook', interval=INTERVAL)]
+            term.weight = settings['weight'] * term.get('weight', 1.0)
+    cfg.optim_wrapper.optimizer.lr = settings['lr']
     return cfg
 
 
-def _set_teacher(args: argparse.Namespace, data: str, teacher: Any) -> None:
-    """Give a teacher its checkpoint and its cache."""
-    checkpoint = args.weights / f'gfl_r18-w64_{data}.pth'
-    teacher.checkpoint = str(checkpoint.absolute())
-    teacher.cache = str((args.work_dir / 'cache').absolute())
+def lengthen(cfg: Config, times: int) -> None:
+    """Let a training and its schedule be so many times as long."""
+    epochs = times * cfg.train_cfg.max_epochs
+    kept = {'train_cfg.val_interval': cfg.train_cfg.val_interval}
+    set_budget(cfg, ComparisonOptions(epochs=epochs, options=kept))
 
 
-def _keep_terms(
+def keep_terms(
     model: Any, kept: Mapping[str, float | None], explored: bool = True
 ) -> None:
     """Leave out the other terms of a distiller's config, and what only they read."""
@@ -139,182 +130,23 @@ def _keep_terms(
         model.adapters.guide_fpn.student, model.branches = 'fpn', {}
 
 
-def calibrated_file(args: argparse.Namespace, data: str) -> Path:
-    """Return the config with the weights of a calibration; its json is beside it."""
-    return args.work_dir / data / 'configs' / 'calibrated.py'
-
-
-def calibrate_once(args: argparse.Namespace, data: str) -> None:
-    """Find the weights at which the whole has its shares, unless that has been done."""
-    out = calibrated_file(args, data)
-    if out.with_suffix('.json').is_file():
-        return
-    pair = out.with_name('pair.py')
-    dump(make_row(args, data, ONES), pair)
-    files = ['--out', str(out), '--json', str(out.with_suffix('.json'))]
-    if code := calibrate.main([str(pair), *files, '--iters', str(args.iters)]):
-        raise SystemExit(code)  # it has printed the error
-
-
-def arguments(args: argparse.Namespace, data: str) -> list[str]:
-    """Write the configs of a data set; return the arguments of `mkd-det compare`."""
-    folder = args.work_dir / data
-    files = {}
-    for row in (BASE, *args.rows):
-        files[row] = folder / 'configs' / f'{file_stem(row)}.py'
-        dump(make_row(args, data, row), files[row])
-    base = files.pop(BASE)
-    return [
-        *(f'{row}={file}' for row, file in files.items()),
-        *('--base', f'{BASE}={base}'),
-        *('--seeds', *map(str, args.seeds)),
-        *('--work-dir', str(folder / 'runs')),
-        *('--out', str(args.out / f'mkd_{data}')),
-        *(('--epochs', str(args.epochs)) if args.epochs else ()),
-        *(('--test',) if args.test else ()),
-        *('--devices', *args.devices),
-    ]
-
-
-# -- shares ------------------------------------------------------------------------
-
-
-def shares_had(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Return the mean share of each term in the first 200 iterations, and after them.
-
-    Args:
-        folders: Work dirs of trainings.
-
-    Returns:
-        By term, the geometric means 'first' and 'later', where there are any. The
-        first quarter of the first 200 iterations does not count, as in a calibration.
-    """
-    found: dict[str, dict[str, list[float]]] = {}
-    for entry in log_entries(folders):
-        step = entry.get('step', 0)
-        for key, share in entry.items():
-            if key.startswith('stat_share_') and share > 0 and step > 50:
-                part = 'first' if step <= 200 else 'later'
-                own = found.setdefault(key.removeprefix('stat_share_'), {})
-                own.setdefault(part, []).append(math.log(share))
-    return {
-        name: {p: math.exp(math.fsum(v) / len(v)) for p, v in parts.items()}
-        for name, parts in found.items()
-    }
-
-
-def log_entries(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return what trainings have logged; the last line may be cut off by a kill."""
-    entries = []
-    for folder in folders:
-        for path in sorted(folder.glob('*/vis_data/scalars.json')):
-            for line in path.read_text(errors='replace').splitlines():
-                if line.startswith('{') and line.endswith('}'):
-                    entries.append(json.loads(line))
-    return entries
-
-
-def collect(args: argparse.Namespace, data: str) -> dict[str, Any]:
-    """Return what a calibration and the ways to set weights gave on a data set."""
-    report = read_json(args.out / f'mkd_{data}' / JSON)
-    runs = args.work_dir / data / 'runs'
-    metrics = {row['name']: row.get('metric') for row in report['rows']}
-    calibrated = calibrated_file(args, data).with_suffix('.json')
-    return dict(
-        split=report['split'],
-        calibration=read_json(calibrated)['terms'],
-        metrics={row: metrics.get(row) for row in (BASE, *WEIGHINGS)},
-        shares={
-            row: shares_had(sorted(runs.glob(f'{file_stem(row)}-[0-9]*')))
-            for row in WEIGHINGS
-        },
-    )
-
-
-def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page of the ways to set weights."""
-    rows = (BASE, *WEIGHINGS)
-    split = next(iter(found.values()))['split']
-    lines = [
-        '# Shares carry over',
-        '',
-        '    python benchmarks/measure_mkd.py --weights checkpoints --test',
-        '',
-        f'Box mAP on the {split} images. The weights of the recipe were found on BCCD'
-        ' and playing cards; "calibrated" are those that `mkd-det calibrate` finds for'
-        ' the shares of the recipe; "shares held" adjusts them all the time.',
-        'Raw numbers: [calibration.json](calibration.json); comparisons: '
-        + ', '.join(f'[{data}](mkd_{data}/report.md)' for data in found)
-        + '.',
-        '',
-        '| data | ' + ' | '.join(rows) + ' |',
-        '|---' * (len(rows) + 1) + '|',
-    ]
-    for data, result in found.items():
-        cells = [_mean(result['metrics'].get(row)) for row in rows]
-        lines.append('| ' + ' | '.join([data, *cells]) + ' |')
-    lines += ['', 'The shares asked for, and the weights that gave them:', '']
-    lines += _weights_table(found)
-    lines += ['', 'The shares that trainings had in iterations 51 to 200, later:', '']
-    return '\n'.join([*lines, *_shares_table(found), ''])
-
-
-def _weights_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of calibrated weights."""
-    lines = [
-        '| data | term | share asked | weight | share of a weight of 1 |',
-        '|---|---|---|---|---|',
-    ]
-    for data, result in found.items():
-        for name, term in result['calibration'].items():
-            lines.append(
-                f'| {data} | {name} | {term["share"]:g} | {term["weight"]:.3g} |'
-                f' {term["measured"]:.3g} |'
-            )
-    return lines
-
-
-def _shares_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of shares that trainings had."""
-    lines = [
-        '| data | term | ' + ' | '.join(WEIGHINGS) + ' |',
-        '|---' * (len(WEIGHINGS) + 2) + '|',
-    ]
-    for data, result in found.items():
-        shares = result['shares']
-        for term in shares[WHOLE]:
-            cells = [
-                ', '.join(f'{v:.2g}' for v in shares[row].get(term, {}).values())
-                for row in WEIGHINGS
-            ]
-            lines.append('| ' + ' | '.join([data, term, *cells]) + ' |')
-    return lines
-
-
-def _mean(figure: Mapping[str, Any] | None) -> str:
-    """Return mean and spread of a row's metric."""
-    if not figure:
-        return ''
-    spread = f' ± {figure["deviation"]:.3f}' if figure['count'] > 1 else ''
-    return f'{figure["mean"]:.3f}{spread}'
-
-
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
-    """Calibrate and compare on each data set; write all figures after each."""
+    """Measure on each data set."""
     args = parse_args(argv)
-    found: dict[str, Any] = {}
     for data in args.data:
-        if data == 'bccd':
-            write_val(args.work_dir)
-        if CALIBRATED in args.rows:
-            calibrate_once(args, data)
-        if code := compare.main(arguments(args, data)):
-            raise SystemExit(code)  # it has printed the error
-        if CALIBRATED in args.rows:
-            found[data] = collect(args, data)
-            write_json(args.out / 'calibration.json', found)
-            (args.out / 'calibration.md').write_text(page(found))
+        gfl_pairs.prepare(args.work_dir, data)
+        rows, again = (
+            {
+                row: partial(make_row, args, data, row, teacher)
+                for row in dict.fromkeys((BASE, *args.rows))
+                if teacher == 0 or row not in LENGTHS
+            }
+            for teacher in (0, 1)
+        )
+        out = args.out / f'mkd_{data}'
+        place = protocol.Place(args.work_dir / data, out, args.devices, args.epochs)
+        protocol.measure(rows, STAGES, args.seeds, place, again)
 
 
 if __name__ == '__main__':

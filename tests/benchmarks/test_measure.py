@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gfl_pairs
 import measure_arsenal
 import measure_bccd
+import measure_calibration
 import measure_chain
 import measure_cifar10
 import measure_classifiers
@@ -184,57 +186,83 @@ def test_measured_speeds_become_table_and_figure(
     assert (out / 'speed.png').stat().st_size > 1000
 
 
-@pytest.mark.parametrize('data', measure_mkd.DATA)
-def test_every_row_of_mkd_is_a_config_that_can_be_planned(
-    data: str, tmp_path: Path
+@pytest.fixture
+def gfl_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of measurements of the GFL pairs; the data are not read."""
+    monkeypatch.setattr(gfl_pairs, 'write_val', lambda work_dir: None)
+    return ['--weights', str(tmp_path), '--work-dir', str(tmp_path)]
+
+
+@pytest.mark.parametrize('data', gfl_pairs.DATA)
+def test_every_way_to_set_weights_is_a_row(
+    data: str, gfl_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One has the weights of a calibration, which is not repeated."""
-    args = measure_mkd.parse_args(
-        ['--weights', str(tmp_path), '--work-dir', str(tmp_path), '--epochs', '2']
-    )
-    calibrated = measure_mkd.calibrated_file(args, data)
-    pair = calibrated.with_name('pair.py')
-    measuring.dump(measure_mkd.make_row(args, data, measure_mkd.ONES), pair)
-    calibrated.write_text(
-        "_base_ = ['pair.py']\nmodel = dict(terms=dict(loss_soft=dict(weight=0.7)))\n"
-    )
-    given = measure_mkd.arguments(args, data)
-    parsed = compare.make_parser().parse_args(given)
-    assert parsed.epochs == 2 and parsed.seeds == [0, 1, 2]
-    weights = {}
-    for row in measure_mkd.ROWS:
-        model = measure_mkd.make_row(args, data, row).model
-        assert model.teachers['t'].cache
-        model.teachers['t'].update(checkpoint=None, cache=None)
-        if row in measure_mkd.PARTS:
-            assert set(model.terms) == set(measure_mkd.PARTS[row])
-            assert bool(model.branches) is (row in EXPLORED)
-        if row in measure_mkd.WEIGHINGS:
-            weights[row] = model.terms.loss_soft.weight
-        assert (row == measure_mkd.HELD) == bool(model.get('balance'))
+    """Calibrations are not run, but written: 0.7 on BCCD, 0.9 elsewhere."""
+    calls = []
+
+    def calibrate(argv: list[str]) -> None:
+        calls.append(argv)
+        terms = dict(loss_soft=dict(weight=0.7 if 'bccd' in argv[0] else 0.9))
+        Path(argv[argv.index('--json') + 1]).write_text(json.dumps(dict(terms=terms)))
+
+    monkeypatch.setattr(measure_calibration.calibrate, 'main', calibrate)
+    args = measure_calibration.parse_args(gfl_args)
+    rows = measure_calibration.rows_on(args, data)
+    weights = []
+    for row in rows:
+        cfg = measure_calibration.make_row(args, data, row)
+        weights.append(cfg.model.terms.loss_soft.weight)
+        assert cfg.custom_hooks[0].type == 'GradientShareHook'
+        held = row == measure_calibration.HELD
+        assert held == bool(cfg.model.get('balance'))
     recipe = read_recipe('mkd_det::_base_/recipes/mkd_dense.py').arguments
     shipped = recipe['terms']['loss_soft']['weight']
-    assert list(weights.values()) == [shipped, 1.0, 0.7, shipped]
-    if data == 'bccd':
-        val = measure_mkd.make_row(args, data, measure_mkd.BASE).val_dataloader
-        assert val.dataset.ann_file.endswith('bccd_val.json')
+    carried = [] if data == 'bccd' else [0.7]
+    own = 0.7 if data == 'bccd' else 0.9
+    assert weights == [shipped, *carried, own, shipped]
+    assert len(calls) == len({0.7, own})
 
 
-EXPLORED = (
-    'features, guided, with exploration',
-    'M-KD without soft outputs',
-    measure_mkd.WHOLE,
-)
+def test_bccd_is_chosen_on_val(tmp_path: Path) -> None:
+    val = gfl_pairs.alone(tmp_path, 'bccd').val_dataloader
+    assert val.dataset.ann_file.endswith('bccd_val.json')
 
 
-@pytest.mark.parametrize('row', [*measure_mkd.PARTS, *measure_mkd.PEERS])
-def test_every_part_of_mkd_builds(row: str, tmp_path: Path) -> None:
-    args = measure_mkd.parse_args(
-        ['--weights', str(tmp_path), '--work-dir', str(tmp_path)]
+@pytest.mark.parametrize('row', measure_mkd.ROWS)
+def test_every_row_of_mkd_is_planned(
+    row: str, gfl_args: list[str], tmp_path: Path
+) -> None:
+    args = measure_mkd.parse_args(gfl_args)
+    settings = dict(lr=0.5, weight=2.0)
+    cfg = measure_mkd.make_row(args, 'cards', row, 1, settings)
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    if row in measure_mkd.LENGTHS:
+        times = measure_mkd.LENGTHS[row]
+        assert cfg.optim_wrapper.optimizer.weight_decay == 0.1
+        assert cfg.train_cfg.max_epochs == 16 * times
+        assert cfg.param_scheduler[1].milestones == [11 * times, 14 * times]
+        return
+    weight = {name: term.weight for name, term in cfg.model.terms.items()}
+    base = measure_mkd.make_row(args, 'cards', row, 0, dict(settings, weight=1.0))
+    assert weight == {name: 2 * t.weight for name, t in base.model.terms.items()}
+    teacher = cfg.model.teachers['t']
+    assert teacher.checkpoint == str(tmp_path / 'gfl_r18-w64_cards_1.pth')
+    teacher.update(checkpoint=None, cache=None)
+    model = build_model(cfg)
+    assert set(model.plan.terms) == set(measure_mkd.PARTS.get(row, cfg.model.terms))
+    explored = 'with exploration' in row or row in (
+        measure_mkd.WHOLE,
+        'M-KD without soft outputs',
     )
-    cfg = measure_mkd.make_row(args, 'cards', row)
-    cfg.model.teachers['t'].update(checkpoint=None, cache=None)
-    assert set(build_model(cfg).plan.terms) == set(cfg.model.terms)
+    assert bool(cfg.model.get('branches')) == explored
+    if row == measure_mkd.FASTER:
+        multiplied = cfg.optim_wrapper.paramwise_cfg.custom_keys
+        found = [
+            name
+            for name, _ in model.student.named_parameters()
+            if any(key in name for key in multiplied)
+        ]
+        assert len(found) == 10  # weight and bias of five convolutions
 
 
 def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:
@@ -243,17 +271,17 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
     shares = {50: 100.0, 100: 2.0, 200: 8.0, 250: 1.0}
     lines = [json.dumps(dict(step=s, stat_share_soft=v)) for s, v in shares.items()]
     log.write_text('\n'.join([*lines, '{"step": 300, "stat_sh']))
-    had = measure_mkd.shares_had([tmp_path / 'run'])
+    had = measure_calibration.shares_had([tmp_path / 'run'])
     assert had == dict(soft=dict(first=pytest.approx(4.0), later=1.0))
     figure = dict(mean=0.41, deviation=0.01, count=3)
     term = dict(share=3.0, weight=0.7, measured=4.3)
     found = dict(
         split='test',
         calibration=dict(loss_soft=term),
-        metrics={measure_mkd.CALIBRATED: figure},
-        shares=dict.fromkeys(measure_mkd.WEIGHINGS, had),
+        metrics={measure_calibration.CALIBRATED: figure},
+        shares=dict.fromkeys(measure_calibration.WEIGHINGS, had),
     )
-    text = measure_mkd.page(dict(cards=found))
+    text = measure_calibration.page(dict(cards=found))
     assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
     assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
     assert '| cards | soft | 4, 1 | 4, 1 | 4, 1 | 4, 1 |' in text
@@ -373,6 +401,7 @@ def test_the_protocol_tests_what_was_best_of_each_row(
         'taught, lr 1, weight 1': 0.1,
         'taught, lr 3, weight 1': 0.4,
         'taught, lr 3, weight 2': 0.5,
+        'taught, lr 3, weight 2, second teacher': 0.4,
     }
 
     def run(argv: list[str]) -> None:
@@ -387,7 +416,8 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     stages = [protocol.Stage('lr', (1, 3)), protocol.Stage('weight', (2,))]
     place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'], epochs=2)
     rows: dict[str, protocol.Make] = dict(alone=Config, taught=Config)
-    best = protocol.measure(rows, stages, [5, 6], place)
+    again: dict[str, protocol.Make] = dict(taught=lambda s: Config(dict(s, other=1)))
+    best = protocol.measure(rows, stages, [5, 6], place, again)
     assert best == dict(alone=dict(lr=1, weight=1), taught=dict(lr=3, weight=2))
     *tries, last = calls
     assert [(c.seeds, c.test, len(c.rows)) for c in tries] == [
@@ -395,9 +425,14 @@ def test_the_protocol_tests_what_was_best_of_each_row(
         ([5], False, 5),
     ]
     assert (last.seeds, last.test, last.epochs) == ([5, 6], True, 2)
-    assert last.base.startswith('alone, lr 1, weight 1=') and len(last.rows) == 1
+    assert last.base.startswith('alone, lr 1, weight 1=') and len(last.rows) == 2
+    second, _, file = last.rows[1].partition('=')
+    assert second == 'taught, lr 3, weight 2, second teacher'
+    assert Config.fromfile(file).to_dict() == dict(lr=3, weight=2, other=1)
     saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
-    assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
+    assert saved['taught'] == {
+        k: v for k, v in reached.items() if 'taught' in k and 'second' not in k
+    }
     tried = Config.fromfile(last.rows[0].partition('=')[2])
     assert tried.to_dict() == dict(lr=3, weight=2)
 
