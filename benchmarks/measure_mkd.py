@@ -5,10 +5,12 @@
 
 FOLDER holds the teachers gfl_r18-w64_bccd.pth, and likewise cards and pcb: the last
 checkpoints of `mkd-det train` with their configs, and gfl_r18-w64_bccd_1.pth and so on,
-trained with `randomness.seed=1`. Each row is tried with eight settings on validation
+trained with `randomness.seed=1`. Each method is tried with eight settings on validation
 images; then what was best trains with all seeds under the first teacher, and under the
-second, and is tested (benchmarks/protocol.py). Teachers are read from a cache. Writes
-docs/results/mkd_<data>. Finished trainings are skipped, interrupted ones resumed.
+second, and is tested (benchmarks/protocol.py). M-KD with a part left out, and longer
+trainings, have the settings of the row that they belong to. Teachers are read from a
+cache. Writes docs/results/mkd_<data>. Finished trainings are skipped, interrupted ones
+resumed.
 """
 
 from __future__ import annotations
@@ -29,33 +31,42 @@ from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.plan.recipes import apply_recipe, read_recipe
 
 BASE = 'student alone'
-# Rows without a teacher, and how many times as long they train.
-LENGTHS = {BASE: 1, 'student alone, twice as long': 2, 'student alone, 3 times': 3}
 WHOLE = 'M-KD'
 NECK = dict.fromkeys(('loss_relation', 'loss_attention', 'loss_feature'))
+EVERY = dict(NECK, loss_soft=None)
 # Terms of the recipe that a row keeps, and their weights where these are others.
 PARTS: dict[str, Mapping[str, float | None]] = {
     'soft outputs': dict(loss_soft=0.8),
     'attention': dict(loss_attention=20.0),
     'relations': dict(loss_relation=None),
-    'features, guided': dict(loss_feature=None),
-    'features, guided, with exploration': dict(loss_feature=None),
-    'M-KD without soft outputs': NECK,
-    'M-KD without exploration': dict(NECK, loss_soft=None),
-    WHOLE: dict(NECK, loss_soft=None),
+    WHOLE: EVERY,
 }
-# Rows with features, but without the branch beside the convolutions of the FPN.
-UNEXPLORED = ('features, guided', 'M-KD without exploration')
-# Instead of the branch, the convolutions that it stands beside learn twice as fast.
+# M-KD with a part left out, with the settings of the whole.
+LESS: dict[str, Mapping[str, float | None]] = {
+    'M-KD without soft outputs': NECK,
+    'M-KD, features alone': dict(loss_feature=None),
+    'M-KD, features alone, without exploration': dict(loss_feature=None),
+    'M-KD without exploration': EVERY,
+    'M-KD, faster convolutions instead of exploration': EVERY,
+    'M-KD, features without guidance': EVERY,
+}
+# The convolutions that the branch stands beside learn twice as fast instead.
 FASTER = 'M-KD, faster convolutions instead of exploration'
+# A linear layer in place of the guidance layer.
+LINEAR = 'M-KD, features without guidance'
+# Longer trainings: the row that they belong to, and how many times as long.
+LONGER = {
+    'student alone, twice as long': (BASE, 2),
+    'student alone, 3 times as long': (BASE, 3),
+    'M-KD, 3 times as long': (WHOLE, 3),
+}
 # Recipes of others.
 PEERS = {
     name: f'mkd_det::_base_/recipes/{name.lower()}_dense.py'
-    for name in ('CWD', 'PKD', 'MGD', 'FGD', 'LD', 'CrossKD')
+    for name in ('CWD', 'PKD', 'MGD', 'FGD')
 }
-# The only convolution of each branch of the student's head, for CrossKD.
-SHALLOW = ['bbox_head.cls_convs.0', 'bbox_head.reg_convs.0']
-ROWS = (*LENGTHS, *PARTS, FASTER, *PEERS)
+TRIED = (BASE, *PARTS, *PEERS)
+ROWS = (*TRIED, *LONGER, *LESS)
 # 'weight' is a factor of the weights of all terms; without terms, of the weight decay.
 STAGES = (
     protocol.Stage('lr', (1e-3, 3e-3, 5e-3, 1e-2)),
@@ -82,28 +93,24 @@ def make_row(
     settings: protocol.Settings,
 ) -> Config:
     """Return the config of a row, with the teacher of a seed and some settings."""
-    if row in LENGTHS:
+    row, times = LONGER.get(row, (row, 1))
+    if row == BASE:
         cfg = gfl_pairs.alone(args.work_dir, data)
         cfg.optim_wrapper.optimizer.weight_decay *= settings['weight']
-        lengthen(cfg, LENGTHS[row])
     else:
         file = gfl_pairs.teacher_file(args.weights, data, teacher)
         cfg = gfl_pairs.taught(args.work_dir, data, file)
-        if row in PARTS:
-            keep_terms(cfg.model, PARTS[row], explored=row not in UNEXPLORED)
-        elif row == FASTER:
-            keep_terms(cfg.model, PARTS[WHOLE], explored=False)
-            faster = {'neck.fpn_convs': dict(lr_mult=2.0)}
-            cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=faster)
-        else:
+        if row in PEERS:
             recipe = read_recipe(PEERS[row]).arguments
             teachers = cfg.model.teachers.to_dict()
-            if row == 'CrossKD':
-                recipe['taps']['inner'] = SHALLOW
             cfg.model = apply_recipe(cfg.model.student, teachers, recipe)
+        else:
+            keep_terms(cfg.model, {**PARTS, **LESS}[row])
+            leave_out(cfg, row)
         for term in cfg.model.terms.values():
             term.weight = settings['weight'] * term.get('weight', 1.0)
     cfg.optim_wrapper.optimizer.lr = settings['lr']
+    lengthen(cfg, times)
     return cfg
 
 
@@ -114,9 +121,7 @@ def lengthen(cfg: Config, times: int) -> None:
     set_budget(cfg, ComparisonOptions(epochs=epochs, options=kept))
 
 
-def keep_terms(
-    model: Any, kept: Mapping[str, float | None], explored: bool = True
-) -> None:
+def keep_terms(model: Any, kept: Mapping[str, float | None]) -> None:
     """Leave out the other terms of a distiller's config, and what only they read."""
     for name in list(model.terms):
         if name not in kept:
@@ -126,8 +131,40 @@ def keep_terms(
             model.terms[name].weight = weight
     if 'loss_feature' not in kept:
         model.adapters, model.branches = {}, {}
-    elif not explored:
+
+
+def leave_out(cfg: Config, row: str) -> None:
+    """Leave out exploration, or the guidance layer, where the row says so."""
+    model = cfg.model
+    if 'without exploration' in row or row == FASTER:
         model.adapters.guide_fpn.student, model.branches = 'fpn', {}
+    if row == FASTER:
+        faster = {'neck.fpn_convs': dict(lr_mult=2.0)}
+        cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=faster)
+    if row == LINEAR:
+        guide = model.adapters.guide_fpn
+        model.adapters.guide_fpn = dict(
+            type='LinearAlign', student=guide.student, teacher=guide.teacher
+        )
+
+
+def measure(args: argparse.Namespace, data: str) -> None:
+    """Measure the rows on a data set."""
+    gfl_pairs.prepare(args.work_dir, data)
+
+    def make(row: str, teacher: int = 0) -> protocol.Make:
+        return partial(make_row, args, data, row, teacher)
+
+    belongs = {row: of for row, (of, _) in LONGER.items()} | dict.fromkeys(LESS, WHOLE)
+    also = {row: (belongs[row], make(row)) for row in args.rows if row in belongs}
+    wanted = {BASE, *args.rows, *(row for row, _ in also.values())}
+    rows = {row: make(row) for row in TRIED if row in wanted}
+    for row in rows:
+        if row != BASE:
+            also[f'{row}, second teacher'] = row, make(row, teacher=1)
+    out = args.out / f'mkd_{data}'
+    place = protocol.Place(args.work_dir / data, out, args.devices, args.epochs)
+    protocol.measure(rows, STAGES, args.seeds, place, also)
 
 
 @guard
@@ -135,18 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure on each data set."""
     args = parse_args(argv)
     for data in args.data:
-        gfl_pairs.prepare(args.work_dir, data)
-        rows, again = (
-            {
-                row: partial(make_row, args, data, row, teacher)
-                for row in dict.fromkeys((BASE, *args.rows))
-                if teacher == 0 or row not in LENGTHS
-            }
-            for teacher in (0, 1)
-        )
-        out = args.out / f'mkd_{data}'
-        place = protocol.Place(args.work_dir / data, out, args.devices, args.epochs)
-        protocol.measure(rows, STAGES, args.seeds, place, again)
+        measure(args, data)
 
 
 if __name__ == '__main__':

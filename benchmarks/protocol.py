@@ -83,7 +83,7 @@ def measure(
     stages: Sequence[Stage],
     seeds: Sequence[int],
     place: Place,
-    again: Mapping[str, Make] | None = None,
+    also: Mapping[str, tuple[str, Make]] | None = None,
 ) -> dict[str, Settings]:
     """Try, choose, train with all seeds, and test.
 
@@ -92,7 +92,8 @@ def measure(
         stages: What is tried of each row, one setting after the other.
         seeds: All seeds; the tries have the first.
         place: Where to train and report.
-        again: Rows that train with what was chosen under another teacher as well.
+        also: Rows without tries of their own: the row whose settings they take, and
+            what makes their config.
 
     Returns:
         What was chosen, by row.
@@ -119,8 +120,7 @@ def measure(
     place.out.mkdir(parents=True, exist_ok=True)
     write_json(place.out / 'tries.json', tried)
     chosen = {name: files[name] for name in names.values()}
-    for row, make in (again or {}).items():
-        name = f'{names[row]}, second teacher'
+    for name, (row, make) in (also or {}).items():
         chosen[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
         dump(make(best[row]), chosen[name])
     run_compare(chosen, seeds, place, place.out, test=True)

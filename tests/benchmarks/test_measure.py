@@ -236,11 +236,11 @@ def test_every_row_of_mkd_is_planned(
     settings = dict(lr=0.5, weight=2.0)
     cfg = measure_mkd.make_row(args, 'cards', row, 1, settings)
     assert cfg.optim_wrapper.optimizer.lr == 0.5
-    if row in measure_mkd.LENGTHS:
-        times = measure_mkd.LENGTHS[row]
+    of, times = measure_mkd.LONGER.get(row, (row, 1))
+    assert cfg.train_cfg.max_epochs == 16 * times
+    assert cfg.param_scheduler[1].milestones == [11 * times, 14 * times]
+    if of == measure_mkd.BASE:
         assert cfg.optim_wrapper.optimizer.weight_decay == 0.1
-        assert cfg.train_cfg.max_epochs == 16 * times
-        assert cfg.param_scheduler[1].milestones == [11 * times, 14 * times]
         return
     weight = {name: term.weight for name, term in cfg.model.terms.items()}
     base = measure_mkd.make_row(args, 'cards', row, 0, dict(settings, weight=1.0))
@@ -249,12 +249,10 @@ def test_every_row_of_mkd_is_planned(
     assert teacher.checkpoint == str(tmp_path / 'gfl_r18-w64_cards_1.pth')
     teacher.update(checkpoint=None, cache=None)
     model = build_model(cfg)
-    assert set(model.plan.terms) == set(measure_mkd.PARTS.get(row, cfg.model.terms))
-    explored = 'with exploration' in row or row in (
-        measure_mkd.WHOLE,
-        'M-KD without soft outputs',
-    )
-    assert bool(cfg.model.get('branches')) == explored
+    kept = {**measure_mkd.PARTS, **measure_mkd.LESS}.get(of, cfg.model.terms)
+    assert set(model.plan.terms) == set(kept)
+    explored = 'loss_feature' in kept and 'exploration' not in row
+    assert bool(cfg.model.get('branches')) == (explored and row not in PEERS)
     if row == measure_mkd.FASTER:
         multiplied = cfg.optim_wrapper.paramwise_cfg.custom_keys
         found = [
@@ -263,6 +261,28 @@ def test_every_row_of_mkd_is_planned(
             if any(key in name for key in multiplied)
         ]
         assert len(found) == 10  # weight and bias of five convolutions
+
+
+PEERS = measure_mkd.PEERS
+
+
+def test_rows_of_mkd_that_belong_to_another_bring_it_along(
+    gfl_args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(protocol, 'measure', lambda *given: calls.append(given))
+    args = measure_mkd.parse_args(
+        [*gfl_args, '--rows', measure_mkd.LINEAR, 'student alone, twice as long']
+    )
+    measure_mkd.measure(args, 'cards')
+    [(rows, _, seeds, place, also)] = calls
+    assert list(rows) == ['student alone', 'M-KD'] and seeds == [0, 1, 2, 3, 4]
+    assert {row: of for row, (of, _) in also.items()} == {
+        measure_mkd.LINEAR: 'M-KD',
+        'student alone, twice as long': 'student alone',
+        'M-KD, second teacher': 'M-KD',
+    }
+    assert place.out.name == 'mkd_cards'
 
 
 def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:
@@ -401,7 +421,7 @@ def test_the_protocol_tests_what_was_best_of_each_row(
         'taught, lr 1, weight 1': 0.1,
         'taught, lr 3, weight 1': 0.4,
         'taught, lr 3, weight 2': 0.5,
-        'taught, lr 3, weight 2, second teacher': 0.4,
+        'more': 0.4,
     }
 
     def run(argv: list[str]) -> None:
@@ -416,8 +436,11 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     stages = [protocol.Stage('lr', (1, 3)), protocol.Stage('weight', (2,))]
     place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'], epochs=2)
     rows: dict[str, protocol.Make] = dict(alone=Config, taught=Config)
-    again: dict[str, protocol.Make] = dict(taught=lambda s: Config(dict(s, other=1)))
-    best = protocol.measure(rows, stages, [5, 6], place, again)
+
+    def more(settings: protocol.Settings) -> Config:
+        return Config(dict(settings, other=1))
+
+    best = protocol.measure(rows, stages, [5, 6], place, dict(more=('taught', more)))
     assert best == dict(alone=dict(lr=1, weight=1), taught=dict(lr=3, weight=2))
     *tries, last = calls
     assert [(c.seeds, c.test, len(c.rows)) for c in tries] == [
@@ -427,12 +450,10 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     assert (last.seeds, last.test, last.epochs) == ([5, 6], True, 2)
     assert last.base.startswith('alone, lr 1, weight 1=') and len(last.rows) == 2
     second, _, file = last.rows[1].partition('=')
-    assert second == 'taught, lr 3, weight 2, second teacher'
+    assert second == 'more'
     assert Config.fromfile(file).to_dict() == dict(lr=3, weight=2, other=1)
     saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
-    assert saved['taught'] == {
-        k: v for k, v in reached.items() if 'taught' in k and 'second' not in k
-    }
+    assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
     tried = Config.fromfile(last.rows[0].partition('=')[2])
     assert tried.to_dict() == dict(lr=3, weight=2)
 
