@@ -5,7 +5,7 @@
 
 FOLDER holds the teachers faster-rcnn_r18-w64_cards.pth and rtmdet-w050_cards.pth, the
 last checkpoints of `mkd-det train` with their configs. The student alone, soft outputs
-and M-KD are tried with two learning rates each on the validation images; then what was
+and M-KD are tried with three learning rates each on the validation images; then what was
 best trains with all seeds and is tested (benchmarks/protocol.py). Writes
 docs/results/cards_<family>. Finished trainings are skipped, interrupted ones resumed.
 """
@@ -41,7 +41,7 @@ FAMILIES = {
         'rtmdet-w050_cards.pth',
     ),
 }
-STAGES = (protocol.Stage('lr', (1e-3, 3e-3)),)
+STAGES = (protocol.Stage('lr', (1e-3, 3e-3, 6e-3)),)
 
 
 def make_rows(family: str, weights: Path) -> dict[str, protocol.Make]:

@@ -2,9 +2,9 @@
 (with masks, where both models have them), relations, attention and features, with guidance
 and exploration.
 
-For a pair with FPN. The weights of relations, attention and features are those
-of `mkd_neck.py`; on two-stage detectors none has been measured. A config takes it as
-`**_base_.pop('recipe')`. For a student of one stage: `mkd_two_stage.py`.
+For a pair with FPN. The weights of relations, attention and features are those of
+`mkd_two_stage.py`, for a student of one stage; on cascades none has been measured. A config
+takes it as `**_base_.pop('recipe')`.
 """
 
 _base_ = ['soft_cascade_two_stage.py']
@@ -42,17 +42,17 @@ recipe = dict(
             student='fpn',
             teacher='t.fpn',
             share=1.0,
-            weight=30.0,
+            weight=7.0,
         ),
         loss_attention=dict(
-            type='AttentionKD', student='fpn', teacher='t.fpn', share=0.9, weight=6.0
+            type='AttentionKD', student='fpn', teacher='t.fpn', share=0.9, weight=3.0
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
             share=1.5,
-            weight=10.0,
+            weight=6.5,
         ),
     ),
 )

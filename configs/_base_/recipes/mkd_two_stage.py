@@ -1,9 +1,9 @@
 """M-KD for two-stage detectors: soft outputs of both stages (with masks, where both models
 have them), relations, attention and features, with guidance and exploration.
 
-For a pair with FPN. The weights of relations, attention and features are
-those of `mkd_neck.py`; on two-stage detectors none has been measured. A config takes
-it as `**_base_.pop('recipe')`.
+For a pair with FPN. The shares of relations, attention and features are those of
+`mkd_neck.py`; the weights give them for Faster R-CNN on playing cards
+(docs/results/families.md). A config takes it as `**_base_.pop('recipe')`.
 """
 
 _base_ = ['soft_two_stage.py']
@@ -41,17 +41,17 @@ recipe = dict(
             student='fpn',
             teacher='t.fpn',
             share=1.0,
-            weight=30.0,
+            weight=7.0,
         ),
         loss_attention=dict(
-            type='AttentionKD', student='fpn', teacher='t.fpn', share=0.9, weight=6.0
+            type='AttentionKD', student='fpn', teacher='t.fpn', share=0.9, weight=3.0
         ),
         loss_feature=dict(
             type='FeatureKD',
             student='guide_fpn.student',
             teacher='guide_fpn.teacher',
             share=1.5,
-            weight=10.0,
+            weight=6.5,
         ),
     ),
 )

@@ -50,15 +50,15 @@ recipe = dict(
             type='SoftOutputKD',
             student='rpn',
             teacher='t.rpn',
-            share=1.0,
-            weight=0.4,
+            share=0.3,
+            weight=0.08,
         ),
         **{
             f'loss_soft_regions_{n}': dict(
                 type='ProposalKD',
                 student=f'box_head_{n}',
                 teacher=f'regions_{n}.teacher',
-                share=0.5**n,
+                share=0.6 * 0.5**n,
                 weight=0.5**n,
             )
             for n in range(3)

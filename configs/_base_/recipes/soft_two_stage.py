@@ -1,8 +1,9 @@
 """Soft outputs of both stages of a two-stage detector: RPN, classes, boxes, masks.
 
 The teacher's second stage runs on the student's proposals; a cascade as teacher runs
-once, as in prediction. Masks are compared where both models have them. Chen et al., NIPS 2017; see docs/methods/outputs.md. The weights
-have not been measured. A config takes it as `**_base_.pop('recipe')`.
+once, as in prediction. Masks are compared where both models have them. Chen et al., NIPS
+2017; see docs/methods/outputs.md. The weights give these shares on playing cards
+(docs/results/families.md). A config takes it as `**_base_.pop('recipe')`.
 """
 
 custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
@@ -34,14 +35,14 @@ recipe = dict(
             type='SoftOutputKD',
             student='rpn',
             teacher='t.rpn',
-            share=1.0,
-            weight=0.4,
+            share=0.3,
+            weight=0.08,
         ),
         loss_soft_regions=dict(
             type='ProposalKD',
             student='box_head',
             teacher='regions.teacher',
-            share=2.0,
+            share=0.6,
             weight=1.0,
         ),
         loss_soft_masks=dict(
