@@ -69,7 +69,7 @@ TRIED = (BASE, *PARTS, *PEERS)
 ROWS = (*TRIED, *LONGER, *LESS)
 # 'weight' is a factor of the weights of all terms; without terms, of the weight decay.
 STAGES = (
-    protocol.Stage('lr', (1e-3, 3e-3, 5e-3, 1e-2)),
+    protocol.Stage('lr', (3e-3, 5e-3, 1e-2, 2e-2)),
     protocol.Stage('weight', (0.25, 0.5, 2.0, 4.0)),
 )
 

@@ -5,4 +5,4 @@ model = dict(
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
     bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1))
 # Better than the teacher's 1e-3, alone and taught (docs/results/mkd.md).
-optim_wrapper = dict(optimizer=dict(lr=5e-3))
+optim_wrapper = dict(optimizer=dict(lr=1e-2))
