@@ -5,8 +5,8 @@
 
 FOLDER holds the teachers faster-rcnn_r18-w64_cards.pth and rtmdet-w050_cards.pth, the
 last checkpoints of `mkd-det train` with their configs. The student alone, soft outputs
-and M-KD are tried with three learning rates each on the validation images; then what was
-best trains with all seeds and is tested (benchmarks/protocol.py). Writes
+and M-KD are tried with three learning rates each on the validation images; then what
+was best trains with all seeds and is tested (benchmarks/protocol.py). Writes
 docs/results/cards_<family>. Finished trainings are skipped, interrupted ones resumed.
 """
 
