@@ -7,7 +7,8 @@ FOLDER holds the teachers faster-rcnn_r18-w64_cards.pth and rtmdet-w050_cards.pt
 last checkpoints of `mkd-det train` with their configs. The student alone, soft outputs
 and M-KD are tried with three learning rates each on the validation images; then what
 was best trains with all seeds and is tested (benchmarks/protocol.py). Writes
-docs/results/cards_<family>. Finished trainings are skipped, interrupted ones resumed.
+docs/results/cards_<family>. The trainings share the teacher's cache. Finished ones are
+skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ FAMILIES = {
 STAGES = (protocol.Stage('lr', (1e-3, 3e-3, 6e-3)),)
 
 
-def make_rows(family: str, weights: Path) -> dict[str, protocol.Make]:
+def make_rows(family: str, weights: Path, cache: Path) -> dict[str, protocol.Make]:
     """Return what makes the config of each row.
 
     Args:
         family: Name of the family.
         weights: Folder of the teachers.
+        cache: Folder of what the teacher has said.
     """
     files, teacher = FAMILIES[family]
 
@@ -58,6 +60,7 @@ def make_rows(family: str, weights: Path) -> dict[str, protocol.Make]:
         cfg.optim_wrapper.optimizer.lr = settings['lr']
         if 'teachers' in cfg.model:
             cfg.model.teachers.t.checkpoint = str((weights / teacher).absolute())
+            cfg.model.teachers.t.cache = str(cache.absolute())
         return cfg
 
     return {row: partial(make, file) for row, file in files.items()}
@@ -75,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in args.families:
         out = args.out / f'cards_{family}'
         place = protocol.Place(args.work_dir / family, out, args.devices, args.epochs)
-        protocol.measure(make_rows(family, args.weights), STAGES, args.seeds, place)
+        rows = make_rows(family, args.weights, args.work_dir / 'cache')
+        protocol.measure(rows, STAGES, args.seeds, place)
 
 
 if __name__ == '__main__':

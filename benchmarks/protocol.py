@@ -155,7 +155,7 @@ def run_compare(
         *('--out', str(out)),
         *(('--epochs', str(place.epochs)) if place.epochs else ()),
         *(('--test',) if test else ()),
-        *('--devices', *place.devices),
+        *(('--devices', *place.devices) if any(place.devices) else ()),
     ]
     if code := compare.main(argv):
         raise SystemExit(code)  # it has printed the error

@@ -398,13 +398,13 @@ def test_figures_of_images_without_labels_become_a_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('family', list(measure_families.FAMILIES))
 def test_every_row_of_a_family_teaches_one_student(family: str, tmp_path: Path) -> None:
-    rows = measure_families.make_rows(family, tmp_path)
+    rows = measure_families.make_rows(family, tmp_path, tmp_path / 'cache')
     alone, *taught = (make(dict(lr=0.5)) for make in rows.values())
     for cfg in taught:
         assert cfg.optim_wrapper.optimizer.lr == 0.5
         assert cfg.model.student == alone.model
         teacher = cfg.model.teachers.t
-        assert Path(teacher.checkpoint).parent == tmp_path
+        assert Path(teacher.checkpoint).parent == Path(teacher.cache).parent == tmp_path
         teacher.checkpoint = None
         assert build_model(cfg).plan.terms
 
