@@ -36,6 +36,7 @@ from mkd_det.errors import MkdError, ProbeError
 from mkd_det.io.atomic import write_atomically
 from mkd_det.io.json_files import write_json
 from mkd_det.plan.advice.fitting import has_needs, plan_recipe
+from mkd_det.plan.advice.pair import Pair
 from mkd_det.plan.plan import Plan
 from mkd_det.plan.recipes import Recipe, packaged_recipes
 
@@ -176,7 +177,7 @@ def try_recipe(recipe: Recipe, student: Any, teacher: nn.Module) -> dict[str, An
     for size in SIZES:
         probe = ProbeConfig(function=partial(noise, size))
         try:
-            plan = plan_recipe(recipe, student, teacher, (size, size), probe)
+            plan = plan_recipe(recipe, Pair(student, teacher, (size, size), probe))
         except ProbeError as failed:
             error = error or failed
         except MkdError as failed:

@@ -8,6 +8,7 @@ trained: edit it, and train it with mkd-det train.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add('--student', required=True, help='config that trains the student alone')
     add('--train-teacher', action='store_true', help='train the teacher first')
+    add(
+        '--class-map',
+        nargs='+',
+        type=_class_pair,
+        default=[],
+        metavar='OURS=THEIRS',
+        help='a class of the student and what the teacher calls it, or several of the'
+        " teacher's, with commas, or none; all others are matched by name",
+    )
     add('--recipe', default='auto', help='a recipe by name; default: auto')
     add(
         '--data',
@@ -85,6 +95,18 @@ def make_parser() -> argparse.ArgumentParser:
     add_verbose(parser)
     add_launcher(parser)
     return parser
+
+
+def _class_pair(text: str) -> tuple[str, Any]:
+    """Return a class of the student, and those of the teacher by name or index."""
+    ours, equals, theirs = text.partition('=')
+    if not ours or not equals:
+        raise argparse.ArgumentTypeError(
+            f"takes OURS=THEIRS, such as 'television=tv', not {text!r}"
+        )
+    names = [name.strip() for name in theirs.split(',') if name.strip()]
+    found = [int(name) if name.isdecimal() else name for name in names]
+    return ours, found if len(found) > 1 else next(iter(found), None)
 
 
 def run(args: argparse.Namespace) -> Any:
@@ -138,8 +160,18 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
         settings: What the user asked for.
         args: The arguments.
     """
-    for file in show_prepared(settings, args).write(settings.folder):
-        console().print(f'Written: {file}', markup=False, soft_wrap=True)
+    files = show_prepared(settings, args).write(settings.folder)
+    lines = [f'Written: {file}' for file in files]
+    if settings.checkpoint is None:
+        trained = settings.teacher_part
+        lines += [f'Its teacher: {trained["cfg"]}, trained to {trained["checkpoint"]}']
+    config = shlex.quote(str(settings.folder / 'distill.py'))
+    lines += [
+        f'Weights for these data: mkd-det calibrate {config}',
+        f'Training with those of the recipe: mkd-det train {config}',
+    ]
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_and_calibrate(settings: Any, args: argparse.Namespace) -> Path:
@@ -172,11 +204,14 @@ def show_prepared(settings: Any, args: argparse.Namespace) -> PreparedDistillati
     """
     from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import check_checkpoint
+    from .plan import class_map_table
 
     check_checkpoint(settings, args.train_teacher)
     prepared = prepare(settings, args.resume)
     shown: Any = console()
     shown.print(choice_table(prepared))
+    if prepared.class_map is not None:
+        shown.print(class_map_table(prepared.class_map))
     for warning in prepared.warnings:
         shown.print(f'Warning: {warning}', style='yellow', markup=False)
     return prepared
@@ -214,6 +249,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         args.init,
         dict(args.cfg_options or {}),
         not args.dry_run,
+        dict(args.class_map),
     )
 
 
@@ -249,7 +285,9 @@ def finish(settings: Any, config: Path) -> None:
             say(f'    {line}')
     say('Makes the page: metrics, curves, detections, attention, speed')
     try:
-        page, missing = write_report(settings.work_dir, config, settings.run_dir)
+        page, missing = write_report(
+            settings.work_dir, config, settings.run_dir, settings.options
+        )
     except Exception as error:  # the training must not seem to have failed
         first = (str(error).splitlines() or [''])[0]
         say(f'No page: {type(error).__name__}: {first}', 'yellow')
@@ -266,6 +304,7 @@ def choice_table(prepared: Any) -> Any:
     Args:
         prepared: What `prepare` returned.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title='Distillation', title_justify='left')
@@ -274,9 +313,9 @@ def choice_table(prepared: Any) -> Any:
     for side, count in prepared.sizes.items():
         table.add_row(side, f'{count / 1e6:.2f} M parameters')
     for note in prepared.notes:
-        table.add_row('chosen', note)
+        table.add_row('chosen', escape(note))
     for name, reason in prepared.choice.reasons.items():
-        table.add_row('left out', f'{name}: {reason}')
+        table.add_row('left out', escape(f'{name}: {reason}'))
     return table
 
 

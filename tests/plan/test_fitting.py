@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 import tiny
 import tiny_images
 from mkd_det.errors import HeadKindError, MkdError, PlanError, TapNotFoundError
-from mkd_det.plan.advice.fitting import can_be_planned, has_needs, recipes_for
+from mkd_det.plan.advice.fitting import has_needs, planning_error, recipes_for
+from mkd_det.plan.advice.pair import Pair
 from mkd_det.plan.recipes import Recipe, packaged_recipes
 
 RECIPES = {recipe.name: recipe for recipe in packaged_recipes()}
@@ -159,17 +161,29 @@ def taught(pair: str, recipe: str, folder: Path) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize('pair', PAIRS)
-def test_recipes_that_fit_are_those_that_can_be_planned(pair: str) -> None:
-    student, teacher = models(pair)
+@pytest.mark.parametrize('name', PAIRS)
+def test_recipes_that_fit_are_those_that_can_be_planned(name: str) -> None:
+    student, teacher = models(name)
+    pair = Pair(student, teacher, (64, 64))
     before = list(student.state_dict()), torch.get_rng_state()
-    assert recipes_for(student, teacher, (64, 64)) == sorted(PAIRS[pair][2])
+    assert recipes_for(pair) == sorted(PAIRS[name][2])
     for recipe in RECIPES.values():
         if not has_needs(recipe.needs, student, teacher):
-            assert not can_be_planned(recipe, student, teacher, (64, 64)), recipe.name
+            assert planning_error(recipe, pair) is not None, recipe.name
     assert list(student.state_dict()) == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert not any(m._forward_hooks for m in (*student.modules(), *teacher.modules()))
+
+
+def test_a_class_map_makes_heads_of_other_classes_comparable() -> None:
+    student = tiny.build(changed(gfl(4, 8), num_classes=2))
+    teacher = tiny.build(gfl(8, 16))
+    names = tiny.CLASSES[1:], tiny.CLASSES
+    pair = Pair(student, teacher, (64, 64), None, 'auto', *names)
+    assert 'soft_dense' not in recipes_for(Pair(student, teacher, (64, 64)))
+    assert {'soft_dense', 'mkd_dense'} <= set(recipes_for(pair))
+    strangers = replace(pair, classes=('one', 'two'))
+    assert recipes_for(strangers) == []
 
 
 def tapped(recipe: Recipe) -> tuple[set[str], set[str]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mmengine.model import BaseModel
 from torch import nn
 
 from ...errors import ConfigError, MkdError, PlanError, nearest_names
 from ...heads.base import traits_of
 from ...plan.advice.fitting import has_needs, planning_error
+from ...plan.advice.pair import Pair
 from ...plan.recipes import Recipe, packaged_recipes
 from ...taps import Tap
 
@@ -31,19 +31,12 @@ class Choice:
     reasons: dict[str, str]
 
 
-def choose_recipe(
-    student: BaseModel,
-    teacher: nn.Module,
-    wanted: str = AUTO,
-    size: tuple[int, int] = (256, 256),
-) -> Choice:
+def choose_recipe(pair: Pair, wanted: str = AUTO) -> Choice:
     """Choose the recipe for a pair: of those that fit, the one with the highest rank.
 
     Args:
-        student: The student. It is left as it is.
-        teacher: The teacher.
+        pair: Student and teacher.
         wanted: Name of a recipe, or 'auto'.
-        size: (H, W) of the image that the models are run on, in pixels.
 
     Raises:
         ConfigError: There is no recipe of that name.
@@ -57,10 +50,7 @@ def choose_recipe(
             available=nearest_names(wanted, recipes, limit=len(recipes)),
             fix='--recipe auto',
         )
-    reasons = {
-        name: why_not(recipe, student, teacher, size)
-        for name, recipe in recipes.items()
-    }
+    reasons = {name: why_not(recipe, pair) for name, recipe in recipes.items()}
     fits = [recipes[name] for name, reason in reasons.items() if not reason]
     fits.sort(key=lambda recipe: -recipe.rank)
     names = tuple(recipe.name for recipe in fits)
@@ -83,24 +73,18 @@ def choose_recipe(
     return Choice(chosen, names, left_out)
 
 
-def why_not(
-    recipe: Recipe, student: BaseModel, teacher: nn.Module, size: tuple[int, int]
-) -> str:
+def why_not(recipe: Recipe, pair: Pair) -> str:
     """Return why a recipe does not fit a pair, in one line; '' if it does.
 
     Args:
         recipe: The recipe.
-        student: The student. It is left as it is.
-        teacher: The teacher.
-        size: (H, W) of the image that the models are run on, in pixels.
+        pair: Student and teacher.
     """
-    if not has_needs(recipe.needs, student, teacher):
-        return _missing(recipe, student, teacher)
+    if not has_needs(recipe.needs, pair.student, pair.teacher):
+        return _missing(recipe, pair.student, pair.teacher)
     # Small images show nearly always that a recipe fits, in a quarter of the time.
-    small = (size[0] // 2, size[1] // 2)
-    error = planning_error(recipe, student, teacher, small) and planning_error(
-        recipe, student, teacher, size
-    )
+    small = replace(pair, size=(pair.size[0] // 2, pair.size[1] // 2))
+    error = planning_error(recipe, small) and planning_error(recipe, pair)
     if error is None:
         return ''
     text = error.message if isinstance(error, MkdError) else str(error)

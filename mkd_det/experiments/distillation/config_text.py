@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from .data_part import Expression
@@ -75,8 +76,13 @@ def format_value(value: Any, indent: int = 0) -> str:
         return flat
     inner = ' ' * (indent + 4)
     if isinstance(value, Mapping):
-        parts = [f'{k}={format_value(v, indent + 4)}' for k, v in value.items()]
-        return 'dict(\n' + ',\n'.join(f'{inner}{part}' for part in parts) + ')'
+        plain = _has_plain_keys(value)
+        parts = [
+            (f'{k}=' if plain else f'{k!r}: ') + format_value(v, indent + 4)
+            for k, v in value.items()
+        ]
+        lines = ',\n'.join(f'{inner}{part}' for part in parts)
+        return f'dict(\n{lines})' if plain else f'{{\n{lines}}}'
     opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
     if not any(isinstance(one, (Mapping, list, tuple)) for one in value):
         return opening + '\n' + _filled(value, inner) + closing
@@ -100,7 +106,7 @@ def _flat(value: Any) -> str:
     if isinstance(value, Expression):
         return str(value)
     if isinstance(value, Mapping):
-        if all(isinstance(k, str) and k.isidentifier() for k in value):
+        if _has_plain_keys(value):
             return f'dict({", ".join(f"{k}={_flat(v)}" for k, v in value.items())})'
         return f'{{{", ".join(f"{k!r}: {_flat(v)}" for k, v in value.items())}}}'
     if isinstance(value, list):
@@ -108,6 +114,14 @@ def _flat(value: Any) -> str:
     if isinstance(value, tuple):
         return f'({", ".join(map(_flat, value))}{"," * (len(value) == 1)})'
     return repr(value)
+
+
+def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
+    """Return whether the keys can be written as keywords."""
+    return all(
+        isinstance(key, str) and key.isidentifier() and not iskeyword(key)
+        for key in value
+    )
 
 
 def _docstring(lines: Sequence[str]) -> str:

@@ -11,18 +11,20 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ...checkpoints.checkpoint import read_checkpoint, read_class_names, read_meta
-from ...class_maps.counting import class_count
-from ...config import TeacherConfig
+from ...checkpoints.checkpoint import read_checkpoint
+from ...class_maps.class_map import ClassMap
 from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
 from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
 from ...errors import ConfigError, PathError
+from ...plan.advice.pair import Pair
 from ...preflight.checks import check_count
 from ...teachers.loading import Teacher
+from ...training.class_names import data_names, teacher_names
 from ...training.runtime import build_model, is_distill
 from .choice import Choice, choose_recipe
+from .class_part import with_class_map
 from .config_text import distill_text
 from .model_part import common_divisor
 from .plain_configs import (
@@ -32,7 +34,7 @@ from .plain_configs import (
     teacher_parts,
     with_divisor,
 )
-from .settings import DistillSettings, absolute, check_settings, located
+from .settings import CALIBRATED, DistillSettings, absolute, check_settings, located
 from .trial import Found, try_configs, wanted_batches
 
 
@@ -47,6 +49,8 @@ class PreparedDistillation:
         warnings: What a person should know, a sentence each.
         sizes: Parameters of student and teacher.
         layout: The dataset of the user, if one was given.
+        class_map: Which classes of the teacher are which of the student, if they
+            differ.
     """
 
     texts: dict[str, str]
@@ -55,6 +59,7 @@ class PreparedDistillation:
     warnings: list[str]
     sizes: dict[str, int]
     layout: Layout | None = None
+    class_map: ClassMap | None = None
 
     def write(self, folder: Path) -> list[Path]:
         """Write the configs, and annotations that were converted.
@@ -66,12 +71,14 @@ class PreparedDistillation:
             PathError: A config there was edited, or is of other settings.
         """
         files = {folder / name: text for name, text in self.texts.items()}
+        calibrated = folder / CALIBRATED
+        trained = calibrated if calibrated.is_file() else folder / 'distill.py'
         for file, text in files.items():
             if file.is_file() and file.read_text(encoding='utf-8') != text:
                 raise PathError(
                     'a config was written before, and is not what would be written now',
                     actual=str(file),
-                    fix=f'mkd-det train {folder / "distill.py"}, to train it as it is;'
+                    fix=f'mkd-det train {trained}, to train it as it is;'
                     ' or another --work-dir',
                 )
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,16 +108,15 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
     model = build_model(_with_parts(student, parts))
     classes = _classes(student, layout, model)
     big = _build_teacher(settings, teacher, layout)
-    choice = choose_recipe(model, big, settings.recipe)
-    notes, warnings = _notes(layout, choice), []
-    if divisor:
-        notes.append(f'images are padded to multiples of {divisor}, for the teacher')
     given = settings.teacher_part
-    theirs = _teacher_classes(settings)
-    others = bool(theirs and classes and tuple(theirs) != tuple(classes))
-    if others or class_count(model) != class_count(big):
-        given['class_map'] = 'auto'
-        notes.append('the teacher has other classes: they are matched by name')
+    theirs = None if settings.checkpoint is None else teacher_names(given)
+    pair, class_map = with_class_map(
+        Pair(model, big), classes, theirs, settings.class_map
+    )
+    choice = choose_recipe(pair, settings.recipe)
+    notes, warnings = _notes(layout, choice, divisor, class_map), []
+    if class_map is not None:
+        given['class_map'] = pair.class_map
     sizes = {'student': _parameters(model), 'teacher': _parameters(big)}
     if sizes['student'] >= sizes['teacher']:
         warnings.append(
@@ -138,6 +144,7 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
             [*warnings, *found.warnings],
             sizes,
             layout,
+            class_map,
         )
 
     return _checked(settings, (student, teacher), made)
@@ -190,13 +197,12 @@ def _checked(
 
 def _classes(
     student: Config, layout: Layout | None, model: nn.Module
-) -> tuple[str, ...] | None:
-    """Return the classes of the data, after they were counted."""
+) -> tuple[str, ...]:
+    """Return the classes of the data by label, after they were counted."""
     if layout is not None:
         return layout.classes
-    classes = dataset_classes(student, 'train')
-    check_count({'train': classes}, model)
-    return classes
+    check_count({'train': dataset_classes(student, 'train')}, model)
+    return data_names(student)
 
 
 def _with_parts(cfg: Config, parts: Mapping[str, Any]) -> Config:
@@ -206,21 +212,14 @@ def _with_parts(cfg: Config, parts: Mapping[str, Any]) -> Config:
     return changed
 
 
-def _teacher_classes(settings: DistillSettings) -> tuple[str, ...] | None:
-    """Return the classes that the teacher's checkpoint says it was trained on."""
-    if settings.checkpoint is None:
-        return None
-    config = TeacherConfig(**settings.teacher_part)
-    content = read_checkpoint(str(config.checkpoint))
-    return read_class_names(read_meta(content))
-
-
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _notes(layout: Layout | None, choice: Choice) -> list[str]:
-    """Return what was decided about data and recipe."""
+def _notes(
+    layout: Layout | None, choice: Choice, divisor: int, class_map: ClassMap | None
+) -> list[str]:
+    """Return what was decided about data, recipe, images and classes."""
     notes = []
     if layout is not None:
         count = len(layout.train.content['images'])
@@ -235,6 +234,10 @@ def _notes(layout: Layout | None, choice: Choice) -> list[str]:
     notes.append(
         f'recipe {choice.recipe.name}' + (f' ({others} fit too)' * bool(others))
     )
+    if divisor:
+        notes.append(f'images are padded to multiples of {divisor}, for the teacher')
+    if class_map is not None:
+        notes.append(f'the teacher has other classes: {class_map.summary()}')
     return notes
 
 

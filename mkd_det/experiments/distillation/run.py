@@ -16,7 +16,7 @@ from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
 from .prepare import PreparedDistillation
-from .settings import TEACHER_CONFIG, DistillSettings
+from .settings import CALIBRATED, TEACHER_CONFIG, DistillSettings
 from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
@@ -49,10 +49,10 @@ def write_configs(
         train_teacher(settings, settings.folder / TEACHER_CONFIG)
     if not calibrated:
         return config
-    cfg = load_config(str(config))
+    cfg = load_config(str(config), settings.options)
     if not any('share' in term for term in cfg.model.terms.values()):
         return config
-    out = settings.folder / 'calibrated.py'
+    out = settings.folder / CALIBRATED
     found = calibrate(cfg, {}, Settings(iters=CALIBRATION_ITERS))
     write_calibrated(out, str(config), cfg, found)
     return out
@@ -95,7 +95,7 @@ def written_config(settings: DistillSettings) -> Path | None:
     """
     if not has_begun(str(settings.run_dir)):
         return None
-    names = ('calibrated.py', 'distill.py')
+    names = (CALIBRATED, 'distill.py')
     files = (settings.folder / name for name in names)
     return next((file for file in files if file.is_file()), None)
 

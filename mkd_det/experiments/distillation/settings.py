@@ -15,6 +15,8 @@ from .choice import AUTO
 
 # The written config of a teacher that is trained first.
 TEACHER_CONFIG = 'teacher.py'
+# The config with the weights that were found for the data.
+CALIBRATED = 'calibrated.py'
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class DistillSettings:
         init: Checkpoint that the student starts from.
         options: Overrides of the config that is trained, by dotted key.
         trains: Whether the training follows: its data is checked as it would be.
+        class_map: Classes of the teacher by the student's, for names that differ.
     """
 
     student: str
@@ -46,6 +49,7 @@ class DistillSettings:
     init: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     trains: bool = True
+    class_map: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

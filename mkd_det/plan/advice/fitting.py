@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mmdet.models import SemiBaseDetector
 from mmengine.model import BaseModel
 from torch import nn
 
-from ...config import DistillConfig, ProbeConfig
+from ...config import DistillConfig
 from ...errors import (
     ConfigError,
     MkdError,
@@ -25,6 +24,7 @@ from ...heads.base import traits_of
 from ...taps import Tap
 from ..plan import HasModel, Plan
 from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
+from .pair import Pair
 from .taps import containers_that_work, plan_config, taps_that_work
 
 # Errors after which another recipe may help. Shapes are a matter of widths: those of
@@ -71,7 +71,7 @@ def suggest_recipes(
     if of_list and not containers_that_work(student, teachers, config):
         error.fix = ''
     lines = [_detector_inside(teachers), taps_that_work(student, teachers, config)]
-    names = recipes_for(student, teacher.model, config.probe_shape, config.probe)
+    names = recipes_for(_pair(student, teacher.model, config))
     if names:
         lines.append(f'recipes that fit the pair: {", ".join(names)}')
     error.fix = '\n'.join(line for line in (error.fix, *lines) if line)
@@ -89,25 +89,31 @@ def _detector_inside(teachers: Mapping[str, HasModel]) -> str:
     return ''
 
 
-def recipes_for(
-    student: BaseModel,
-    teacher: nn.Module,
-    size: tuple[int, int] = (256, 256),
-    probe: ProbeConfig | None = None,
-) -> list[str]:
+def _pair(student: BaseModel, teacher: nn.Module, config: DistillConfig) -> Pair:
+    """Return the pair of a config; its first teacher counts."""
+    given = next(iter(config.teachers.values()))
+    return Pair(
+        student,
+        teacher,
+        config.probe_shape,
+        config.probe,
+        given.class_map,
+        config.classes,
+        given.classes,
+    )
+
+
+def recipes_for(pair: Pair) -> list[str]:
     """Return the names of the packaged recipes that can be planned as they are.
 
     Args:
-        student: The student. It is left as it is.
-        teacher: The teacher.
-        size: (H, W) of the image that the models are run on, in pixels.
-        probe: What the config says of input that is no usual image.
+        pair: Student and teacher.
     """
     return [
         recipe.name
         for recipe in packaged_recipes()
-        if has_needs(recipe.needs, student, teacher)
-        and can_be_planned(recipe, student, teacher, size, probe)
+        if has_needs(recipe.needs, pair.student, pair.teacher)
+        and planning_error(recipe, pair) is None
     ]
 
 
@@ -132,73 +138,33 @@ def has_needs(needs: Needs, student: nn.Module, teacher: nn.Module) -> bool:
     )
 
 
-def can_be_planned(
-    recipe: Recipe,
-    student: BaseModel,
-    teacher: nn.Module,
-    size: tuple[int, int],
-    probe: ProbeConfig | None = None,
-) -> bool:
-    """Return whether a recipe can be planned for a pair, by planning it.
-
-    Args:
-        recipe: The recipe.
-        student: The student. It is left as it is.
-        teacher: The teacher.
-        size: (H, W) of the image that the models are run on, in pixels.
-        probe: What the config says of input that is no usual image.
-    """
-    return planning_error(recipe, student, teacher, size, probe) is None
-
-
-def planning_error(
-    recipe: Recipe,
-    student: BaseModel,
-    teacher: nn.Module,
-    size: tuple[int, int],
-    probe: ProbeConfig | None = None,
-) -> Exception | None:
+def planning_error(recipe: Recipe, pair: Pair) -> Exception | None:
     """Return the error that planning a recipe for a pair ends with, or None.
 
     Args:
         recipe: The recipe.
-        student: The student. It is left as it is.
-        teacher: The teacher.
-        size: (H, W) of the image that the models are run on, in pixels.
-        probe: What the config says of input that is no usual image.
+        pair: Student and teacher.
     """
     try:
-        plan_recipe(recipe, student, teacher, size, probe)
+        plan_recipe(recipe, pair)
     except Exception as error:  # of a model that a recipe cannot run, any
         return error
     return None
 
 
-def plan_recipe(
-    recipe: Recipe,
-    student: BaseModel,
-    teacher: nn.Module,
-    size: tuple[int, int],
-    probe: ProbeConfig | None = None,
-) -> Plan:
+def plan_recipe(recipe: Recipe, pair: Pair) -> Plan:
     """Return the plan of a recipe for a pair; its branches are detached again.
 
     Args:
         recipe: The recipe.
-        student: The student. It is left as it is.
-        teacher: The teacher.
-        size: (H, W) of the image that the models are run on, in pixels.
-        probe: What the config says of input that is no usual image.
+        pair: Student and teacher.
 
     Raises:
         MkdError: The recipe does not fit the pair.
     """
-    given: dict[str, Any] = {**recipe.arguments, 'probe_size': size, 'probe': probe}
-    own = given.get('teachers') or {}
-    given['teachers'] = {TEACHER: dict(cfg=TEACHER, checkpoint=None), **own}
-    config = DistillConfig.parse(given)
-    models = {name: _Teacher(teacher) for name in config.teachers}
-    return plan_config(student, models, config)
+    config = DistillConfig.parse(pair.add_to(recipe.arguments, TEACHER))
+    models = {name: _Teacher(pair.teacher) for name in config.teachers}
+    return plan_config(pair.student, models, config)
 
 
 class _Teacher:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from rich.console import Console
 
 import tiny
+from mkd_det.cli import main
+from mkd_det.cli.distill import choice_table, finish, make_parser
 from mkd_det.config_files.reading import load_config
 from mkd_det.errors import (
     CheckpointKeysError,
@@ -24,14 +29,17 @@ from mkd_det.errors import (
     PathError,
     PlanError,
 )
+from mkd_det.experiments.distillation.config_text import format_value
 from mkd_det.experiments.distillation.model_part import (
     common_divisor,
     scaled_schedule,
     with_classes,
 )
 from mkd_det.experiments.distillation.prepare import prepare
+from mkd_det.experiments.distillation.report.finished_run import FinishedRun
 from mkd_det.experiments.distillation.run import check_checkpoint, write_configs
 from mkd_det.experiments.distillation.settings import DistillSettings, check_same_run
+from mkd_det.training.class_names import with_class_names
 from mkd_det.training.runtime import build_model
 
 
@@ -102,6 +110,7 @@ def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
     cfg = distill_cfg(given)
     assert cfg.model.student.bbox_head.num_classes == 2
     assert cfg.model.teachers.t.class_map == 'auto'
+    assert {'loss_soft', 'loss_feature'} <= set(cfg.model.terms)
     dataset = cfg.train_dataloader.dataset
     assert dataset.metainfo.classes == tuple(reversed(tiny.CLASSES[1:]))
     assert [t['type'] for t in dataset.pipeline][-1] == 'PackDetInputs'
@@ -257,7 +266,34 @@ def test_no_class_in_common_is_refused(files: Path, tmp_path: Path) -> None:
     given = settings(files, tmp_path / 'run', data=data / 'annotations.json')
     with pytest.raises(MkdError) as caught:
         prepare(given)
-    assert 'class_map' in str(caught.value) and not given.work_dir.exists()
+    assert '--class-map' in str(caught.value) and not given.work_dir.exists()
+
+
+def test_other_names_of_the_same_classes_are_given(files: Path, tmp_path: Path) -> None:
+    """What the user says, and the others by name; heads are compared."""
+    data = tiny.write_coco(tmp_path / 'mine', images=4)
+    content = json.loads((data / 'annotations.json').read_text())
+    content['categories'][0]['name'] = 'my own name'
+    (data / 'annotations.json').write_text(json.dumps(content))
+    named = {'my own name': tiny.CLASSES[0]}
+    given = settings(
+        files, tmp_path / 'run', data=data / 'annotations.json', class_map=named
+    )
+    cfg = distill_cfg(given)
+    assert cfg.model.teachers.t.class_map == {**named, '*': 'auto'}
+    model = build_model(with_class_names(cfg))
+    assert model.plan.class_maps['t'].changes_nothing
+    assert 'loss_soft' in model.plan.terms
+
+
+def test_a_class_map_of_classes_that_are_not_there(files: Path, tmp_path: Path) -> None:
+    given = settings(files, tmp_path / 'run', class_map={'unicorn': tiny.CLASSES[0]})
+    with pytest.raises(ConfigError, match='no class') as wrong:
+        prepare(given)
+    assert tiny.CLASSES[0] in str(wrong.value)
+    first = settings(files, tmp_path / 'run', checkpoint=None, class_map={'a': 'b'})
+    with pytest.raises(ConfigError, match='trained on the classes of the data'):
+        prepare(first)
 
 
 def test_a_run_that_has_begun_is_kept(files: Path, tmp_path: Path) -> None:
@@ -435,8 +471,6 @@ def test_a_checkpoint_without_class_names_and_of_other_classes(
 
 @pytest.mark.commands
 def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> None:
-    from mkd_det.cli import main
-
     work_dir = tmp_path / 'run'
     argv = ['distill', '--teacher', str(files / 'big.py'), str(files / 'big.pth')]
     argv += ['--student', str(files / 'small.py'), '--work-dir', str(work_dir)]
@@ -467,11 +501,81 @@ def test_the_student_is_trained_by_one_command(files: Path, tmp_path: Path) -> N
     shutil.rmtree(work_dir)
 
 
+def test_calibration_and_page_are_of_the_training_with_its_options(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stop(cfg: Config, *_: Any) -> None:
+        seen.append(cfg.train_dataloader.batch_size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mkd_det.experiments.distillation.run.calibrate', stop)
+    options = {'train_dataloader.batch_size': 3}
+    given = settings(files, tmp_path / 'run', options=options)
+    with pytest.raises(KeyboardInterrupt):
+        write_configs(given, prepare(given))
+    assert seen == [3]
+    page = FinishedRun(
+        given.work_dir, given.folder / 'distill.py', given.run_dir, options
+    )
+    assert page.cfg.train_dataloader.batch_size == 3
+
+
+def test_a_dry_run_names_what_follows(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its commands can be copied, whatever the folder is called."""
+    argv = ['distill', '--teacher', str(files / 'big.py'), str(files / 'big.pth')]
+    argv += ['--student', str(files / 'small.py'), '--dry-run']
+    assert main([*argv, '--work-dir', str(tmp_path / 'my run')]) == 0
+    file = tmp_path / 'my run/configs/distill.py'
+    out = capsys.readouterr().out
+    assert f"mkd-det calibrate '{file}'" in out
+    assert f"mkd-det train '{file}'" in out
+
+
+@pytest.mark.parametrize(
+    ('text', 'pair'),
+    [
+        ('television=tv', ('television', 'tv')),
+        ('dining table=16', ('dining table', 16)),
+        ('vehicle=car, bus', ('vehicle', ['car', 'bus'])),
+        ('dog=', ('dog', None)),
+    ],
+)
+def test_classes_are_given_in_pairs(text: str, pair: tuple[str, Any]) -> None:
+    models = ['--teacher', 'b.py', '--student', 's.py']
+    args = make_parser().parse_args([*models, '--class-map', text])
+    assert args.class_map == [pair]
+
+
+def test_a_class_without_its_pair_is_refused(capsys: pytest.CaptureFixture) -> None:
+    models = ['--teacher', 'b.py', '--student', 's.py']
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([*models, '--class-map', 'television'])
+    assert 'television=tv' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('count', [1, 20])
+def test_class_maps_are_written_as_they_are(count: int) -> None:
+    """Names of classes are seldom identifiers, and `class` is a word of Python."""
+    given = {f'dining table {n}': 'table [b]' for n in range(count)} | {'class': None}
+    assert ast.literal_eval(format_value(given)) == given
+
+
+def test_names_in_the_table_are_no_markup() -> None:
+    console = Console(width=60, record=True, file=StringIO())
+    prepared = SimpleNamespace(
+        sizes={}, notes=['cat [b], a[/x]'], choice=SimpleNamespace(reasons={})
+    )
+    console.print(choice_table(prepared))
+    assert 'cat [b], a[/x]' in console.export_text()
+
+
 def test_a_page_that_cannot_be_written_does_not_lose_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from mkd_det.cli.distill import finish
-
     given = DistillSettings('small.py', 'big.py', 'big.pth', tmp_path)
     finish(given, tmp_path / 'gone.py')
     assert '--resume makes the page again' in capsys.readouterr().out

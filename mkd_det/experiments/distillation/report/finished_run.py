@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +35,22 @@ class FinishedRun:
         work_dir: Folder of the distillation.
         config: The config that was trained.
         run_dir: Folder of the training.
+        options: Overrides of the config that it was trained with, by dotted key.
 
     Attributes:
         cfg: The config, with names of classes.
         figures: All figures of the page, for json; parts of the page fill it.
     """
 
-    def __init__(self, work_dir: Path, config: Path, run_dir: Path) -> None:
+    def __init__(
+        self,
+        work_dir: Path,
+        config: Path,
+        run_dir: Path,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.work_dir, self.config, self.run_dir = work_dir, config, run_dir
-        self.cfg = with_class_names(load_config(str(config)))
+        self.cfg = with_class_names(load_config(str(config), options))
         self.figures: dict[str, Any] = {}
         init_default_scope(self.cfg.get('default_scope') or 'mmdet')
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import MMLogger
 
@@ -35,7 +36,12 @@ PARTS: dict[str, Part] = {
 }
 
 
-def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, list[str]]:
+def write_report(
+    work_dir: Path,
+    config: Path,
+    run_dir: Path,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Path, list[str]]:
     """Write page, markdown, json and pictures into the work dir.
 
     A part that cannot be made is named on the page, with the reason.
@@ -44,6 +50,7 @@ def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, lis
         work_dir: Folder of the distillation.
         config: The config that was trained.
         run_dir: Folder of the training.
+        options: Overrides of the config that it was trained with, by dotted key.
 
     Returns:
         The page, and what is missing in it, a sentence each.
@@ -51,7 +58,7 @@ def write_report(work_dir: Path, config: Path, run_dir: Path) -> tuple[Path, lis
     Raises:
         MkdError: The config can no longer be read.
     """
-    run = FinishedRun(work_dir, config, run_dir)
+    run = FinishedRun(work_dir, config, run_dir, options)
     out = work_dir / FOLDER
     out.mkdir(parents=True, exist_ok=True)
     title = f'Distilled: {work_dir.name}'
