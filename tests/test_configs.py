@@ -226,6 +226,16 @@ def test_a_method_of_another_name_is_told_apart() -> None:
     assert not any(teaches_by(method, dkd) for method in ('dist', 'dlkd', 'kd', 'fa'))
 
 
+def test_published_weights_of_coco_pairs() -> None:
+    """PKD: 10 for each of four levels, of which the term is the mean. CrossKD: boxes 4
+    KL at temperature 1."""
+    folder = ROOT / 'configs/coco'
+    pkd = read(folder / 'retinanet_pkd_fcos-x101_r50_fpn_1x_coco.py').model
+    assert len(pkd.taps.fpn) == 4 and pkd.terms.loss_feature.weight == 4 * 10
+    cross = read(folder / 'gfl_crosskd_r101_r50_fpn_1x_coco.py').model.terms.loss_cross
+    assert (cross.weight, cross.box_weight, cross.box_tau) == (1.0, 4.0, 1.0)
+
+
 @pytest.mark.parametrize('file', CONFIGS, ids=named)
 def test_config_builds_and_runs_one_step(file: Path) -> None:
     cfg = read(file)

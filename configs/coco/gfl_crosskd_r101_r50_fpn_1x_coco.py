@@ -6,8 +6,8 @@ https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r101_fpn_mstrain_2x_coco
 """
 
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../_base_/recipes/crosskd_dense.py']
-# The published weight; the recipe's was found on BCCD.
-_base_.recipe.terms.loss_cross.weight = 1.0
+# The published weights and temperature; the recipe's were found on BCCD.
+_base_.recipe.terms.loss_cross.update(weight=1.0, box_weight=4.0, box_tau=1.0)
 model = dict(
     _delete_=True,
     type='Distiller',
