@@ -16,7 +16,7 @@ from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
 from .prepare import PreparedDistillation
-from .settings import CALIBRATED, TEACHER_CONFIG, DistillSettings
+from .settings import CALIBRATED, TEACHER_CONFIG, DistillSettings, note_sources
 from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
@@ -44,6 +44,7 @@ def write_configs(
         MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
     """
     prepared.write(settings.folder)
+    note_sources(settings)
     config = settings.folder / 'distill.py'
     if settings.checkpoint is None:
         train_teacher(settings, settings.folder / TEACHER_CONFIG)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...config_files.reading import load_config
 from ...errors import ConfigError, PathError
+from ...io.json_files import read_json, write_own_json
 from ...training.resume import has_begun
 from .choice import AUTO
 
@@ -17,6 +18,8 @@ from .choice import AUTO
 TEACHER_CONFIG = 'teacher.py'
 # The config with the weights that were found for the data.
 CALIBRATED = 'calibrated.py'
+# File in the folder of the configs that says which data they were written for.
+_SOURCES = '.sources.json'
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ class DistillSettings:
             config: A file, or a packaged config.
         """
         return config if '::' in config else os.path.relpath(config, self.folder)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the images come from, by option; '' for those of the configs."""
+        given = {'--data': self.data, '--unlabeled': self.unlabeled}
+        return {name: os.path.abspath(p) if p else '' for name, p in given.items()}
 
     @property
     def teacher_part(self) -> dict[str, Any]:
@@ -170,6 +179,15 @@ def _check_work_dir(settings: DistillSettings, resume: bool) -> None:
         )
 
 
+def note_sources(settings: DistillSettings) -> None:
+    """Note which data the configs are written for; the configs themselves say classes.
+
+    Args:
+        settings: What the user asks for.
+    """
+    write_own_json(settings.folder / _SOURCES, settings.sources)
+
+
 def check_same_run(settings: DistillSettings, config: Path) -> None:
     """Raise unless a distillation that has begun is the one that is asked for.
 
@@ -178,7 +196,7 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
         config: The config that is trained.
 
     Raises:
-        PathError: It is of other models, or of another recipe or length.
+        PathError: It is of other models or data, or of another recipe or length.
     """
     cfg = load_config(str(config))
     asked = {'--student': settings.base_of(settings.student)}
@@ -201,6 +219,11 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
     if settings.init is not None:
         asked['--init'] = located(settings.init)
         found['--init'] = located(str(cfg.get('load_from')))
+    known = read_json(settings.folder / _SOURCES)
+    for option, path in settings.sources.items():
+        if path and isinstance(known, dict):
+            asked[option] = path
+            found[option] = str(known.get(option) or 'of the configs')
     differ = [name for name in asked if found[name] and asked[name] != found[name]]
     if differ:
         raise PathError(

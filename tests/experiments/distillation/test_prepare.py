@@ -38,7 +38,11 @@ from mkd_det.experiments.distillation.model_part import (
 from mkd_det.experiments.distillation.prepare import prepare
 from mkd_det.experiments.distillation.report.finished_run import FinishedRun
 from mkd_det.experiments.distillation.run import check_checkpoint, write_configs
-from mkd_det.experiments.distillation.settings import DistillSettings, check_same_run
+from mkd_det.experiments.distillation.settings import (
+    DistillSettings,
+    check_same_run,
+    note_sources,
+)
 from mkd_det.training.class_names import with_class_names
 from mkd_det.training.runtime import build_model
 
@@ -224,8 +228,11 @@ def test_resuming_another_pair_is_refused(files: Path, tmp_path: Path) -> None:
     given = settings(files, tmp_path / 'run')
     prepare(given).write(given.folder)
     config = given.folder / 'distill.py'
+    note_sources(given)
     check_same_run(given, config)
     for changes in (
+        dict(data=tmp_path / 'other'),
+        dict(unlabeled=tmp_path / 'more'),
         dict(student=str(files / 'big.py')),
         dict(teacher=str(files / 'small.py')),
         dict(checkpoint=str(files / 'other.pth')),
