@@ -85,7 +85,8 @@ class TermConfig:
             loss, which is 1 for those of this package.
         match: How levels of student and teacher find each other, as for adapters.
         only_with: Module paths that student and teacher must have for this term; it is
-            off, and the plan says why, where one of them is missing.
+            off, and the plan says why, where one of them is missing. `'a|b'` stands
+            for one of the two.
         arguments: All other keys: `schedule`, arguments of the loss's class, and what
             the loss reads besides (`PairLoss.also`).
     """

@@ -61,6 +61,15 @@ class ProposalHead(Probe):
         self._teacher: FrozenModule | None = None
 
     def _check_student(self, student: Sequence[LevelSpec]) -> None:
+        if [spec.channels for spec in student] == [5, 5]:
+            raise ShapeMismatchError(
+                f'{type(self).__name__}: the student takes its regions twice in each'
+                ' step, as Double-Head R-CNN does',
+                expected='a second stage that takes them once',
+                actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
+                fix='terms that compare features or the RPN, without this adapter; such'
+                ' a detector can be the teacher',
+            )
         if [spec.channels for spec in student] != [5]:
             raise ShapeMismatchError(
                 f'{type(self).__name__}: the student must yield its regions, once in'

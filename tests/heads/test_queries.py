@@ -92,6 +92,23 @@ def test_decoder_layers_are_read_without_denoising_queries(name: str) -> None:
         assert torch.equal(own, whole[:, first : first + student.num_queries])
 
 
+def test_queries_are_those_of_the_labelled_images_after_a_run_without_labels() -> None:
+    """DDQ keeps the number of denoising queries of its last run, which has none."""
+    model = distiller(tiny.ddq_detr(), tiny.ddq_detr(), DECODER).train()
+    student, said = model.student, []
+    student.bbox_head.register_forward_hook(lambda *given: said.append(given[-1]))
+    student(**model.data_preprocessor(tiny.batch(), training=True), mode='loss')
+    reader = QueryReader(student.bbox_head)
+    reader.queries = student.num_queries
+    levels = reader.layout(said[0])
+    assert levels is not None
+    first, more = student.cache_dict['dis_query_info']
+    assert first > 0
+    student.cache_dict['dis_query_info'] = [0, more]
+    own = levels[-1][0][:, first : first + student.num_queries]
+    assert torch.equal(reader.read(student.bbox_head, levels).scores, own.float())
+
+
 @pytest.mark.parametrize(
     'term, teacher, count',
     [

@@ -179,8 +179,9 @@ def test_every_term_of_a_step_has_a_gradient(
 
 def test_masks_are_compared_where_both_models_have_them() -> None:
     parts = recipe('soft_two_stage')
-    both = tiny.distiller(tiny.mask_rcnn(4, 8), tiny.mask_rcnn(8, 16), **parts)
-    assert 'loss_soft_masks' in tiny.build(both).plan.terms
+    for teacher in (tiny.mask_rcnn, tiny.cascade_mask_rcnn):
+        both = tiny.distiller(tiny.mask_rcnn(4, 8), teacher(8, 16), **parts)
+        assert 'loss_soft_masks' in tiny.build(both).plan.terms
     for student, teacher, whose in (
         (tiny.mask_rcnn, tiny.faster_rcnn, 't'),
         (tiny.faster_rcnn, tiny.mask_rcnn, 'student'),

@@ -52,7 +52,10 @@ recipe = dict(
             labels='labels',
             share=1.0,
             weight=1.0,
-            only_with=['roi_head.mask_head.conv_logits'],
+            # A cascade has a mask head for each stage.
+            only_with=[
+                'roi_head.mask_head.conv_logits|roi_head.mask_head.0.conv_logits'
+            ],
         ),
     ),
 )

@@ -161,9 +161,12 @@ class QueryReader(HeadReader):
         """Return the index of the first query that is no denoising query."""
         if count == self.queries:  # in eval mode, and of shared queries
             return 0
+        last = count - self.queries
         if isinstance(head, DDQDETRHead) and head.training:
-            return head.cache_dict['dis_query_info'][0]
-        return count - self.queries
+            # The number of denoising queries there may be of a later run, of images
+            # without labels; that of dense queries is the same in all.
+            return last - head.cache_dict['num_dense_queries']
+        return last
 
     def prove(
         self, model: Any, head: Any, features: Sequence[Tensor], where: str

@@ -99,9 +99,9 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
             'ProposalMaskKD: the masks of student and teacher differ in size',
             expected=f'{len(teacher)} masks of {other}, as the teacher',
             actual=f'{len(student)} masks of {size} in the student',
-            fix='roi_head.mask_roi_extractor.roi_layer.output_size of the student as'
-            ' the teacher has it, or leave the term of the masks out, as the recipe'
-            ' mkd_two_stage does',
+            fix='terms=dict(loss_soft_masks=dict(weight=0)), the term of the masks; or'
+            ' roi_head.mask_roi_extractor.roi_layer.output_size and'
+            ' train_cfg.rcnn.mask_size of the student as the teacher has them',
         )
     counts = student.shape[1], teacher.shape[1]
     if counts[0] != counts[1] and 1 not in counts:

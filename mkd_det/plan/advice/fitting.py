@@ -14,7 +14,6 @@ from ...errors import (
     MkdError,
     PlanError,
     ProbeError,
-    ShapeMismatchError,
     TapNotFoundError,
     TapOutputError,
     TapSilentError,
@@ -27,8 +26,7 @@ from ..recipes import TEACHER, Needs, Recipe, packaged_recipes
 from .pair import Pair
 from .taps import containers_that_work, plan_config, taps_that_work
 
-# Errors after which another recipe may help. Shapes are a matter of widths: those of
-# a pair are the same in every recipe.
+# Errors after which another recipe may help.
 HELPED = (
     TapNotFoundError,
     TapSilentError,
@@ -36,7 +34,6 @@ HELPED = (
     PlanError,
     TeacherClassesError,
 )
-NOT_HELPED = (ShapeMismatchError, ProbeError)
 
 
 def suggest_recipes(
@@ -59,7 +56,7 @@ def suggest_recipes(
         ran: Whether the models were run: a config error before is a slip of the pen,
             after it a matter of the pair.
     """
-    helped = isinstance(error, HELPED) and not isinstance(error, NOT_HELPED)
+    helped = isinstance(error, HELPED) and not isinstance(error, ProbeError)
     helped |= isinstance(error, ConfigError) and ran
     # Recipes are planned with teachers that run; stored ones have heads only.
     stored = any(given.stored is not None for given in config.teachers.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -27,9 +27,18 @@ def missing_modules(
     adapter = config.adapters.get(term.teacher.partition('.')[0])
     owner = (adapter.teacher if adapter else term.teacher).partition('.')[0]
     for name in ('student', owner):
-        if term.only_with and (name == 'student' or name in config.teachers):
-            try:
-                Tap(term.only_with).resolve(model_of(name))
-            except TapNotFoundError as error:
-                return f'{name} has no {error.actual}'
+        if name == 'student' or name in config.teachers:
+            for given in term.only_with:
+                if not _has_one(model_of(name), given.split('|')):
+                    return f'{name} has no {given.replace("|", " or ")}'
     return ''
+
+
+def _has_one(model: nn.Module, paths: Sequence[str]) -> bool:
+    for path in paths:
+        try:
+            Tap((path,)).resolve(model)
+        except TapNotFoundError:
+            continue
+        return True
+    return False
