@@ -22,6 +22,28 @@ amp=optim_wrapper.type=AmpOptimWrapper
 mkdir -p "$out"
 : > "$out/summary.txt"
 
+log=    # of the command that runs
+timed=  # file with the seconds of the training that runs
+begun=0
+
+# Add to the seconds of a training, which may be interrupted and resumed.
+count_seconds() {
+    echo $(($(cat "$timed" 2> /dev/null || echo 0) + SECONDS - begun)) > "$timed.new"
+    mv "$timed.new" "$timed"
+    timed=
+}
+
+# Show why a command has failed: what it says is in its log only.
+finish() {
+    local code=$?
+    [ -z "$timed" ] || count_seconds
+    if [ "$code" != 0 ] && [ -f "$log" ]; then
+        echo "Failed with exit code $code. The end of $log:" >&2
+        tail -n 20 "$log" >&2
+    fi
+}
+trap finish EXIT
+
 # A line of the summary for each number.
 say() { echo "$*" | tee -a "$out/summary.txt"; }
 
@@ -29,8 +51,9 @@ say() { echo "$*" | tee -a "$out/summary.txt"; }
 step() {
     local name=$1
     shift
+    log="$out/$name.log"
     "$python" -m mkd_det benchmark "$@" --device "$device" --iters "$iters" \
-        --json "$out/$name.json" > "$out/$name.log" 2>&1
+        --json "$out/$name.json" > "$log" 2>&1
     say "$name: $("$python" - "$out/$name.json" <<'END'
 import json
 import sys
@@ -43,14 +66,18 @@ END
 
 # A training. Arguments: name, config, options of `mkd-det train`.
 training() {
-    local name=$1 begun=$SECONDS
+    local name=$1
     shift
+    log="$out/$name.log"
     if [ ! -f "$out/$name/epoch_$epochs.pth" ]; then
+        begun=$SECONDS
+        timed="$out/$name.seconds"
         "$python" -m mkd_det train "$1" --resume --work-dir "$out/$name" "${@:2}" \
-            > "$out/$name.log" 2>&1
+            > "$log" 2>&1
+        count_seconds
     fi
-    say "$name: $((SECONDS - begun)) s, $(grep -o 'coco/bbox_mAP: [0-9.-]*' \
-        "$out/$name.log" | tail -n 1)"
+    say "$name: $(cat "$out/$name.seconds" 2> /dev/null || echo unknown) s, $(grep -o \
+        'coco/bbox_mAP: [0-9.-]*' "$log" | tail -n 1)"
 }
 
 "$python" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name()

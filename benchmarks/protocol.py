@@ -1,6 +1,7 @@
 """The protocol of measurements: equally many tries for each row, then one test.
 
-All tries of all rows train with the first seed and are judged on validation images.
+All tries of all rows train with the first seed and are judged on validation images; one
+that fails is the worst.
 What was best of each row trains with all seeds, and is tested once.
 """
 
@@ -16,12 +17,15 @@ from mmengine.config import Config
 
 from mkd_det.cli import compare
 from mkd_det.cli.common import add_devices
+from mkd_det.errors import ExperimentError
 from mkd_det.experiments.comparison.report.page import JSON
 from mkd_det.experiments.comparison.rows import file_stem
-from mkd_det.io.json_files import read_json, write_json
+from mkd_det.io.json_files import finite, read_json, write_json
 
 # Values of the settings that are tried, by name.
 Settings = Mapping[str, float]
+# Figure of a try that has failed.
+WORST = float('-inf')
 # Makes the config of a row with some settings.
 Make = Callable[[Settings], Config]
 
@@ -111,14 +115,15 @@ def measure(
                 made[name] = row, settings
                 files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
                 dump(make(settings), files[name])
-        out = place.folder / 'tries'
-        run_compare(files, seeds[:1], place, out)
-        for name, value in figures(out).items():
+        failed = {n for own in tried.values() for n, v in own.items() if v == WORST}
+        again = {name: file for name, file in files.items() if name not in failed}
+        for name, value in run_tries(again, seeds[:1], place).items():
             tried[made[name][0]][name] = value
         names = {row: max(own, key=own.__getitem__) for row, own in tried.items()}
+        check_figures(names, tried)
         best = dict(made[name] for name in names.values())
     place.out.mkdir(parents=True, exist_ok=True)
-    write_json(place.out / 'tries.json', tried)
+    write_json(place.out / 'tries.json', finite(tried))
     chosen = {name: files[name] for name in names.values()}
     for name, (row, make) in (also or {}).items():
         chosen[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
@@ -132,10 +137,65 @@ def label(settings: Settings) -> str:
     return ', '.join(f'{name} {value:g}' for name, value in settings.items())
 
 
+def run_tries(
+    files: Mapping[str, Path], seeds: Sequence[int], place: Place
+) -> dict[str, float]:
+    """Train tries, and return the figure of each.
+
+    A try that fails, as one that diverges does, counts as the worst.
+
+    Args:
+        files: Config of each try.
+        seeds: Seeds of the trainings.
+        place: Where to train.
+    """
+    out, left = place.folder / 'tries', dict(files)
+    found: dict[str, float] = {}
+    while left and not found:
+        # What an earlier run has written is not the report of this one.
+        (out / JSON).unlink(missing_ok=True)
+        try:
+            run_compare(left, seeds, place, out, debug=True)
+        except ExperimentError as error:
+            print(f'Continues without a training that has failed:\n{error}')
+        found = figures(out)
+        # Without the base there is no report: the next one takes its place.
+        del left[next(iter(left))]
+    for name in files:
+        if name not in found:
+            print(f'{name}: it has failed, or has no figure; counts as the worst')
+    return {name: found.get(name, WORST) for name in files}
+
+
+def check_figures(
+    names: Mapping[str, str], tried: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Raise where no try of a row has a figure.
+
+    Args:
+        names: The best try of each row.
+        tried: Figures of all tries, by row.
+
+    Raises:
+        ExperimentError: All tries of a row have failed.
+    """
+    for row, name in names.items():
+        if tried[row][name] == WORST:
+            raise ExperimentError(
+                f'all tries of {row!r} have failed',
+                expected='one that trains to its end',
+                actual=', '.join(tried[row]),
+                fix='the same command again, once what the logs in runs/ show is'
+                ' mended; or other values in STAGES of the script',
+            )
+
+
 def figures(out: Path) -> dict[str, float]:
-    """Return the figure of each row of a report."""
-    rows = read_json(out / JSON)['rows']
-    return {row['name']: row['metric']['mean'] for row in rows}
+    """Return the figure of each row of a report that has one; none without report."""
+    report = read_json(out / JSON) or {'rows': []}
+    found = {row['name']: row['metric']['mean'] for row in report['rows']}
+    # NaN is null in a report.
+    return {name: v for name, v in found.items() if v is not None and v == v}
 
 
 def run_compare(
@@ -144,8 +204,18 @@ def run_compare(
     place: Place,
     out: Path,
     test: bool = False,
+    debug: bool = False,
 ) -> None:
-    """Run `mkd-det compare`; the first file is the base."""
+    """Run `mkd-det compare`; the first file is the base.
+
+    Args:
+        files: Config of each row.
+        seeds: Seeds of the trainings.
+        place: Where to train.
+        out: Folder of the report.
+        test: Whether to report the test data.
+        debug: Whether its errors are raised instead of printed.
+    """
     (base, file), *others = files.items()
     argv = [
         *(f'{name}={path}' for name, path in others),
@@ -155,6 +225,7 @@ def run_compare(
         *('--out', str(out)),
         *(('--epochs', str(place.epochs)) if place.epochs else ()),
         *(('--test',) if test else ()),
+        *(('--debug',) if debug else ()),
         *(('--devices', *place.devices) if any(place.devices) else ()),
     ]
     if code := compare.main(argv):

@@ -61,6 +61,7 @@ ORDER = (
     'experiments.curves',
     'experiments.detections',
     'experiments.doctor',
+    'experiments.memory',
     'experiments.runs',
     'experiments.chain',
     'experiments.comparison',

@@ -79,6 +79,15 @@ def make_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='train without a look at teacher, data and first steps (mkd-det doctor)',
     )
+    _add_training(parser)
+    add_verbose(parser)
+    add_launcher(parser)
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add what `mkd-det train` has too."""
+    add = parser.add_argument
     add('--amp', action='store_true', help='automatic mixed precision training')
     add(
         '--auto-scale-lr',
@@ -92,9 +101,6 @@ def make_parser() -> argparse.ArgumentParser:
         action=Options,
         help='override settings of the config that is trained',
     )
-    add_verbose(parser)
-    add_launcher(parser)
-    return parser
 
 
 def _class_pair(text: str) -> tuple[str, Any]:
@@ -204,6 +210,7 @@ def show_prepared(settings: Any, args: argparse.Namespace) -> PreparedDistillati
     """
     from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import check_checkpoint
+    from ..experiments.distillation.table import choice_table
     from .plan import class_map_table
 
     check_checkpoint(settings, args.train_teacher)
@@ -296,27 +303,6 @@ def finish(settings: Any, config: Path) -> None:
     for text in missing:
         say(f'Not on the page: {text}', 'yellow')
     say(f'Page: {page}')
-
-
-def choice_table(prepared: Any) -> Any:
-    """Return the table of what was chosen, and why.
-
-    Args:
-        prepared: What `prepare` returned.
-    """
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title='Distillation', title_justify='left')
-    table.add_column('part')
-    table.add_column('what', overflow='fold')
-    for side, count in prepared.sizes.items():
-        table.add_row(side, f'{count / 1e6:.2f} M parameters')
-    for note in prepared.notes:
-        table.add_row('chosen', escape(note))
-    for name, reason in prepared.choice.reasons.items():
-        table.add_row('left out', escape(f'{name}: {reason}'))
-    return table
 
 
 main = command(make_parser, run)

@@ -64,6 +64,7 @@ def examine(args: argparse.Namespace) -> bool:
     from ..experiments.doctor import OK, Settings, diagnose
     from ..experiments.doctor.finding import is_wrong
     from ..experiments.doctor.report import findings_table, summary
+    from ..experiments.doctor.training_command import training_command
     from .train import apply_args
 
     cfg = load_config(args.config, args.cfg_options)
@@ -76,8 +77,8 @@ def examine(args: argparse.Namespace) -> bool:
     shown.print(f'Doctor: {summary(findings)}', markup=False, highlight=False)
     if is_wrong(findings):
         shown.print(
-            f'Not trained. Mend {args.config}, then: mkd-det train {args.config}'
-            f' --work-dir {args.work_dir}; --no-doctor trains it as it is',
+            f'Not trained. Mend {args.config}, then:\n    {training_command(args)}\n'
+            '--no-doctor trains it as it is',
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -130,6 +130,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def make_onnx(cfg: Config, args: argparse.Namespace) -> OnnxStudent:
     """Return the student as ONNX, compared with torch."""
+    from ..checkpoints.checkpoint import read_meta
     from ..deploy.onnx_file import OPSET, OnnxSettings, check_packages
     from ..deploy.onnx_file import make_onnx as make
     from ..io.paths import check_output_file
@@ -141,8 +142,8 @@ def make_onnx(cfg: Config, args: argparse.Namespace) -> OnnxStudent:
     settings = OnnxSettings(
         args.image_size, args.features, args.fixed, args.opset or OPSET
     )
-    plain, model, _ = load_student(cfg, args.checkpoint, args.square)
-    return make(model, plain, settings)
+    plain, model, content = load_student(cfg, args.checkpoint, args.square)
+    return make(model, plain, settings, read_meta(content))
 
 
 def table(

@@ -95,6 +95,14 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.task_weight < 0:
             raise ConfigError('task_weight must be 0 or more', actual=self.task_weight)
+        if self.task_weight == 0 and self.balance is not None:
+            raise ConfigError(
+                "balance keeps terms at a share of the task's gradient, which is 0 with"
+                ' task_weight=0: every term would count for nothing',
+                expected='task_weight above 0, or no balance',
+                actual=f'task_weight=0, balance={self.balance.to_build()!r}',
+                fix='balance=None, and `weight` instead of `share` in the terms',
+            )
         low, high = PROBE_SIDES
         if not all(low <= side <= high for side in self.probe_shape):
             raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmdet.datasets import BaseDetDataset
+from mmdet.datasets.transforms import RandomCrop
 from mmdet.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
@@ -28,6 +29,8 @@ class UnlabeledImages(BaseDetDataset):
     pipeline packs. A `Distiller` lets the teachers' terms read such images and leaves
     them out of the student's own loss. Any other model takes them for images without
     objects.
+
+    `RandomCrop` keeps crops without boxes here, whatever its `allow_negative_crop` is.
 
     Put it behind labelled data in a `ConcatDataset`, with
     `ignore_keys=['classes', 'palette']`: it needs no `metainfo`.
@@ -63,6 +66,16 @@ class UnlabeledImages(BaseDetDataset):
     ) -> None:
         self.images, self.exclude, self.strict = images, exclude, strict
         super().__init__(ann_file='', **kwargs)
+
+    @property
+    def pipeline(self) -> Any:
+        """The transforms, also those that a hook switches to."""
+        return self._pipeline
+
+    @pipeline.setter
+    def pipeline(self, steps: Any) -> None:
+        _allow_crops(steps)
+        self._pipeline = steps
 
     def load_data_list(self) -> list[dict]:
         """List the images with their sizes.
@@ -140,6 +153,18 @@ class UnlabeledImages(BaseDetDataset):
             'instances': [],
             UNLABELED: True,
         }
+
+
+def _allow_crops(transform: Any) -> None:
+    """Let every `RandomCrop` keep its first crop: it would look for boxes for ever."""
+    if isinstance(transform, RandomCrop):
+        transform.allow_negative_crop = True
+    inner = getattr(transform, 'transforms', transform)  # of Compose and RandomApply
+    if isinstance(inner, (list, tuple)):
+        for one in inner:
+            _allow_crops(one)
+    elif inner is not transform:
+        _allow_crops(inner)
 
 
 def list_images(

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.detectors import BaseDetector
+from mmdet.models.detectors.single_stage_instance_seg import (
+    SingleStageInstanceSegmentor,
+)
 from torch import Tensor, nn
 
 from ..errors import ExportError
@@ -30,11 +33,13 @@ class Output:
         name: Its name in the ONNX file.
         shape: Its shape for the images that it was found with.
         stride: Input pixels per cell, for maps (N, C, H, W).
+        activated: Whether the graph ends in a sigmoid or a softmax here.
     """
 
     name: str
     shape: tuple[int, ...]
     stride: int | None
+    activated: bool = False
 
 
 class InferenceGraph(nn.Module):
@@ -102,6 +107,9 @@ class InferenceGraph(nn.Module):
         if isinstance(result, Tensor):
             yield ('logits' if head is None else output_names(head, 1)[0]), result
             return
+        if isinstance(self.model, SingleStageInstanceSegmentor):
+            # What each head yields; those with a box head have failed before.
+            (result,) = result
         parts = list(result)
         names = output_names(head, len(parts))
         for name, part in zip(names, parts, strict=True):

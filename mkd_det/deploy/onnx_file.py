@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from torch import Tensor
 from ..errors import ExportError
 from ..registry import type_name
 from ..version import __version__
+from .activation import meant_activation, with_activated
+from .class_list import class_list
 from .graph import INPUT, InferenceGraph, Output, head_of
 from .preprocessing import (
     Size,
@@ -81,7 +83,12 @@ class OnnxStudent:
     metadata: dict[str, Any]
 
 
-def make_onnx(model: Any, cfg: Config, settings: OnnxSettings) -> OnnxStudent:
+def make_onnx(
+    model: Any,
+    cfg: Config,
+    settings: OnnxSettings,
+    meta: Mapping[str, Any] | None = None,
+) -> OnnxStudent:
     """Return a model as ONNX, checked against torch with onnxruntime.
 
     Batch and size are dynamic where the outputs then still equal torch's at other
@@ -91,6 +98,7 @@ def make_onnx(model: Any, cfg: Config, settings: OnnxSettings) -> OnnxStudent:
         model: The student, on the CPU, with its weights. It is set to eval mode.
         cfg: Its plain config.
         settings: How it is exported.
+        meta: `meta` of its checkpoint, for the names of the classes.
 
     Raises:
         ExportError: A package is missing, the model cannot be exported, or its outputs
@@ -103,10 +111,11 @@ def make_onnx(model: Any, cfg: Config, settings: OnnxSettings) -> OnnxStudent:
     choices: list[tuple[str, ...]] = [()]
     if not settings.fixed:
         choices = [tuple(_AXES), ('batch',), ()]
+    classes = class_list(model, cfg, meta or {})
     failures: list[ExportError] = []
     for dynamic in choices:
         try:
-            return _make(graph, cfg, size, divisor, dynamic, settings.opset)
+            return _make(graph, cfg, classes, size, divisor, dynamic, settings.opset)
         except ExportError as error:
             failures.append(error)
     raise failures[-1]
@@ -127,6 +136,7 @@ def check_packages() -> None:
 def _make(
     graph: InferenceGraph,
     cfg: Config,
+    classes: Sequence[str],
     size: Size,
     divisor: int,
     dynamic: tuple[str, ...],
@@ -137,12 +147,13 @@ def _make(
     with as_export_error(graph, f'fails in torch on images {tuple(images.shape)},'):
         outputs = graph.outputs(images)
     content = _trace(graph, images, outputs, dynamic, opset)
+    outputs = with_activated(content, outputs)
     shapes = [tuple(images.shape)]
     if 'batch' in dynamic:
         shapes.append((1, 3, *size))
     if 'height' in dynamic:
         shapes.append((1, 3, size[0] + divisor, size[1] + 2 * divisor))
-    metadata = describe(graph, cfg, images, outputs, dynamic)
+    metadata = describe(graph, cfg, images, outputs, dynamic, classes)
     content = _with_metadata(content, metadata)
     with as_export_error(graph, 'does not run at all sizes that are tried,'):
         session = OnnxSession(content)
@@ -207,6 +218,7 @@ def describe(
     images: Tensor,
     outputs: Sequence[Output],
     dynamic: Sequence[str],
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a user of the file must know, ready for json.
 
@@ -216,12 +228,10 @@ def describe(
         images: The images that it is traced with.
         outputs: Its outputs.
         dynamic: Axes of the input that may have other lengths.
+        classes: Names of the classes by label; none where they are not known.
     """
     head = head_of(graph.model)
-    loss = getattr(head, 'loss_cls', None)
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    metainfo = dataset.get('metainfo') or cfg.get('metainfo') or {}
-    sigmoid = getattr(head, 'use_sigmoid_cls', getattr(loss, 'use_sigmoid', False))
+    activation = 'none' if graph.features else meant_activation(head, outputs)
     return dict(
         model=type_name(cfg.model.type),
         head=None if head is None else type(head).__name__,
@@ -232,9 +242,9 @@ def describe(
             **describe_preprocessing(graph.model, cfg),
         ),
         outputs=[asdict(output) for output in outputs],
-        activation='sigmoid' if sigmoid else 'softmax',
-        classes=list(metainfo.get('classes', ())),
+        activation=activation,
         mkd_det=__version__,
+        **({'classes': list(classes)} if classes else {}),
     )
 
 

@@ -14,6 +14,11 @@ from ..errors import ConfigError
 from ..heads.labelled import counts_first, first_images
 from ..heads.running import run_features
 from ..plan.plan import Term
+from ..plan.unlabeled import (
+    is_second_stage,
+    reads_second_stage,
+    terms_without_labels,
+)
 from ..structures import Level, Levels
 from ..taps import Tap, capture
 
@@ -22,8 +27,6 @@ if TYPE_CHECKING:
 
 # Key of a data sample's metainfo: the image has no labels.
 UNLABELED = 'unlabeled'
-# A student's second stage runs on labelled images only.
-_SECOND_STAGE = 'roi_head.'
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,10 @@ def plan_groups(
     """
     if not images.unlabelled:
         return [Group(images, dict(terms))]
-    without = _terms_without_labels(model, terms)
+    without = terms_without_labels(model.config, model.plan, terms)
     weight = model.config.unlabeled.weight
     if not images.labelled:
-        if not _terms_without_labels(model, model.plan.terms):
+        if not terms_without_labels(model.config, model.plan, model.plan.terms):
             raise _nothing_to_learn(model)
         return [Group(images, without, weight)]
     if counts_first(model.student) and _share_terms(model, terms, without):
@@ -181,36 +184,6 @@ def _nothing_to_learn(model: Distiller) -> ConfigError:
     )
 
 
-def _terms_without_labels(
-    model: Distiller, terms: Mapping[str, Term]
-) -> dict[str, Term]:
-    """Return the terms that read images without labels."""
-    wanted = model.config.unlabeled.terms
-    return {
-        name: term
-        for name, term in terms.items()
-        if (wanted is None or name in wanted)
-        and (not term.loss.truth or _has_teacher_truth(model, term))
-        and not _reads_second_stage(model, term)
-    }
-
-
-def _has_teacher_truth(model: Distiller, term: Term) -> bool:
-    return term.loss.truth == 'boxes' and model.plan.truth is not None
-
-
-def _reads_second_stage(model: Distiller, term: Term) -> bool:
-    """Return whether a term reads what runs on labelled images only."""
-    taps = model.plan.taps.get('student', {})
-    refs = list(term.refs.values())
-    for ref in term.refs.values():
-        node = model.plan.adapters.get(ref.owner)
-        refs += list(node.refs.values()) if node else []
-    return any(
-        ref.owner == 'student' and _is_second_stage(taps[ref.key]) for ref in refs
-    )
-
-
 def _share_terms(
     model: Distiller, terms: Mapping[str, Term], without: Mapping[str, Term]
 ) -> bool:
@@ -223,7 +196,7 @@ def _share_terms(
         model.config.unlabeled.weight == 1
         and model.plan.truth is None
         and not model.weigher.taps
-        and all(_reads_second_stage(model, terms[name]) for name in left_out)
+        and all(reads_second_stage(model.plan, terms[name]) for name in left_out)
         and not any(terms[name].loss.truth for name in left_out)
     )
 
@@ -232,14 +205,10 @@ def _run_unlabelled(
     model: Distiller, images: Images, taps: Mapping[str, Tap], grad: bool
 ) -> dict[str, Levels]:
     """Run the student up to its heads, without its loss."""
-    first = {name: tap for name, tap in taps.items() if not _is_second_stage(tap)}
+    first = {name: tap for name, tap in taps.items() if not is_second_stage(tap)}
     with capture(model.student, first, grad) as seen:
         run_features(model.student, images.inputs, images.samples)
     return dict(seen)
-
-
-def _is_second_stage(tap: Tap) -> bool:
-    return tap.paths[0].startswith(_SECOND_STAGE)
 
 
 def _rows(
@@ -248,7 +217,7 @@ def _rows(
     """Return what was captured of some images; the second stage has labelled ones."""
     found = {}
     for name, levels in seen.items():
-        if not _is_second_stage(taps[name]):
+        if not is_second_stage(taps[name]):
             found[name] = tuple(_rows_of(level, rows) for level in levels)
         elif not unlabelled:
             found[name] = levels

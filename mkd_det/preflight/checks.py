@@ -87,7 +87,7 @@ def check_before_start(cfg: Config, teachers: bool = True) -> nn.Module:
     check_hooks(cfg, model)
     check_submodules(cfg, model)
     loaders = check_loaders(cfg)
-    check_unlabeled(loaders['train'].dataset)
+    check_unlabeled(loaders['train'].dataset, model)
     check_stored_teachers(cfg, model, loaders['train'].dataset)
     check_pipeline_switches(cfg, model, loaders['train'].dataset)
     if stock and wrapper is not None:

@@ -15,6 +15,7 @@ from ..registry import BALANCES
 TASK = 'task'
 _UNKNOWN = -1.0  # a factor that is not measured yet
 _MEASURED = 'measured_'
+_BACKBONE, _NECK = 'backbone', 'neck'
 
 
 def gradient_norms(
@@ -73,11 +74,12 @@ def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
 
     Args:
         student: The student.
-        on: Path of the module.
+        on: Path of the module; see `counted_module`.
 
     Raises:
         ConfigError: There is no such module, or it has no trained parameters.
     """
+    on = counted_module(student, on)
     modules = dict(student.named_modules())
     if on not in modules:
         raise ConfigError(
@@ -85,10 +87,39 @@ def shared_parameters(student: nn.Module, on: str) -> list[Tensor]:
             available=nearest_names(on, [name for name in modules if name], limit=8),
             fix="on='backbone'",
         )
-    found = [p for p in modules[on].parameters() if p.requires_grad]
+    found = _trained(modules[on])
     if not found:
-        raise ConfigError(f'on={on!r}: all parameters of the module are frozen')
+        trained = [name for name, part in student.named_children() if _trained(part)]
+        raise ConfigError(
+            (f'on={on!r}' if on else 'the student') + ': all parameters are frozen',
+            expected='a module of the student with parameters that are trained',
+            available=trained,
+            fix=f'on={trained[0]!r} in the config; mkd-det calibrate --on {trained[0]};'
+            ' mkd-det distill --no-calibrate'
+            if trained
+            else 'a student of which a part is trained: its config freezes all of it',
+        )
     return found
+
+
+def counted_module(student: nn.Module, on: str) -> str:
+    """Return the module whose parameters count.
+
+    A frozen backbone has no gradients: then the neck counts, which all terms and the
+    task share too, or the whole student if the neck is not trained either.
+
+    Args:
+        student: The student.
+        on: Path of the module that was asked for; '' is the whole student.
+    """
+    parts = dict(student.named_children())
+    if on != _BACKBONE or on not in parts or _trained(parts[on]):
+        return on
+    return _NECK if _NECK in parts and _trained(parts[_NECK]) else ''
+
+
+def _trained(module: nn.Module) -> list[Tensor]:
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def shares_of(terms: Mapping[str, TermConfig]) -> dict[str, float]:
@@ -123,7 +154,8 @@ class GradientShare(nn.Module):
         terms: Names of all terms of the config.
         shares: Share of each term, or one share for all. Terms that are not named keep
             their weight. By default, the `share` that each term gives.
-        on: Module of the student whose parameters count.
+        on: Module of the student whose parameters count. For a backbone that is frozen
+            it is the neck, or the whole student.
         interval: Iterations between measurements, at most. Each costs one backward pass
             for each term.
         momentum: m, from 0 to below 1: what a measurement still counts when the next

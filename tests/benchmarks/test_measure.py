@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from PIL import Image
 
 from mkd_det.cli import compare
 from mkd_det.config_files.reading import load_config, read_config
-from mkd_det.errors import CheckpointFileError
+from mkd_det.errors import CheckpointFileError, ConfigError, ExperimentError
 from mkd_det.experiments.chain.chain import read_chain
 from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.rows import read_rows
@@ -456,6 +458,111 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
     tried = Config.fromfile(last.rows[0].partition('=')[2])
     assert tried.to_dict() == dict(lr=3, weight=2)
+
+
+@pytest.mark.parametrize('failed', [0, 1, 2])
+def test_a_try_that_diverges_is_the_worst(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failed: int,
+) -> None:
+    """`compare` leaves failed rows out, and writes no report without its base."""
+    names = [f'{row}, lr {lr}' for row in ('alone', 'taught') for lr in (1, 2, 3)]
+    wrong = {names[failed], names[failed + 3]}
+    missing = names[0] if failed else names[1]
+    made = []
+
+    def run(argv: list[str]) -> int:
+        args = compare.make_parser().parse_args(argv)
+        rows = [row.partition('=')[0] for row in (args.base, *args.rows)]
+        made.append(rows)
+        if rows[0] not in wrong:
+            entries = [
+                dict(name=n, metric=dict(mean=None if n == missing else 0.5))
+                for n in rows
+                if n not in wrong
+            ]
+            args.out.mkdir(parents=True, exist_ok=True)
+            (args.out / 'report.json').write_text(json.dumps(dict(rows=entries)))
+        if wrong & set(rows):
+            assert args.debug
+            raise ExperimentError('it has diverged')
+        return 0
+
+    monkeypatch.setattr(compare, 'main', run)
+    rows: dict[str, protocol.Make] = dict(alone=Config, taught=Config)
+    stages = [protocol.Stage('lr', (1, 2, 3))]
+    place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
+    best = protocol.measure(rows, stages, [0], place)
+    chosen = {f'{row}, lr {s["lr"]}' for row, s in best.items()}
+    assert set(made[-1]) == chosen and not chosen & (wrong | {missing})
+    said = capsys.readouterr().out
+    assert all(f'{name}: it has failed' in said for name in wrong)
+    tried = json.loads((tmp_path / 'out' / 'tries.json').read_text())
+    assert all(tried[name.partition(',')[0]][name] is None for name in wrong)
+
+
+def test_tries_that_all_fail_and_other_errors_end_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
+    calls = []
+    for error in (ExperimentError('it has diverged'), ConfigError('a wrong key')):
+
+        def run(argv: list[str], error: Exception = error) -> None:
+            calls.append(argv)
+            raise error
+
+        monkeypatch.setattr(compare, 'main', run)
+        with pytest.raises(type(error)):
+            protocol.measure(
+                dict(alone=Config), [protocol.Stage('lr', (1, 2))], [0], place
+            )
+    assert len(calls) == 3
+
+
+def summary_of(folder: Path, python: str, **settings: str) -> tuple[int, str, str]:
+    """Run `gpu.sh` with a script in place of Python."""
+    fake = folder / 'python'
+    fake.write_text('#!/usr/bin/env bash\n' + python)
+    fake.chmod(0o755)
+    script = Path(protocol.__file__).with_name('gpu.sh')
+    done = subprocess.run(
+        ['bash', str(script), str(folder / 'out')],
+        env={**os.environ, 'PYTHON': str(fake), 'DEVICE': 'cpu', 'EPOCHS': '1'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_step_on_the_gpu_that_fails_shows_its_log(tmp_path: Path) -> None:
+    python = '[ "$3" = benchmark ] && { echo out of memory >&2; exit 3; }; exit 0\n'
+    code, _, said = summary_of(tmp_path, python)
+    assert code == 3
+    assert 'out of memory' in said and 'bccd.log' in said
+
+
+def test_a_training_on_the_gpu_that_is_skipped_keeps_its_seconds(
+    tmp_path: Path,
+) -> None:
+    python = """
+if [ "$3" = train ]; then
+    while [ "$1" != --work-dir ]; do shift; done
+    mkdir -p "$2" && touch "$2/epoch_1.pth"
+    echo 'coco/bbox_mAP: 0.5'
+    sleep 1.1
+fi
+"""
+    seconds = []
+    for _ in range(2):
+        code, said, wrong = summary_of(tmp_path, python)
+        assert code == 0, wrong
+        seconds.append([line for line in said.splitlines() if ' s, ' in line])
+    assert len(seconds[0]) == 4 and seconds[0] == seconds[1]
+    assert not any(': 0 s' in line for line in seconds[1])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+import plans
 import tiny
 from mkd_det.data import check_data
 from mkd_det.data.labels import compare_labels, read_labels
@@ -186,6 +187,109 @@ def test_a_wrapper_that_loses_the_mark_is_refused(root: Path) -> None:
     keys = eval(caught.value.fix)['meta_keys']  # noqa: S307  what it says to write
     wrapped['pipeline'] = [PIPELINE[2], dict(type='PackDetInputs', meta_keys=keys)]
     check_unlabeled(DATASETS.build(wrapped))
+
+
+def kinds(root: Path, wrap: Any) -> dict[str, Any]:
+    """Labelled and other images in a `ConcatDataset`, each part wrapped."""
+    labelled = dict(
+        type='CocoDataset',
+        data_root=str(root),
+        ann_file='annotations.json',
+        data_prefix=dict(img='images'),
+        metainfo=dict(classes=tiny.CLASSES),
+        pipeline=PIPELINE[:3],
+    )
+    other = dict(
+        type='UnlabeledImages', images=str(root / 'more'), pipeline=PIPELINE[:3]
+    )
+    return dict(
+        type='ConcatDataset',
+        ignore_keys=['classes', 'palette'],
+        datasets=[wrap(labelled), wrap(other)],
+    )
+
+
+def mixed(data: dict[str, Any], *steps: dict[str, Any]) -> dict[str, Any]:
+    return dict(type='MultiImageMixDataset', dataset=data, pipeline=list(steps))
+
+
+PACK = dict(type='PackDetInputs')
+MARKING = dict(type='PackDetInputs', meta_keys=('img_id', 'unlabeled'))
+
+
+def test_nested_wrappers_that_lose_the_mark_are_refused(root: Path) -> None:
+    init_default_scope('mmdet')
+    for pack in (PACK, MARKING):
+        inside = kinds(root, lambda data: mixed(data, pack))  # noqa: B023
+        for data in (
+            dict(type='RepeatDataset', times=2, dataset=inside),
+            mixed(kinds(root, dict), pack),
+        ):
+            built = DATASETS.build(data)
+            if pack is MARKING:
+                check_unlabeled(built)
+                continue
+            with pytest.raises(ConfigError) as caught:
+                check_unlabeled(built)
+            assert 'meta_keys' in caught.value.fix
+
+
+@pytest.mark.parametrize('step', ['Mosaic', 'CachedMosaic'])
+def test_mixing_both_kinds_is_refused(root: Path, step: str) -> None:
+    """An object of an unlabelled image would be background in a labelled one."""
+    init_default_scope('mmdet')
+    mosaic = dict(type=step, img_scale=(96, 64))
+    both = mixed(kinds(root, dict), mosaic, MARKING)
+    for data in (both, dict(type='RepeatDataset', times=2, dataset=both)):
+        with pytest.raises(ConfigError) as caught:
+            check_unlabeled(DATASETS.build(data))
+        assert step in caught.value.message
+        assert 'ConcatDataset' in caught.value.fix
+    check_unlabeled(
+        DATASETS.build(kinds(root, lambda data: mixed(data, mosaic, MARKING)))
+    )
+
+
+def test_images_that_no_term_reads_are_refused(root: Path, tmp_path: Path) -> None:
+    data = DATASETS.build(config(root, tmp_path).train_dataloader.dataset)
+    fgd = dict(type='FGD', student='fpn', teacher='t.fpn')
+    soft = dict(type='SoftOutputKD', student='head', teacher='t.head')
+    student = tiny.gfl(4, 16)
+    alone = plans.build(student, terms=dict(loss_fgd=fgd))
+    with pytest.raises(ConfigError) as caught:
+        check_unlabeled(data, alone)
+    assert "unlabeled=dict(truth='t.head')" in caught.value.fix
+    for given in (dict(truth='t.head'), dict(weight=0.0)):
+        model = plans.build(student, terms=dict(loss_fgd=fgd), unlabeled=given)
+        check_unlabeled(data, model)
+    both = plans.build(student, terms=dict(loss_fgd=fgd, loss_soft=soft))
+    assert not both.plan.notes
+    for _ in range(2):  # it is said once
+        check_unlabeled(data, both)
+        assert both.plan.notes == ['images without labels are not read by loss_fgd']
+
+
+def test_a_share_of_the_own_loss_needs_labels(root: Path, tmp_path: Path) -> None:
+    init_default_scope('mmdet')
+    soft = dict(type='SoftOutputKD', student='head', teacher='t.head', share=0.5)
+    model = plans.build(terms=dict(loss_soft=soft), balance=dict(type='GradientShare'))
+    data = DATASETS.build(config(root, tmp_path).train_dataloader.dataset)
+    check_unlabeled(data, model)
+    with pytest.raises(ConfigError) as caught:
+        check_unlabeled(data.datasets[1], model)
+    assert '`weight` instead of `share`' in caught.value.fix
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_crop_needs_no_box(root: Path, wrapped: bool) -> None:
+    """RTMDet's crop looks for boxes: here it would look a thousand times."""
+    crop = dict(type='RandomCrop', crop_size=(32, 32))
+    if wrapped:
+        crop = dict(type='RandomApply', transforms=crop, prob=1.0)
+    steps = [*PIPELINE[:3], crop, PIPELINE[3]]
+    sample = dataset(images=str(root / 'more'), pipeline=steps)[0]
+    assert sample['inputs'].shape[-2:] == (32, 32)
+    assert sample['data_samples'].metainfo['unlabeled'] is True
 
 
 @pytest.mark.parametrize('sampler', ['MultiSourceSampler', 'InfiniteSampler'])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
@@ -10,8 +12,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
+import stock
 import tiny
 import tiny_images
+from mkd_det.deploy import onnx_file
+from mkd_det.deploy.activation import is_activated
+from mkd_det.deploy.class_list import class_list
 from mkd_det.deploy.graph import InferenceGraph, output_names
 from mkd_det.deploy.onnx_file import (
     OnnxSettings,
@@ -193,6 +199,108 @@ def test_they_are_compared_on_images_like_the_models_own() -> None:
     assert -2.2 < float(images.min()) < -1.7 and 2.1 < float(images.max()) < 2.7
     model.data_preprocessor._enable_normalize = False
     assert 250 < float(noise_images(model, (2, 3, 64, 64)).max()) < 255
+
+
+def solo(kind: str) -> dict[str, Any]:
+    """A narrow SOLO of mmdet."""
+    model = stock.narrow_resnet(stock.model_of(kind))
+    model['neck'].update(out_channels=8)
+    norm = dict(type='GN', num_groups=2)
+    model['mask_head'].update(
+        in_channels=8, feat_channels=8, num_classes=3, norm_cfg=norm
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ('kind', 'masks'),
+    [
+        ('solo/solo_r50_fpn_1x_coco', ['mask_preds']),
+        ('solo/decoupled-solo_r50_fpn_1x_coco', ['mask_preds_x', 'mask_preds_y']),
+    ],
+)
+def test_masks_and_class_scores_have_names_of_their_own(
+    kind: str, masks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of neighbours that are equal but for rounding, it keeps the larger one alone.
+    monkeypatch.setattr(onnx_file, 'TOLERANCE', 0.1)
+    cfg = solo(kind)
+    student = exported(tiny.build(cfg), cfg, fixed=True)
+    names = [output.name for output in student.outputs]
+    assert names == [f'{n}_{i}' for n in (*masks, 'cls_scores') for i in range(5)]
+    scores = [one for one in student.outputs if one.name.startswith('cls_scores')]
+    assert [one.shape[1] for one in scores] == [3] * 5
+    # Its forward has applied the sigmoid, in eval mode.
+    assert student.metadata['activation'] == 'none'
+    assert all(output['activated'] for output in student.metadata['outputs'])
+
+
+def test_scores_that_the_graph_activates_are_no_logits() -> None:
+    cfg = stock.centernet()
+    student = exported(tiny.build(cfg), cfg, fixed=True)
+    assert student.metadata['activation'] == 'none'
+    found = {o['name']: o['activated'] for o in student.metadata['outputs']}
+    assert found == {
+        'center_heatmap_preds_0': True,
+        'wh_preds_0': False,
+        'offset_preds_0': False,
+    }
+
+
+@pytest.mark.parametrize(('kind', 'meant'), [('gfl', 'sigmoid'), ('detr', 'softmax')])
+def test_logits_are_told_by_their_activation(kind: str, meant: str) -> None:
+    cfg = getattr(tiny, kind)()
+    student = exported(tiny.build(cfg), cfg, fixed=True)
+    assert student.metadata['activation'] == meant
+    assert not any(o.activated for o in student.outputs if 'cls' in o.name)
+
+
+def test_a_gate_is_no_activation() -> None:
+    def node(kind: str, inputs: str, output: str) -> Any:
+        return SimpleNamespace(op_type=kind, input=inputs.split(), output=[output])
+
+    nodes = [
+        node('Conv', 'images w', 'x'),
+        node('Sigmoid', 'x', 'p'),
+        node('Mul', 'x p', 'gated'),
+        node('Sqrt', 'p', 'score'),
+        node('Log', 'p', 'logit'),
+        node('Shape', 'images', 'size'),
+        node('Reshape', 'score size', 'rows'),
+    ]
+    makers = {one.output[0]: one for one in nodes}
+    found = {name: is_activated(makers, name) for name in makers}
+    assert [name for name, value in found.items() if value] == ['p', 'score', 'rows']
+
+
+def test_classes_are_those_that_the_model_was_trained_on(tmp_path: Path) -> None:
+    cfg = tiny.gfl()
+    model = tiny.build(cfg)
+    data = tiny.write_coco(tmp_path, images=1)
+    plain = tiny.runner_cfg(cfg, data, tmp_path)
+    file = Path(plain.train_dataloader.dataset.ann_file)
+    file = file if file.is_file() else data / file
+    # mmdet numbers the classes as the file does, whatever metainfo says.
+    assert class_list(model, plain, {}) == list(tiny.CLASSES)
+    for part in (plain.train_dataloader, plain.val_dataloader):
+        part.dataset.metainfo = dict(classes=tiny.CLASSES[::-1])
+    assert class_list(model, plain, {}) == list(tiny.CLASSES)
+    run = dict(run=dict(label_names=['a', 'b', 'c']))
+    assert class_list(model, plain, run) == ['a', 'b', 'c']
+    file.unlink()
+    noted = dict(dataset_meta=dict(classes=('x', 'y', 'z')))
+    assert class_list(model, plain, noted) == ['x', 'y', 'z']
+    assert class_list(model, plain, dict(dataset_meta=dict(classes=('x',)))) == []
+
+
+def test_stock_data_has_the_names_of_its_dataset_and_others_have_none() -> None:
+    cfg = tiny.gfl(num_classes=80)
+    dataset = dict(type='CocoDataset', ann_file='absent.json')
+    plain = Config(dict(model=cfg, train_dataloader=dict(dataset=dataset)))
+    names = class_list(tiny.build(cfg), plain, {})
+    assert len(names) == 80 and names[0] == 'person'
+    student = exported(tiny.build(tiny.gfl()), tiny.gfl(), fixed=True)
+    assert 'classes' not in student.metadata
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

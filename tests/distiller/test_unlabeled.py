@@ -221,6 +221,43 @@ def test_no_labels_at_all_is_said() -> None:
     assert any('teachers alone' in note for note in model.plan.notes)
 
 
+def test_a_share_of_no_task_is_refused() -> None:
+    """Every term would have factor 0, in every step."""
+    given = dict(
+        terms=dict(loss_soft=dict(SOFT, share=0.5)), balance=dict(type='GradientShare')
+    )
+    error = plans.refused(ConfigError, **given, task_weight=0)
+    assert 'balance=None' in error.fix and 'weight' in error.fix
+    model = plans.build(
+        terms=dict(loss_soft=dict(SOFT, weight=0.5)), balance=None, task_weight=0
+    )
+    assert losses(model, batch(2, (0, 1)))['loss_soft_cls'] > 0
+
+
+def test_terms_on_a_second_stage_are_said_not_to_read_them() -> None:
+    terms = dict(
+        loss_rpn_kd=dict(type='SoftOutputKD', student='rpn', teacher='t.rpn'),
+        loss_regions=dict(
+            type='ProposalKD', student='box_head', teacher='regions.teacher'
+        ),
+    )
+    model = plans.build(
+        tiny.faster_rcnn(4, 8),
+        tiny.faster_rcnn(8, 8),
+        taps=dict(
+            rpn='rpn_head',
+            rois='roi_head.bbox_roi_extractor:in1',
+            fpn='neck',
+            box_head='roi_head.bbox_head',
+        ),
+        adapters=dict(regions=dict(type='RegionHead', student='rois', teacher='t.fpn')),
+        terms=terms,
+        unlabeled=dict(weight=0.5),
+    )
+    (note,) = (n for n in model.plan.notes if 'without labels are not read' in n)
+    assert 'loss_regions' in note and 'loss_rpn_kd' not in note
+
+
 def test_images_without_samples_are_labelled() -> None:
     images = Images.of(torch.zeros(3, 3, 8, 8), None)
     assert images.labelled == 3 and images.unlabelled == 0

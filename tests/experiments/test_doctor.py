@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.logging import MessageHub, MMLogger
 
 import hook_runs
 import tiny
+from mkd_det.cli import train
 from mkd_det.errors import ConfigError
 from mkd_det.experiments.doctor import (
     OK,
@@ -52,6 +55,7 @@ from mkd_det.experiments.doctor.run import run_check
 from mkd_det.experiments.doctor.steps import Steps
 from mkd_det.experiments.doctor.teacher_metrics import MeasuredTeacher
 from mkd_det.experiments.doctor.timing import Times
+from mkd_det.experiments.doctor.training_command import training_command
 from tooling import fails, run_command
 
 TERMS: dict[str, Any] = dict(
@@ -98,12 +102,12 @@ def only(check: Any, case: Examination, level: str) -> Finding:
 
 
 def measured(
-    case: Examination, table: Any, had: float = 0.5, **found: Any
+    case: Examination, table: Any, had: float = 0.5, images: int = 32, **found: Any
 ) -> Examination:
     """Put what its teacher has found into an examination."""
     case.__dict__['_measured_teachers'] = dict(
         t=MeasuredTeacher(
-            {'coco/bbox_mAP': had, **found}, 4, np.array(table), tiny.CLASSES
+            {'coco/bbox_mAP': had, **found}, images, np.array(table), tiny.CLASSES
         )
     )
     return case
@@ -215,17 +219,38 @@ def test_class_order_of_a_teacher_that_finds_all_objects(
     assert f'0 of {sum(map(len, objects.values()))} objects' in found.message
 
 
-def test_normalisation(case: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(case, np.diag([9, 9, 9]))
-    monkeypatch.setattr(
-        normalisation, 'measure', lambda *_: SimpleNamespace(metrics={'mAP': 0.4})
-    )
-    assert levels(normalisation, case) == [OK]
-    monkeypatch.setattr(
-        normalisation, 'measure', lambda *_: SimpleNamespace(metrics={'mAP': 0.7})
-    )
-    assert 'channels reversed' in only(normalisation, case, WRONG).message
+@pytest.mark.parametrize(
+    ('had', 'has', 'images', 'level'),
+    [
+        (0.5, 0.4, 32, OK),
+        (0.5, 0.7, 32, WRONG),
+        (0.5, 0.62, 32, WARNING),  # 1.24 times: colours hardly matter
+        (0.5, 0.7, 4, WARNING),  # of so few images it may be chance
+        (0.04, 0.09, 32, WARNING),  # twice, but of next to nothing
+    ],
+)
+def test_normalisation(
+    case: Examination,
+    monkeypatch: pytest.MonkeyPatch,
+    had: float,
+    has: float,
+    images: int,
+    level: str,
+) -> None:
     preprocessor: Any = case.model.teachers['t'].model.data_preprocessor
+    measured(case, np.diag([9, 9, 9]), had, images)
+    asked = []
+
+    def measure(case: Any, name: str, count: int) -> Any:
+        asked.append(count)
+        return SimpleNamespace(metrics={'coco/bbox_mAP': has})
+
+    monkeypatch.setattr(normalisation, 'measure', measure)
+    found = run_check('it', normalisation, case)
+    assert [one.level for one in found] == [level, OK][level == OK :]
+    assert level == OK or 'channels reversed' in found[0].message
+    # As many as the plain figure is of: the same ones.
+    assert asked == [case.settings.images]
     assert preprocessor._channel_conversion is True
 
 
@@ -345,10 +370,67 @@ def _dataset(*objects: list[tuple[int, int]]) -> Any:
 def test_the_rarest_of_many_classes_are_named() -> None:
     dataset = _dataset([(0, 50), (0, 50), (3, 50)])
     dataset.metainfo = dict(classes=[f'c{i}' for i in range(80)])
-    counts = data.Counts(images=1, total=1, boxes=Counter({0: 2, 3: 1}))
+    counts = data.Counts(1, 1, 1, Counter({0: 2, 3: 1}))
     (finding,) = data._classes(counts, dataset)
     assert 'learn from: c3 (1), c0 (2), c1 (0), c2 (0), c4 (0)' in finding.message
     assert finding.message.endswith('(0) and 60 more')
+
+
+class Listed(BaseDataset):
+    """A data set of mmengine from a list of what its images have."""
+
+    METAINFO = dict(classes=tiny.CLASSES)
+
+    def __init__(self, infos: list[dict]) -> None:
+        self.infos = list(infos)
+        super().__init__()
+
+    def load_data_list(self) -> list[dict]:
+        return self.infos
+
+
+def _rare(dataset: Any) -> list[str]:
+    counts = data.count(dataset, 0.0, 100)
+    return [one.message for one in data._classes(counts, dataset)]
+
+
+def test_rare_classes_are_named_beside_images_without_labels() -> None:
+    labelled = _dataset(*[[(0, 50), (1, 50)]] * 10, [(2, 50)] * 4)
+    # As mkd-det distill writes it; repeated objects are not more to learn from.
+    repeated = dict(type='RepeatDataset', times=3, dataset=Listed(labelled))
+    both = ConcatDataset([repeated, Listed([{}] * 40)])
+    assert _rare(both) == ['classes with under 10 objects to learn from: blue (4)']
+    counts = data.count(both, 0.0, 100)
+    assert (counts.images, counts.total) == (11, 51)
+    assert counts.boxes == {0: 10, 1: 10, 2: 4}
+
+
+def test_rare_classes_of_many_images_are_estimated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data, 'MOST', 30)
+    images = [[(0, 50)] * 3 + [(1, 50)]] * 60
+    images[30] = [(2, 50)]
+    (message,) = _rare(_dataset(*images))
+    assert message.endswith('estimated from 30 of 60 images: blue (2)')
+
+
+def test_what_was_not_trained_can_be_copied_into_a_shell(tmp_path: Path) -> None:
+    args = SimpleNamespace(
+        config=str(tmp_path / 'my pair.py'),
+        work_dir=str(tmp_path / 'a run'),
+        amp=True,
+        auto_scale_lr=False,
+        cfg_options={'lam': 0.5, 'a.sizes': [(1, 2), [3]], 'b': None, 'c': 'x y'},
+    )
+    words = shlex.split(training_command(args))
+    assert words[:2] == ['mkd-det', 'train']
+    again = train.make_parser().parse_args(words[2:])
+    assert (again.config, again.work_dir) == (args.config, args.work_dir)
+    assert again.amp and not again.auto_scale_lr
+    assert again.cfg_options == {**args.cfg_options, 'c': 'xy'}  # as argparse reads it
+    args.amp, args.cfg_options = False, None
+    assert shlex.split(training_command(args))[-1] == args.work_dir
 
 
 def test_data(case: Examination) -> None:

@@ -351,6 +351,14 @@ def test_extreme_logits_are_finite_with_their_gradients(member: dict) -> None:
 
 
 @pytest.mark.parametrize('member', ALL)
+def test_a_student_that_agrees_is_not_moved(member: dict) -> None:
+    teacher = torch.randn(64, 3)
+    logits = teacher.clone().requires_grad_()
+    loss = only(**member)([logits], [teacher])
+    assert gradient(loss, logits).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize('member', ALL)
 def test_gradients_are_those_of_finite_differences(member: dict) -> None:
     logits = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
     target = torch.randn(4, 3, dtype=torch.double).softmax(-1)

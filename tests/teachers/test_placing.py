@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mkd_det.errors import DataError
-from mkd_det.teachers.stored.placing import Grid, place
+from mkd_det.teachers.stored.grid import Grid
+from mkd_det.teachers.stored.placing import place
 from mkd_det.teachers.stored.store import StoredImage
 
 STEPS = (8, 16, 32)
@@ -143,11 +144,70 @@ def test_any_scale_keeps_boxes_and_what_distributions_mean() -> None:
     taken = (placed.scores > -5).any(1)
     found = placed.boxes[taken]
     moved = boxes_of(image, old) * scale
-    assert len(found) == 3
-    for box in moved:
-        assert (found - box).abs().amax(1).min() < 1e-3
+    away = (found[:, None] - moved).abs().amax(2)
+    assert (away.amin(0) < 1e-3).all() and (away.amin(1) < 1e-3).all()
     meant = expected_boxes(placed, new)[taken]
     assert (meant - found).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('mirrored', [False, True])
+@pytest.mark.parametrize(
+    'scale', [0.5, 0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.375, 1.5, 1.7, 2.0]
+)
+def test_no_scale_makes_background_between_confident_rows(
+    scale: float, mirrored: bool
+) -> None:
+    side = round(256 * scale)
+    size, padded = (side, side), -(-side // 32) * 32
+    old, new = grid((256, 256)), grid((padded, padded))
+    image = stored(old, size=(256, 256))
+    image.scores[:] = 3.0
+    scale = side / 256
+    move = matrix(-scale if mirrored else scale, scale, side if mirrored else 0)
+    placed = place(image, old, new, move, size, 'sigmoid')
+    inside = (new.centres <= side).all(1)
+    assert (placed.scores[inside] == 3).all()
+
+
+def test_a_row_fills_the_places_of_its_enlarged_cell_only() -> None:
+    old, new = grid(SIZE), grid((96, 192))
+    image = stored(old, [2 * 16 + 3])  # the cell of 24 to 32, and 16 to 24
+    image.scores[:] = 3.0
+    placed = place(image, old, new, matrix(1.25, 1.25), (80, 160), 'sigmoid')
+    taken = new.centres[(placed.scores > 0).any(1)]
+    assert len(taken) and (taken >= torch.tensor([30, 20])).all()
+    assert (taken <= torch.tensor([40, 30])).all()
+    finest = new.centres[: new.starts[1]]
+    covered = (finest > torch.tensor([30, 20])) & (finest < torch.tensor([40, 30]))
+    assert len(taken) == covered.all(1).sum()
+
+
+@pytest.mark.parametrize('shift', [0, 3, 4, 12])
+def test_a_crop_between_cells_leaves_each_row_one_place(shift: int) -> None:
+    places, new = grid(SIZE), grid((32, 64))
+    image = stored(places)
+    placed = place(image, places, new, matrix(1, 1, -shift), (32, 64), 'sigmoid')
+    finest = placed.scores[: new.starts[1], 0]
+    assert len(finest.unique()) == len(finest)
+
+
+def test_what_was_cut_off_is_not_in_the_padding() -> None:
+    places = grid(SIZE)
+    image = stored(places)
+    image.scores[:] = 3.0
+    placed = place(image, places, places, matrix(), (32, 64), 'sigmoid')
+    outside = ~(places.centres <= torch.tensor([64, 32])).all(1)
+    assert (placed.scores[outside] < -5).all()
+
+
+def test_a_level_of_objects_of_other_sizes_is_background() -> None:
+    """At a fifth of the size, rows of stride 32 are of objects for stride 8."""
+    old, new = grid((320, 320)), grid((64, 64))
+    image = stored(old, size=(320, 320))
+    image.scores[:] = 3.0
+    placed = place(image, old, new, matrix(0.2, 0.2), (64, 64), 'sigmoid')
+    assert (placed.scores[: new.starts[1]] == 3).all()
+    assert (placed.scores[new.starts[1] :] < -5).all()
 
 
 def test_what_was_cut_off_is_gone_and_boxes_end_at_the_edge() -> None:

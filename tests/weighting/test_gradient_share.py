@@ -19,6 +19,7 @@ from mkd_det.errors import ConfigError
 from mkd_det.registry import BALANCES
 from mkd_det.weighting.gradient_share import (
     GradientShare,
+    counted_module,
     gradient_norms,
     shared_parameters,
 )
@@ -116,6 +117,43 @@ def test_terms_come_to_their_share_whatever_their_weight() -> None:
         losses = losses_of(model)
         assert shares_of(model, losses) == pytest.approx(wanted, rel=1e-3)
         assert losses['stat_loss_soft_factor'] > 0
+
+
+def freeze(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def test_a_frozen_backbone_leaves_the_measuring_to_the_neck() -> None:
+    student: Any = tiny.build(tiny.gfl(4, 8))
+    assert counted_module(student, 'backbone') == 'backbone'
+    freeze(student.backbone)
+    found = shared_parameters(student, 'backbone')
+    assert {id(p) for p in found} == {id(p) for p in student.neck.parameters()}
+    freeze(student.neck)
+    assert counted_module(student, 'backbone') == ''
+    trained = {id(p) for p in student.bbox_head.parameters() if p.requires_grad}
+    assert {id(p) for p in shared_parameters(student, 'backbone')} == trained
+    with pytest.raises(ConfigError) as caught:
+        shared_parameters(student, 'neck')  # asked for, and not a default
+    assert "on='bbox_head'" in caught.value.fix
+    assert 'calibrate --on bbox_head' in caught.value.fix
+    assert 'distill --no-calibrate' in caught.value.fix
+    freeze(student)
+    with pytest.raises(ConfigError) as caught:
+        shared_parameters(student, 'backbone')
+    assert 'freezes all' in caught.value.fix
+
+
+def test_terms_of_a_student_with_a_frozen_backbone_come_to_their_share() -> None:
+    balance = dict(type='GradientShare', shares=1.0)
+    parts = dict(terms=TERMS, adapters={}, branches={}, balance=balance)
+    small = tiny.gfl(4, 8)
+    small['backbone']['frozen_stages'] = 4
+    model: Any = tiny.build(tiny.distiller(small, tiny.gfl(8, 16), **parts))
+    freeze(model.student.backbone)
+    losses_of(model.train())
+    assert all(factor > 0 for factor in model.balance.factors().values())
 
 
 def test_terms_without_a_share_keep_their_weight() -> None:

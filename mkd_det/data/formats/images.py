@@ -7,6 +7,7 @@ import os.path as osp
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from .sampling import evenly_spaced
 # EXIF tag, and its values that swap width and height.
 _ORIENTATION, _ROTATED = 274, (5, 6, 7, 8)
 _FORBIDDEN = 'no permission to read it'
+# How names of images end, in lower case.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]:
@@ -58,6 +61,49 @@ def check_images(paths: Sequence[str], limit: int) -> dict[str, tuple[int, int]]
                 )
             sizes[path] = found
     return sizes
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images in a folder and in the folders in it, sorted.
+
+    Args:
+        folder: The folder.
+    """
+    return sorted(
+        file
+        for file in folder.rglob('*')
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
+    )
+
+
+def read_size(path: str) -> tuple[int, int]:
+    """Return width and height of an image after EXIF rotation, as in mmdet.
+
+    Args:
+        path: The image; only its header is read, where PIL knows the format.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if _is_rotated(image) else (width, height)
+    except Exception:  # decoders raise many types for broken files
+        found = _decode(path)
+    if isinstance(found, str):
+        raise ImageError(
+            f'the image {path} cannot be read',
+            actual=f'{_size(path)}: {found}',
+            fix='copy or unpack the file again, or remove it from the dataset',
+        )
+    return found
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    """Return whether OpenCV swaps width and height; it does not rotate WebP."""
+    orientation = image.getexif().get(_ORIENTATION)
+    return image.format != 'WEBP' and orientation in _ROTATED
 
 
 def _size(path: str) -> str:
@@ -100,10 +146,7 @@ def _decode(path: str) -> tuple[int, int] | str:
             return 'OpenCV cannot decode it'
         with Image.open(path) as image:
             width, height = image.size
-            rotated = (
-                image.format != 'WEBP'  # OpenCV does not rotate WebP
-                and image.getexif().get(_ORIENTATION) in _ROTATED
-            )
+            rotated = _is_rotated(image)
             image.draft(image.mode, (width // 8, height // 8))
             image.load()
             is_jpeg = image.format == 'JPEG'

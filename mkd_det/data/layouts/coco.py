@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from ...errors import AnnotationError, DataError
-from .split import Layout, Split, make_layout
+from .making import make_layout
+from .split import Layout, Split
 
-# How splits are called in file names; the first that is found counts.
-SPLIT_WORDS = {'train': ('train',), 'val': ('val',), 'test': ('test',)}
+# How splits are called, as whole words of a file name or of the name of its folder.
+SPLIT_WORDS = {
+    'train': {'train', 'training', 'trainset', 'minitrain'},
+    'val': {'val', 'valid', 'validation', 'valset', 'minival'},
+    'test': {'test', 'testing', 'testset'},
+    'trainval': {'trainval'},
+}
 # Parts of json files that are no annotations of boxes.
 _OTHER = ('caption', 'keypoint', 'panoptic', 'stuff', 'image_info')
+_EXPECTED = (
+    'images with id and file_name, annotations with image_id, categories with name'
+)
 
 
 def coco_of_file(file: Path) -> Layout:
@@ -23,7 +34,11 @@ def coco_of_file(file: Path) -> Layout:
     Raises:
         DataError: It is no COCO json, or its images are not found.
     """
-    return make_layout('COCO json', {'train': _read(file, file.parent)})
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise _invalid(file, error) from error
+    return make_layout('COCO json', {'train': _split(file, content, file.parent)})
 
 
 def coco_of_folder(root: Path) -> Layout | None:
@@ -36,54 +51,111 @@ def coco_of_folder(root: Path) -> Layout | None:
     Raises:
         DataError: Its images are not found.
     """
-    found = sorted(
+    contents = _contents(root)
+    files: dict[str, list[Path]] = {}
+    for file in contents:
+        files.setdefault(split_of(file.relative_to(root)), []).append(file)
+    if len(contents) == 1 and '' in files:
+        files = {'train': files['']}
+    if 'train' not in files and 'trainval' not in files:
+        return None
+    splits, notes = {}, []
+    names = ('train' if 'train' in files else 'trainval', 'val', 'test')
+    for name in (name for name in names if name in files):
+        first, *others = files[name]
+        splits[name] = _split(first, contents[first], root)
+        if others:
+            unused = ', '.join(str(f.relative_to(root)) for f in others)
+            notes.append(f'{name}: {first.relative_to(root)} is used, not {unused}')
+    if 'trainval' in splits:
+        whole = splits.pop('trainval')
+        splits['train'] = _without(whole, list(splits.values()))
+        if splits['train'] is not whole:
+            count = len(splits['train'].content['images'])
+            notes.append(f'training images: {count} of trainval, in no other split')
+    return make_layout('COCO', splits, notes)
+
+
+def split_of(file: Path) -> str:
+    """Return the split that a file is named after; '' for none, or for several.
+
+    Args:
+        file: The file, from the folder of the dataset. Its name counts first, then that
+            of its folder.
+    """
+    for text in (file.stem, file.parent.name):
+        parts = re.findall('[A-Z]+(?![a-z])|[A-Z]?[a-z]+', text)
+        words = {part.lower() for part in parts}
+        named = [split for split, known in SPLIT_WORDS.items() if known & words]
+        if named == ['train', 'val']:
+            return 'trainval'
+        if named:
+            return named[0] if len(named) == 1 else ''
+    return ''
+
+
+def _contents(root: Path) -> dict[Path, Any]:
+    """Return the files of a folder that look like COCO, with what they hold."""
+    files = {
         file
         for pattern in ('*.json', 'annotations/*.json', '*/*.json')
         for file in root.glob(pattern)
         if not any(word in file.stem.lower() for word in _OTHER)
-    )
-    splits: dict[str, Path] = {}
-    for split, words in SPLIT_WORDS.items():
-        for file in found:
-            name = str(file.relative_to(root)).lower()
-            if any(word in name for word in words) and _looks_like_coco(file):
-                splits.setdefault(split, file)
-    if 'train' not in splits:
-        alone = [file for file in found if _looks_like_coco(file)]
-        if len(alone) != 1 or splits:
-            return None
-        splits = {'train': alone[0]}
-    return make_layout('COCO', {name: _read(f, root) for name, f in splits.items()})
+    }
+    contents = {}
+    for file in sorted(files):
+        try:
+            content = json.loads(file.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and {'images', 'categories'} <= content.keys():
+            contents[file] = content
+    return contents
 
 
-def _looks_like_coco(file: Path) -> bool:
-    """Return whether a json has the keys of COCO near its beginning or its end."""
+def _split(file: Path, content: Any, root: Path) -> Split:
+    """Return the split of a json, after its fields were looked at."""
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {'images', 'categories'} <= content.keys()
-
-
-def _read(file: Path, root: Path) -> Split:
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-        names = [image['file_name'] for image in content['images']]
-        content['annotations'], content['categories'][0]['name']
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise AnnotationError(
-            f'{file} is no COCO annotation file',
-            expected='an object with images, annotations, categories',
-            actual=f'{type(error).__name__}: {error}',
-        ) from error
+        names = [(image['id'], image['file_name'])[1] for image in content['images']]
+        for box in content['annotations']:
+            box['image_id']
+        for category in content['categories']:
+            category['name']
+        content['categories'][0]
+    except (KeyError, TypeError, IndexError) as error:
+        raise _invalid(file, error) from error
     if not names:
         raise AnnotationError(f'{file} lists no images')
     return Split(_find_images(file, root, names[0]), content, file)
 
 
+def _invalid(file: Path, error: Exception) -> AnnotationError:
+    missing = isinstance(error, KeyError)
+    return AnnotationError(
+        f'{file} is no COCO annotation file',
+        expected=_EXPECTED,
+        actual=f'no {error}' if missing else f'{type(error).__name__}: {error}',
+        fix=f'write {error} wherever it is missing' if missing else '',
+    )
+
+
+def _without(split: Split, others: list[Split]) -> Split:
+    """Return a split without the images that are in others."""
+    held = {i['file_name'] for other in others for i in other.content['images']}
+    images = split.content['images']
+    kept = [image for image in images if image['file_name'] not in held]
+    if not kept:
+        raise AnnotationError(
+            f'{split.file}: no image is left to train on',
+            expected='images that are not in val or test',
+            actual=f'{len(images)} images, all of them in val or test',
+        )
+    return split if len(kept) == len(images) else split.with_images(kept)
+
+
 def _find_images(file: Path, root: Path, name: str) -> Path:
     """Return the folder in which the first image of a json is."""
-    split = next((s for s in SPLIT_WORDS if s in file.stem.lower()), file.stem.lower())
+    split = split_of(Path(file.parent.name, file.name)) or file.stem.lower()
     bases = list(dict.fromkeys([file.parent, file.parent.parent, root]))
     folders = [
         base / inner

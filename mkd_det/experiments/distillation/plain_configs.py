@@ -13,9 +13,9 @@ from mmengine.config import Config
 from ...data.layouts import Layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError
+from ..memory import batch_part
 from .config_text import student_text
 from .data_part import Expression, data_part
-from .memory import batch_part
 from .model_part import scaled_schedule, with_classes
 from .settings import TEACHER_CONFIG, DistillSettings
 
@@ -50,7 +50,7 @@ def plain_texts(
     if settings.checkpoint is None:
         # The teacher is trained first, on the same data.
         other = replace(settings, student=settings.teacher, unlabeled=None)
-        parts, more = _with_batch(other, bases[1], layout, batches[1])
+        parts, more = _with_batch(other, bases[1], layout, batches[1], ranks=1)
         texts[TEACHER_CONFIG] = student_text(
             settings.base_of(settings.teacher), parts, lines, 'The teacher'
         )
@@ -87,12 +87,16 @@ def with_divisor(parts: dict[str, Any], divisor: int | None) -> dict[str, Any]:
 
 
 def _with_batch(
-    settings: DistillSettings, cfg: Config, layout: Layout | None, batch: int | None
+    settings: DistillSettings,
+    cfg: Config,
+    layout: Layout | None,
+    batch: int | None,
+    ranks: int | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the changes of a plain config, with a batch size, and notes on it."""
     if batch is None:
         return student_parts(settings, cfg, layout), []
-    changed, notes = batch_part(cfg, batch)
+    changed, notes = batch_part(cfg, batch, ranks)
     sized = Config(cfg.to_dict())
     sized.train_dataloader.batch_size = batch
     parts = student_parts(settings, sized, layout)

@@ -217,7 +217,10 @@ def _parameters(model: nn.Module) -> int:
 
 
 def _notes(
-    layout: Layout | None, choice: Choice, divisor: int, class_map: ClassMap | None
+    layout: Layout | None,
+    choice: Choice,
+    divisor: int | None,
+    class_map: ClassMap | None,
 ) -> list[str]:
     """Return what was decided about data, recipe, images and classes."""
     notes = []

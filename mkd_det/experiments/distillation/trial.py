@@ -15,7 +15,7 @@ from ...preflight.checks import check_before_start
 from ...training.class_names import with_class_names
 from ...training.runtime import build_model, prepare_config
 from ..doctor.run import own_instances
-from .memory import (
+from ..memory import (
     batch_of,
     check_room,
     describe_batch,
@@ -54,7 +54,7 @@ def wanted_batches(settings: DistillSettings, bases: tuple[Config, Config]) -> B
     if settings.data is None:
         return None, None
     chosen = None if BATCH in settings.options else wanted_batch(bases[0])
-    return chosen, wanted_batch(bases[1])
+    return chosen, wanted_batch(bases[1], ranks=1)  # trained first, in one process
 
 
 def try_configs(

@@ -10,7 +10,12 @@ from mmengine.logging import MessageHub
 from torch import Tensor
 
 from ...distiller.model import Distiller
-from ...weighting.gradient_share import TASK, gradient_norms, shared_parameters
+from ...weighting.gradient_share import (
+    TASK,
+    counted_module,
+    gradient_norms,
+    shared_parameters,
+)
 from ...weighting.schedules import Progress
 from .examination import Examination
 
@@ -97,12 +102,9 @@ def _note(model: Distiller, losses: Mapping[str, Tensor], found: Steps) -> None:
 def _counting(model: Distiller) -> str:
     """Return the module whose parameters count: as the balance has it, or backbone."""
     if model.balance is not None:
-        return str(model.balance.on)
-    backbone = getattr(model.student, 'backbone', None)
-    trained = backbone is not None and any(
-        p.requires_grad for p in backbone.parameters()
-    )
-    return 'backbone' if trained else ''
+        return counted_module(model.student, str(model.balance.on))
+    has_backbone = hasattr(model.student, 'backbone')
+    return counted_module(model.student, 'backbone') if has_backbone else ''
 
 
 def _live_iterations(case: Examination, model: Distiller) -> list[int]:

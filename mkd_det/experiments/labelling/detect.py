@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ...checkpoints.checkpoint import (
 from ...data.datasets import dataset_classes
 from ...data.unlabeled import list_images
 from ...errors import ConfigError, DataError, MkdError
+from ...io.json_files import write_json
 from ...registry import type_name
 from ...training.runtime import build_model
 from ...training.student_config import student_config
@@ -47,6 +49,7 @@ class Detected:
         scores: Score of each box.
         labels: Label of each box.
         error: Why the image could not be read; '' if it could.
+        stamp: Size and time of change of the file then; '' if it was not there.
     """
 
     path: str
@@ -56,6 +59,7 @@ class Detected:
     scores: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
     error: str = ''
+    stamp: str = ''
 
 
 def read_inputs(cfg: Config, images: str | Sequence[str]) -> tuple[Config, list[str]]:
@@ -133,6 +137,32 @@ class Detector:
         return [found[path] for path in paths]
 
 
+def report_failed(failed: Mapping[str, str], images: int, listed: Path) -> None:
+    """List the images that could not be read in a file; without such, remove it.
+
+    Args:
+        failed: Why images could not be read, by path.
+        images: Number of all images.
+        listed: The file.
+
+    Raises:
+        DataError: All images have failed.
+    """
+    if not failed:
+        listed.unlink(missing_ok=True)
+        return
+    write_json(listed, failed)
+    if len(failed) == images:
+        path, reason = next(iter(failed.items()))
+        raise DataError(
+            f'none of {images} images could be read; {listed} says why',
+            expected='images that the test pipeline of the config can load',
+            actual=f'{path}: {reason}',
+            fix='the same command with images that can be opened; or a config whose'
+            ' test pipeline can load them',
+        )
+
+
 def _as_detected(path: str, output: Any) -> Detected:
     known = output.pred_instances.cpu()
     known = known[known.scores >= LEAST_SCORE]
@@ -181,6 +211,8 @@ def detect_all(
 ) -> Iterator[Detected]:
     """Yield what is found in images; what was found before is read from a file.
 
+    Images that failed before, or have changed since, are detected again.
+
     Args:
         detector: The detector.
         paths: The images.
@@ -189,7 +221,7 @@ def detect_all(
         batch_size: Images in a batch.
         title: Title of the progress bar.
     """
-    known = {one.path: one for one in read_detected(kept)}
+    known = read_finished(kept)
     missing = [path for path in paths if path not in known]
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.open('a', encoding='utf-8') as file:
@@ -197,12 +229,39 @@ def detect_all(
         bar = tqdm(total=len(paths), initial=done, desc=title, disable=None)
         with bar:
             for start in range(0, len(missing), batch_size):
-                for one in detector.detect(missing[start : start + batch_size]):
+                some = missing[start : start + batch_size]
+                stamps = [_stamp(path) for path in some]
+                for one, stamp in zip(detector.detect(some), stamps, strict=True):
+                    one = replace(one, stamp=stamp)
                     known[one.path] = one
                     file.write(json.dumps(asdict(one)) + '\n')
                     bar.update()
                 file.flush()
     yield from (known[path] for path in paths)
+
+
+def read_finished(kept: Path) -> dict[str, Detected]:
+    """Return by path what need not be detected again: it was read, and is unchanged.
+
+    Args:
+        kept: File with a line for each image; of two lines of an image, the later
+            counts. There may be none.
+    """
+    known = {one.path: one for one in read_detected(kept)}
+    return {
+        path: one
+        for path, one in known.items()
+        if not one.error and one.stamp == _stamp(path)
+    }
+
+
+def _stamp(path: str) -> str:
+    """Return what changes when a file is written; '' if there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ''
+    return f'{found.st_size} {found.st_mtime_ns}'
 
 
 def read_detected(kept: Path) -> Iterable[Detected]:

@@ -21,8 +21,9 @@ from .detect import (
     Detected,
     Detector,
     detect_all,
-    read_detected,
+    read_finished,
     read_inputs,
+    report_failed,
     test_pipeline,
 )
 from .thresholds import thresholds_at
@@ -98,7 +99,7 @@ def label(
         settings: How to label.
 
     Raises:
-        MkdError: The weights do not fit, or there are no images.
+        MkdError: The weights do not fit, or there are no images that can be read.
     """
     settings = settings or LabelSettings()
     cfg, paths = read_inputs(cfg, images)
@@ -106,6 +107,8 @@ def label(
     names, kept = _chosen_classes(detector.classes or (), settings.classes)
     parts = Path(f'{out}.parts') / _fingerprint(cfg, checkpoint)
     found = _detect_in_processes(cfg, checkpoint, detector, paths, parts, settings)
+    failed = {one.path: one.error for one in found if one.error}
+    report_failed(failed, len(paths), Path(f'{out}.failed.json'))
     thresholds: dict[str, float | None] = dict.fromkeys(names, settings.score_thr)
     if settings.precision is not None:
         thresholds = _calibrate(cfg, detector, parts, settings, names, kept)
@@ -117,12 +120,6 @@ def label(
         precision=settings.precision,
     )
     write_json(out, content)
-    failed = {one.path: one.error for one in found if one.error}
-    listed = Path(f'{out}.failed.json')
-    if failed:
-        write_json(listed, failed)
-    else:
-        listed.unlink(missing_ok=True)
     return Labelled(len(content['images']), counts, thresholds, failed)
 
 
@@ -151,6 +148,8 @@ def _fingerprint(cfg: Config, checkpoint: str) -> str:
         with open(checkpoint, 'rb') as file:
             for block in iter(lambda: file.read(2**20), b''):
                 digest.update(block)
+    else:  # an address
+        digest.update(checkpoint.encode())
     return digest.hexdigest()[:12]
 
 
@@ -164,7 +163,7 @@ def _detect_in_processes(
 ) -> list[Detected]:
     """Return what is found in all images; each device takes a part of them."""
     count, kept = len(settings.devices), parts / 'images.jsonl'
-    known = {one.path for one in read_detected(kept)}
+    known = read_finished(kept)
     missing = [path for path in paths if path not in known]
     if count > 1 and missing:
         shares = [missing[rank::count] for rank in range(count)]

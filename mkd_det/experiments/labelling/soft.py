@@ -21,15 +21,14 @@ from ...errors import ConfigError, HeadKindError, MkdError
 from ...heads.base import find_reader
 from ...heads.readers.dense import DenseReader
 from ...heads.running import run_features
-from ...io.json_files import write_json
 from ...registry import type_name
 from ...structures import HeadOutput
 from ...taps import Tap, capture
 from ...teachers.cache import hash_weights
+from ...teachers.stored.grid import Grid
 from ...teachers.stored.outputs import HOMOGRAPHY
-from ...teachers.stored.placing import Grid
 from ...teachers.stored.store import About, OutputStore, StoredImage, as_half
-from .detect import Detector, read_inputs, test_pipeline
+from .detect import Detector, read_inputs, report_failed, test_pipeline
 
 HEAD = 'bbox_head'
 
@@ -203,7 +202,7 @@ def label_soft(
         settings: How to label.
 
     Raises:
-        MkdError: The weights do not fit, or there are no images.
+        MkdError: The weights do not fit, or there are no images that can be read.
     """
     settings = settings or SoftSettings()
     cfg, paths = read_inputs(cfg, images)
@@ -221,11 +220,7 @@ def label_soft(
         now = store.has(missing)
         missing = [path for path in missing if path not in now]
     failed = _label_all(labeller, store, missing, settings.batch_size)
-    listed = Path(f'{out}.failed.json')
-    if failed:
-        write_json(listed, failed)
-    else:
-        listed.unlink(missing_ok=True)
+    report_failed(failed, len(paths), Path(f'{out}.failed.json'))
     stored = len(paths) - len(failed)
     return SoftLabelled(stored, stored - len(known), failed)
 

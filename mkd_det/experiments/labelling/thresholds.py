@@ -29,13 +29,14 @@ def score_at_precision(
     Returns:
         The score; None where it is reached nowhere.
     """
-    order = np.argsort(-np.asarray(scores, dtype=float), kind='stable')
-    hits = np.cumsum(np.asarray(right, dtype=float)[order])
+    values = np.asarray(scores, dtype=float)
+    order = np.argsort(-values, kind='stable')
+    values, hits = values[order], np.cumsum(np.asarray(right, dtype=float)[order])
     share = hits / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(share >= precision)
-    return (
-        float(np.asarray(scores, dtype=float)[order][good[-1]]) if len(good) else None
-    )
+    # A score keeps all detections that have it: only the last of them counts.
+    last = np.append(values[1:] != values[:-1], True)[: len(order)]
+    good = np.flatnonzero(last & (share >= precision))
+    return float(values[good[-1]]) if len(good) else None
 
 
 def thresholds_at(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
 from torch.utils.data import Dataset
 
-from ...data.unlabeled import UNLABELED, UnlabeledImages
+from ...data.datasets import has_no_labels
+from ...data.unlabeled import UNLABELED
+from ...distiller.model import Distiller
 from ...errors import ConfigError
 from ...io.random_state import preserved_random_state
+from ...plan.unlabeled import describe_left_out, terms_without_labels
 from ...registry import type_name
 
 # Samplers that never come to an end.
@@ -48,37 +52,107 @@ def check_infinite_sampler(cfg: Config) -> None:
         )
 
 
-def check_unlabeled(dataset: Dataset) -> None:
+def check_unlabeled(dataset: Dataset, model: nn.Module | None = None) -> None:
     """Raise where images without labels would be taken for images without objects.
+
+    Terms that do not read them are added to the notes of a distiller's plan.
 
     Args:
         dataset: The training data, built.
+        model: The model that is trained on it.
 
     Raises:
-        ConfigError: A wrapper loses the mark of such images, or their class names
-            differ from those of the labelled data.
+        ConfigError: A wrapper loses the mark of such images, or mixes them with
+            labelled ones; or their class names differ from those of the labelled data;
+            or the distiller has no use for them.
     """
-    for part in _parts(dataset):
-        inner = _innermost(part)
-        if not isinstance(inner, UnlabeledImages):
-            continue
-        with preserved_random_state():
-            sample = part[0].get('data_samples')
-        if sample is not None and UNLABELED not in sample.metainfo:
-            raise ConfigError(
-                f'{type(part).__name__}: its pipeline loses the mark of images without'
-                ' labels, which would be taken for images without objects',
-                expected=f'{UNLABELED!r} in meta_keys of PackDetInputs',
-                actual=', '.join(sample.metainfo),
-                fix="dict(type='PackDetInputs', meta_keys=('img_id', 'img_path',"
-                f" 'ori_shape', 'img_shape', 'scale_factor', {UNLABELED!r}))",
-            )
+    parts = list(_parts(dataset))
+    if not any(part.unlabelled for part in parts):
+        return
+    _check_mixing(dataset)
+    for part in parts:
+        if part.unlabelled:
+            _check_mark(dataset, part)
     metainfo: Any = getattr(dataset, 'metainfo', None)
-    inner = [_innermost(part) for part in _parts(dataset)]
-    if isinstance(metainfo, list) and any(
-        isinstance(one, UnlabeledImages) for one in inner
-    ):
-        _compare_metainfo([one.metainfo for one in inner])
+    if isinstance(metainfo, list):
+        _compare_metainfo([part.data.metainfo for part in parts])
+    if isinstance(model, Distiller):
+        _check_terms(model)
+        if all(part.unlabelled for part in parts):
+            _check_balance(model)
+
+
+def _check_mark(dataset: Any, part: _Part) -> None:
+    """Raise where a sample that comes out of all wrappers is not marked."""
+    with preserved_random_state():
+        sample = dataset[part.number].get('data_samples')
+    if sample is None or UNLABELED in sample.metainfo:
+        return
+    raise ConfigError(
+        f'{type(dataset).__name__}: its pipeline, or that of a dataset in it, loses the'
+        ' mark of images without labels, which would be taken for images without'
+        ' objects',
+        expected=f'{UNLABELED!r} in meta_keys of PackDetInputs',
+        actual=', '.join(sample.metainfo),
+        fix="dict(type='PackDetInputs', meta_keys=('img_id', 'img_path',"
+        f" 'ori_shape', 'img_shape', 'scale_factor', {UNLABELED!r}))",
+    )
+
+
+def _check_mixing(dataset: Any) -> None:
+    """Raise where labelled images are mixed with others: boxes would be missing."""
+    for inner in getattr(dataset, 'datasets', ()):
+        _check_mixing(inner)
+    if not hasattr(dataset, 'dataset'):
+        return
+    _check_mixing(dataset.dataset)
+    pipeline = getattr(dataset, 'pipeline', ())
+    steps = [
+        type(step).__name__
+        for step in getattr(pipeline, 'transforms', pipeline)
+        # As Mosaic asks for other images, and as CachedMosaic keeps them.
+        if hasattr(step, 'get_indexes') or hasattr(step, 'results_cache')
+    ]
+    if steps and len({part.unlabelled for part in _parts(dataset)}) > 1:
+        name = type(dataset).__name__
+        raise ConfigError(
+            f'{name}: {steps[0]} would mix images without labels into labelled ones,'
+            ' whose boxes would then be incomplete',
+            expected='a wrapper around each part of ConcatDataset',
+            actual=f'{name} around both kinds, with {", ".join(steps)}',
+            fix="dict(type='ConcatDataset', ignore_keys=['classes', 'palette'],"
+            f" datasets=[dict(type='{name}', dataset=...),"
+            f" dict(type='{name}', dataset=...)])",
+        )
+
+
+def _check_terms(model: Distiller) -> None:
+    """Raise where no term reads images without labels; note which ones do not."""
+    if not model.config.unlabeled.weight:
+        return  # they are left out on purpose
+    reading = terms_without_labels(model.config, model.plan, model.plan.terms)
+    if not reading and not model.plan.branches:
+        raise ConfigError(
+            'the training data has images without labels, and no term reads them',
+            expected='a term that needs no labels',
+            actual=', '.join(model.plan.terms) or 'no terms',
+            fix="a term such as SoftOutputKD; or unlabeled=dict(truth='t.head'), for"
+            ' terms that need boxes; or train_dataloader without UnlabeledImages',
+        )
+    notes = model.plan.notes
+    notes += [n for n in describe_left_out(model.config, model.plan) if n not in notes]
+
+
+def _check_balance(model: Distiller) -> None:
+    """Raise where shares of the task's gradient would be shares of nothing."""
+    if model.balance is not None:
+        raise ConfigError(
+            'balance keeps terms at a share of the gradient of the own loss, which no'
+            ' image without labels has: every term would count for nothing',
+            expected='labelled images in the training data',
+            actual='UnlabeledImages only',
+            fix='model without `balance`, and `weight` instead of `share` in the terms',
+        )
 
 
 def _compare_metainfo(metainfo: Sequence[Mapping[str, Any]]) -> None:
@@ -103,17 +177,36 @@ def _compare_metainfo(metainfo: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
-    """Yield the parts of concatenated data, as they are wrapped."""
-    parts = getattr(dataset, 'datasets', None)
-    if parts is None:
-        yield dataset
+class _Part(NamedTuple):
+    """An innermost dataset.
+
+    Args:
+        data: The dataset.
+        number: Index of one of its images in the whole.
+    """
+
+    data: Any
+    number: int
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its images have no labels."""
+        return has_no_labels(type(self.data))
+
+
+def _parts(dataset: Any) -> Iterator[_Part]:
+    """Yield the innermost datasets of nested wrappers."""
+    if hasattr(dataset, 'datasets'):
+        start = 0
+        for inner in dataset.datasets:
+            for part in _parts(inner):
+                yield part._replace(number=start + part.number)
+            start += len(inner)
+    elif hasattr(dataset, 'dataset'):
+        # ClassBalancedDataset shows images several times, each at least once.
+        order = getattr(dataset, 'repeat_indices', None)
+        for part in _parts(dataset.dataset):
+            at = part.number if order is None else order.index(part.number)
+            yield part._replace(number=at)
     else:
-        for part in parts:
-            yield from _parts(part)
-
-
-def _innermost(dataset: Any) -> Any:
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    return dataset
+        yield _Part(dataset, 0)

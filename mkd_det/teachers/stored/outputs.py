@@ -13,7 +13,8 @@ from ...errors import DataError, TeacherError
 from ...heads.base import HeadReader, find_reader
 from ...structures import HeadOutput, Level, Levels
 from ...taps import Tap
-from .placing import Grid, Placed, place
+from .grid import Grid
+from .placing import Placed, place
 from .store import OutputStore
 
 # Key of a data sample's metainfo: from pixels of the file to those of the image.

@@ -5,14 +5,14 @@ Pure tensor functions: no files, no models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import DataError
+from .grid import Grid
+from .pairing import Move, pair
 from .store import StoredImage
 
 # Confidence of places of which nothing is stored: that of a trained detector where it
@@ -20,57 +20,6 @@ from .store import StoredImage
 _NOTHING = 1e-3
 # Rows that have moved less than this, in bins, keep their logits.
 _STILL = 1e-4
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The places where a head predicts, of all levels.
-
-    Args:
-        centres: Centre (P, 2) of each place, in input pixels.
-        strides: Input pixels per cell (P,) of its level.
-        starts: Index of the first place of each level, and P.
-        sizes: (h, w) of each level.
-        steps: Input pixels per cell of each level.
-    """
-
-    centres: Tensor
-    strides: Tensor
-    starts: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    steps: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls,
-        priors: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
-        steps: Sequence[int],
-    ) -> Grid:
-        """Return the grid of a head's priors.
-
-        Args:
-            priors: Anchors (P_l, 4) or points (P_l, 2) of each level, cell by cell.
-            sizes: (h, w) of each level.
-            steps: Input pixels per cell of each level.
-        """
-        centres = [
-            (p[:, :2] + p[:, 2:4]) / 2 if p.shape[1] == 4 else p[:, :2] for p in priors
-        ]
-        strides = [c.new_full((len(c),), float(s)) for c, s in zip(centres, steps)]
-        starts = [0]
-        for level in centres:
-            starts.append(starts[-1] + len(level))
-        return cls(
-            torch.cat(centres),
-            torch.cat(strides),
-            tuple(starts),
-            tuple(sizes),
-            tuple(steps),
-        )
-
-    def __len__(self) -> int:
-        return self.starts[-1]
 
 
 class Placed(NamedTuple):
@@ -87,20 +36,6 @@ class Placed(NamedTuple):
     bins: Tensor | None
 
 
-class _Moved(NamedTuple):
-    """Stored rows at their new places.
-
-    Args:
-        source: Index (M,) of each among the stored rows.
-        target: Index (M,) of its new place.
-        shift: New place minus moved centre (M, 2), in pixels.
-    """
-
-    source: Tensor
-    target: Tensor
-    shift: Tensor
-
-
 def place(
     image: StoredImage,
     old: Grid,
@@ -111,10 +46,9 @@ def place(
 ) -> Placed:
     """Put stored rows where an augmented image has their places.
 
-    A row goes to the place nearest to its moved centre, on the level whose stride is
-    nearest to its moved stride; of several rows, the most confident stays. Its box
-    moves exactly, and is cut off where the image was cropped. Places without a row are
-    background: the teacher was sure of less there than of all that is stored.
+    Each place takes the row that is nearest, see `pair`. Its box moves exactly, and is
+    cut off where the image was cropped. Places without a row are background: the
+    teacher was sure of less there than of all that is stored.
 
     Args:
         image: The stored rows.
@@ -129,15 +63,17 @@ def place(
     """
     matrix = homography.double() @ torch.linalg.inv(image.homography.double())
     scale, offset = _scale_and_offset(matrix)
-    scores = image.scores.float()
-    moved = _move(
-        image, old, new, scale, offset, shape, _confidence(scores, activation)
-    )
-    strides = old.strides[image.rows.long()][moved.source].double()
-    sides = image.sides[moved.source].double() * strides[:, None]
+    scores, rows = image.scores.float(), image.rows.long()
+    move = Move(scale, offset, image.shape, shape)
+    source, target = pair(rows, _confidence(scores, activation), old, new, move)
+    rows = rows[source]
+    strides = old.strides[rows].double()
+    sides = image.sides[source].double() * strides[:, None]
     sides = _mirrored(sides * scale.abs().repeat(2), scale)
-    shift = torch.cat([moved.shift, -moved.shift], 1)
-    limits = _limits(image.shape, shape, scale, offset, new.centres[moved.target])
+    centres = old.centres[rows].double() * scale + offset
+    shift = new.centres[target].double() - centres
+    shift = torch.cat([shift, -shift], 1)
+    limits = _limits(image.shape, shape, scale, offset, new.centres[target])
     placed = Placed(
         _background(scores, len(new), activation),
         _boxes(new.centres, new.strides[:, None].expand(-1, 4) / 2),
@@ -145,15 +81,15 @@ def place(
         if image.bins is None
         else scores.new_zeros(len(new), *image.bins.shape[1:]),
     )
-    placed.scores[moved.target] = scores[moved.source]
-    boxes = _boxes(new.centres[moved.target], torch.minimum(sides + shift, limits))
-    placed.boxes[moved.target] = boxes.to(placed.boxes.dtype)
+    placed.scores[target] = scores[source]
+    boxes = _boxes(new.centres[target], torch.minimum(sides + shift, limits))
+    placed.boxes[target] = boxes.to(placed.boxes.dtype)
     if placed.bins is not None and image.bins is not None:
-        bins = _mirrored(image.bins[moved.source].float(), scale)
-        steps = new.strides[moved.target].double()
+        bins = _mirrored(image.bins[source].float(), scale)
+        steps = new.strides[target].double()
         factor = strides[:, None] * scale.abs().repeat(2) / steps[:, None]
         moves = shift / steps[:, None], limits / steps[:, None]
-        placed.bins[moved.target] = _move_bins(bins, factor, *moves)
+        placed.bins[target] = _move_bins(bins, factor, *moves)
     return placed
 
 
@@ -176,67 +112,6 @@ def _confidence(scores: Tensor, activation: str) -> Tensor:
     if activation == 'softmax':
         return scores.softmax(-1)[:, :-1].amax(-1)
     return scores.sigmoid().amax(-1)
-
-
-def _move(
-    image: StoredImage,
-    old: Grid,
-    new: Grid,
-    scale: Tensor,
-    offset: Tensor,
-    shape: tuple[int, int],
-    confidence: Tensor,
-) -> _Moved:
-    """Find the new place of each row; leave out those that have left the image."""
-    rows = image.rows.long()
-    before = old.centres[rows].double()
-    centres = before * scale + offset
-    steps = torch.tensor(new.steps, dtype=torch.float64)
-    wanted = old.strides[rows].double() * scale.abs().prod().sqrt()
-    level = (wanted.log2()[:, None] - steps.log2()).abs().argmin(1)
-    sizes = torch.tensor(new.sizes)[level].flip(1)  # (w, h)
-    starts = torch.tensor(new.starts)
-    first = new.centres[starts[:-1]].double()[level]
-    index = ((centres - first) / steps[level][:, None]).round().long()
-    per_cell = [
-        (new.starts[i + 1] - new.starts[i]) // (h * w)
-        for i, (h, w) in enumerate(new.sizes)
-    ]
-    was_inside, is_inside = _inside(before, image.shape), _inside(centres, shape)
-    on_map = ((index >= 0) & (index < sizes)).all(1)
-    # On the edge of the image, the nearest place is the last one of the map.
-    keep = (on_map & ~was_inside) | is_inside
-    index = torch.minimum(index.clamp(min=0), sizes - 1)
-    anchors = torch.tensor(per_cell)[level]
-    inner = _anchor_of(rows, old)
-    target = starts[level] + (index[:, 1] * sizes[:, 0] + index[:, 0]) * anchors + inner
-    keep &= inner < anchors
-    order = confidence.masked_fill(~keep, -1.0).argsort(descending=True, stable=True)
-    order = order[: int(keep.sum())]
-    rank = torch.arange(len(order))
-    best = torch.full((len(new),), len(order), dtype=torch.long)
-    best = best.scatter_reduce(0, target[order], rank, 'amin')
-    source = order[best[best < len(order)]]
-    goal = target[source]
-    return _Moved(source, goal, new.centres[goal].double() - centres[source])
-
-
-def _inside(points: Tensor, shape: tuple[int, int]) -> Tensor:
-    limit = points.new_tensor([shape[1], shape[0]])
-    return ((points >= 0) & (points <= limit)).all(1)
-
-
-def _anchor_of(rows: Tensor, grid: Grid) -> Tensor:
-    """Return which of the anchors of its cell each row is."""
-    starts = torch.tensor(grid.starts)
-    level = torch.bucketize(rows, starts[1:], right=True)
-    per_cell = torch.tensor(
-        [
-            (grid.starts[i + 1] - grid.starts[i]) // (h * w)
-            for i, (h, w) in enumerate(grid.sizes)
-        ]
-    )
-    return (rows - starts[level]) % per_cell[level]
 
 
 def _mirrored(sides: Tensor, scale: Tensor) -> Tensor:

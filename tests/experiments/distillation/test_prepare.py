@@ -19,7 +19,7 @@ from rich.console import Console
 
 import tiny
 from mkd_det.cli import main
-from mkd_det.cli.distill import choice_table, finish, make_parser
+from mkd_det.cli.distill import finish, make_parser
 from mkd_det.config_files.reading import load_config
 from mkd_det.errors import (
     CheckpointKeysError,
@@ -43,6 +43,7 @@ from mkd_det.experiments.distillation.settings import (
     check_same_run,
     note_sources,
 )
+from mkd_det.experiments.distillation.table import choice_table
 from mkd_det.training.class_names import with_class_names
 from mkd_det.training.runtime import build_model
 
@@ -573,7 +574,7 @@ def test_class_maps_are_written_as_they_are(count: int) -> None:
 
 def test_names_in_the_table_are_no_markup() -> None:
     console = Console(width=60, record=True, file=StringIO())
-    prepared = SimpleNamespace(
+    prepared: Any = SimpleNamespace(
         sizes={}, notes=['cat [b], a[/x]'], choice=SimpleNamespace(reasons={})
     )
     console.print(choice_table(prepared))

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 from pycocotools.coco import COCO
 
 import tiny
 from mkd_det.cli import main
 from mkd_det.errors import ConfigError, DataError, MkdError
 from mkd_det.experiments.labelling import detect
-from mkd_det.experiments.labelling.run import LabelSettings, label
+from mkd_det.experiments.labelling.run import LabelSettings, _fingerprint, label
 from mkd_det.experiments.labelling.thresholds import score_at_precision, thresholds_at
 
 
@@ -108,6 +109,47 @@ def test_images_that_cannot_be_read_are_listed(root: Path, tmp_path: Path) -> No
     assert listed == found.failed
 
 
+def test_repaired_and_replaced_images_are_labelled_again(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / 'data/images', tmp_path / 'images')
+    broken, other = tmp_path / 'images/000.png', tmp_path / 'images/001.png'
+    whole, out = broken.read_bytes(), tmp_path / 'labels.json'
+    broken.write_bytes(b'none')
+    assert run(root, out, images=str(tmp_path / 'images')).images == 4
+    before = json.loads(out.read_text())
+    broken.write_bytes(whole)
+    with Image.open(other) as image:
+        image.resize((50, 40)).save(other)
+    found = run(root, out, images=str(tmp_path / 'images'))
+    assert found.images == 5 and not found.failed
+    after = json.loads(out.read_text())
+    assert not Path(f'{out}.failed.json').exists()
+    sizes = {one['file_name']: one['width'] for one in after['images']}
+    assert sizes['001.png'] == 50
+    assert len(before['images']) == 4 and sizes['000.png'] != 0
+
+
+def test_no_image_that_can_be_read_is_an_error(root: Path, tmp_path: Path) -> None:
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images/broken.png').write_bytes(b'none')
+    config(root).dump(tmp_path / 'model.py')
+    out = tmp_path / 'labels.json'
+    argv = ['label', str(tmp_path / 'model.py'), str(root / 'model.pth')]
+    argv += [str(tmp_path / 'images'), '--out', str(out)]
+    assert main(argv) == 2
+    assert not out.exists()
+    assert main([*argv, '--soft']) == 2
+    assert 'broken.png' in Path(f'{out}.failed.json').read_text()
+
+
+def test_results_are_kept_by_checkpoint(root: Path) -> None:
+    cfg = config(root)
+    addresses = [f'https://example.com/{name}.pth' for name in 'ab']
+    names = [*addresses, str(root / 'model.pth')]
+    assert len({_fingerprint(cfg, name) for name in names}) == 3
+
+
 def test_classes_are_chosen_by_name(root: Path, tmp_path: Path) -> None:
     first, second = tiny.CLASSES[2].upper(), tiny.CLASSES[0]
     found = run(root, tmp_path / 'some.json', classes=(first, second, 'unicorn'))
@@ -127,6 +169,13 @@ def test_a_score_at_a_precision() -> None:
     assert score_at_precision(scores, right, 0.5) == 0.5
     assert score_at_precision([0.9], [False], 0.5) is None
     assert score_at_precision([], [], 0.5) is None
+
+
+def test_equal_scores_are_kept_together() -> None:
+    right = [True, False, False, False]
+    assert score_at_precision([0.9] * 4, right, 0.9) is None
+    assert score_at_precision([0.9] * 4, right, 0.25) == 0.9
+    assert score_at_precision([0.8, 0.9, 0.8], [True, True, False], 0.9) == 0.9
 
 
 def test_thresholds_by_class(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +46,7 @@ class FinishedRun:
         work_dir: Path,
         config: Path,
         run_dir: Path,
-        options: Mapping[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.work_dir, self.config, self.run_dir = work_dir, config, run_dir
         self.cfg = with_class_names(load_config(str(config), options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -40,7 +40,7 @@ def write_report(
     work_dir: Path,
     config: Path,
     run_dir: Path,
-    options: Mapping[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Path, list[str]]:
     """Write page, markdown, json and pictures into the work dir.
 

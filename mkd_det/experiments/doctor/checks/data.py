@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from torch import nn
 
 from ..examination import Examination
@@ -27,8 +28,9 @@ class Counts:
     """What is counted in the training data.
 
     Attributes:
-        images: Images that were looked at.
-        total: Images that there are.
+        images: Images with labels that were looked at; one without objects has labels.
+        looked: Images that were looked at.
+        total: Images that there are; a repeated one is one.
         boxes: Objects by label.
         empty: Images without an object.
         crowded: Images with more objects than the student may find.
@@ -36,6 +38,7 @@ class Counts:
     """
 
     images: int = 0
+    looked: int = 0
     total: int = 0
     boxes: Counter[int] = field(default_factory=Counter)
     empty: int = 0
@@ -76,11 +79,11 @@ def count(dataset: Any, least: float, most: int) -> Counts:
         least: Objects whose longer side is below are tiny, in pixels of the files.
         most: Images with more objects are crowded.
     """
-    total = len(dataset)
-    counts = Counts(total=total)
+    parts = list(unrepeated(dataset))
+    total = sum(map(len, parts))
     size = min(total, MOST)
-    for index in {i * total // size for i in range(size)}:
-        info = dataset.get_data_info(index)
+    counts = Counts(looked=size, total=total)
+    for info in _infos(parts, [i * total // size for i in range(size)]):
         if 'gt_label' in info:  # of a classifier
             counts.images += 1
             counts.boxes[int(info['gt_label'])] += 1
@@ -96,6 +99,33 @@ def count(dataset: Any, least: float, most: int) -> Counts:
             x1, y1, x2, y2 = one.get('bbox', (0, 0, least, least))
             counts.tiny += max(x2 - x1, y2 - y1) < least
     return counts
+
+
+def unrepeated(dataset: Any) -> Iterator[Any]:
+    """Yield the parts of a dataset, without what repeats one as a whole.
+
+    Args:
+        dataset: A dataset of mmengine.
+    """
+    if isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from unrepeated(part)
+    elif isinstance(dataset, RepeatDataset):
+        yield from unrepeated(dataset.dataset)
+    else:
+        yield dataset
+
+
+def _infos(parts: list[Any], indices: list[int]) -> Iterator[Any]:
+    """Yield what datasets say of images, by index over all of them, rising."""
+    start, rest = 0, iter(parts)
+    part = next(rest, None)
+    for index in indices:
+        while part is not None and index >= start + len(part):
+            start += len(part)
+            part = next(rest, None)
+        if part is not None:
+            yield part.get_data_info(index - start)
 
 
 def _images(counts: Counts, most: int) -> Iterator[Finding]:
@@ -133,20 +163,24 @@ def _tiny(counts: Counts, stride: int, scale: float) -> Iterator[Finding]:
 
 def _classes(counts: Counts, dataset: Any) -> Iterator[Finding]:
     """Yield the classes of which there are few objects."""
-    if counts.images < counts.total:
-        return  # a sample may have missed them
-    few = {n: counts.boxes[i] for i, n in enumerate(_names(dataset, counts))}
-    few = {name: number for name, number in few.items() if number < FEW}
+    if not counts.images:
+        return
+    factor = counts.total / counts.looked
+    few = {n: factor * counts.boxes[i] for i, n in enumerate(_names(dataset, counts))}
+    few = {name: round(number) for name, number in few.items() if number < FEW}
     if few:
         # The rarest of those that are there at all; most of COCO's may be missing.
         few = dict(sorted(few.items(), key=lambda one: (not one[1], one[1])))
         listed = ', '.join(f'{name} ({few[name]})' for name in list(few)[:LISTED])
         if len(few) > LISTED:
             listed += f' and {len(few) - LISTED} more'
+        sampled = ''
+        if counts.looked < counts.total:
+            sampled = f', estimated from {counts.looked} of {counts.total} images'
         yield Finding(
             'data',
             WARNING,
-            f'classes with under {FEW} objects to learn from: {listed}',
+            f'classes with under {FEW} objects to learn from{sampled}: {listed}',
             'more images of them, ClassBalancedDataset, or a list of classes without'
             ' them',
         )

@@ -14,7 +14,9 @@ import tiny
 from mkd_det.config_files.reading import load_config
 from mkd_det.errors import ConfigError
 from mkd_det.experiments.distillation import memory, trial
-from mkd_det.experiments.distillation.memory import (
+from mkd_det.experiments.distillation.prepare import prepare
+from mkd_det.experiments.distillation.settings import DistillSettings
+from mkd_det.experiments.memory import (
     StepMemory,
     batch_part,
     check_room,
@@ -22,8 +24,6 @@ from mkd_det.experiments.distillation.memory import (
     measure_memory,
     wanted_batch,
 )
-from mkd_det.experiments.distillation.prepare import prepare
-from mkd_det.experiments.distillation.settings import DistillSettings
 
 STEP = StepMemory(fixed=100.0, image=10.0)
 
@@ -82,6 +82,18 @@ def test_processes_share_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted_batch(training(1, base_batch_size=16)) == 16
     monkeypatch.setattr(memory.torch.cuda, 'is_available', lambda: False)
     assert wanted_batch(training(1, base_batch_size=16)) == 1
+
+
+def test_a_training_of_one_process_in_a_launch_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(memory.torch.cuda, 'is_available', lambda: True)
+    cfg = training(16, base_batch_size=16)
+    assert wanted_batch(training(1, base_batch_size=16), ranks=1) == 16
+    assert batch_part(cfg, 16, ranks=1) == ({}, [])
+    parts, (note,) = batch_part(cfg, 8, ranks=1)
+    assert parts['auto_scale_lr'] == dict(enable=True) and '0.02 to 0.01' in note
 
 
 def test_a_wider_model_and_a_larger_image_need_more(tmp_path: Path) -> None:

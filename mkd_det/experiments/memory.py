@@ -11,18 +11,18 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 
-from ...class_maps.counting import class_count
-from ...data.pipelines import image_size, loads_masks, pipeline_of
-from ...distiller.model import Distiller
-from ...errors import ConfigError
-from ...io.quiet import suppress_info_logs
-from ...io.random_state import preserved_random_state
-from ...structures import bytes_in
-from ...training.runtime import build_model
-from ..benchmark.batches import random_batch
-from ..benchmark.measure import peak_bytes
-from ..doctor.checks.resources import gigabytes
-from ..doctor.timing import free_memory
+from ..class_maps.counting import class_count
+from ..data.pipelines import image_size, loads_masks, pipeline_of
+from ..distiller.model import Distiller
+from ..errors import ConfigError
+from ..io.quiet import suppress_info_logs
+from ..io.random_state import preserved_random_state
+from ..structures import bytes_in
+from ..training.runtime import build_model
+from .benchmark.batches import random_batch
+from .benchmark.measure import peak_bytes
+from .doctor.checks.resources import gigabytes
+from .doctor.timing import free_memory
 
 # Part of the free memory that a chosen batch may take: images differ in objects.
 SHARE = 0.8
@@ -146,7 +146,7 @@ def describe_batch(memory: StepMemory, batch: int, own: int) -> str:
     )
 
 
-def wanted_batch(cfg: Config) -> int:
+def wanted_batch(cfg: Config, ranks: int | None = None) -> int:
     """Return the batch size to have, if there is memory for it.
 
     On a GPU that is the one which the learning rate is for, where the config says it;
@@ -154,12 +154,13 @@ def wanted_batch(cfg: Config) -> int:
 
     Args:
         cfg: Config of a training.
+        ranks: Processes that train it; those of the launch by default.
     """
     own = batch_of(cfg)
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not base or not torch.cuda.is_available():
         return own
-    return max(int(base) // processes(), own)
+    return max(int(base) // (ranks or processes()), own)
 
 
 def processes() -> int:
@@ -230,7 +231,9 @@ def free_bytes() -> int | None:
     return free_memory(get_device())
 
 
-def batch_part(cfg: Config, batch: int) -> tuple[dict[str, Any], list[str]]:
+def batch_part(
+    cfg: Config, batch: int, ranks: int | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return what to change in a config for a batch size, and what is said of it.
 
     The learning rate is scaled by mmengine when the training starts, in proportion to
@@ -239,11 +242,12 @@ def batch_part(cfg: Config, batch: int) -> tuple[dict[str, Any], list[str]]:
     Args:
         cfg: Config of a training.
         batch: The batch size.
+        ranks: Processes that train it; those of the launch by default.
     """
     own = batch_of(cfg)
     given = cfg.get('auto_scale_lr') or {}
     base = int(given.get('base_batch_size') or own)
-    images = batch * processes()
+    images = batch * (ranks or processes())
     parts: dict[str, Any] = {}
     notes = []
     if batch != own:
