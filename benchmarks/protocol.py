@@ -1,8 +1,8 @@
 """The protocol of measurements: equally many tries for each row, then one test.
 
 All tries of all rows train with the first seed and are judged on validation images; one
-that fails is the worst.
-What was best of each row trains with all seeds, and is tested once.
+that fails is the worst. What was best of each row trains with all seeds, and is tested
+once.
 """
 
 from __future__ import annotations
