@@ -57,9 +57,10 @@ def match_levels(
         ShapeMismatchError: No level has a stride of the other side.
     """
     ours, theirs = list(student), list(teacher)
-    by_index = how == 'index' or ours == theirs or None in (*ours, *theirs)
-    if by_index or len(ours) == len(theirs) == 1:
+    if how == 'index' or ours == theirs or None in (*ours, *theirs):
         return LevelMatch()
+    if len(ours) == len(theirs) == 1:
+        return LevelMatch(words=f'stride {ours[0]} meets {theirs[0]}, the only levels')
     pairs: list[tuple[int, int]] = []
     free = list(range(len(theirs)))
     for index, stride in enumerate(ours):

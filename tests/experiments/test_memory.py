@@ -13,7 +13,8 @@ from mmengine.logging import MessageHub
 import tiny
 from mkd_det.config_files.reading import load_config
 from mkd_det.errors import ConfigError
-from mkd_det.experiments.distillation import memory, trial
+from mkd_det.experiments import memory
+from mkd_det.experiments.distillation import trial
 from mkd_det.experiments.distillation.prepare import prepare
 from mkd_det.experiments.distillation.settings import DistillSettings
 from mkd_det.experiments.memory import (

@@ -23,7 +23,6 @@ def matched(student: list, teacher: list, **how: Any) -> LevelMatch:
     ('student', 'teacher'),
     [
         ([8, 16, 32], [8, 16, 32]),
-        ([8], [16]),  # one level each: the config names both
         ([None], [None]),
         ([None, None], [8, 16]),
         ([8, 8, 16, 16], [8, 8, 16, 16]),
@@ -56,6 +55,13 @@ def test_levels_of_equal_stride_meet(
 def test_what_is_matched_and_what_is_left_out_is_told() -> None:
     words = matched([4, 8, 16], [8, 16, 32]).words
     assert words == 'strides 8, 16; left out of fpn: 4; left out of t.fpn: 32'
+
+
+def test_one_level_of_each_is_compared_whatever_its_stride_and_that_is_told() -> None:
+    """The config names both places."""
+    match = matched([8], [16])
+    assert match.student is match.teacher is None
+    assert match.words == 'stride 8 meets 16, the only levels'
 
 
 def test_no_common_stride_is_an_error_whose_advice_works() -> None:

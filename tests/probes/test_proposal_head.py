@@ -271,6 +271,18 @@ def test_samplers_that_run_the_head_are_told(sampler: str) -> None:
         tiny.build(proposing(student, tiny.faster_rcnn(8, 16)))
 
 
+def test_the_way_out_of_a_sampler_names_each_stage_of_a_cascade() -> None:
+    student = tiny.cascade_rcnn(4, 8)
+    for stage in student['train_cfg']['rcnn']:
+        stage['sampler']['type'] = 'OHEMSampler'
+    rois = 'roi_head.bbox_roi_extractor.0:in1'
+    taps = dict(pyramid='neck', rois=rois, classes='roi_head.bbox_head.0.fc_cls')
+    with pytest.raises(HeadKindError) as error:
+        tiny.build(proposing(student, tiny.faster_rcnn(8, 16), taps=taps))
+    for stage in range(len(student['train_cfg']['rcnn'])):
+        assert f'train_cfg.rcnn.{stage}.sampler.type=RandomSampler' in error.value.fix
+
+
 def test_stages_of_a_cascade_are_not_mixed() -> None:
     taps = dict(
         pyramid='neck',

@@ -17,10 +17,7 @@ from ..predictions import Predictions, own_predictions
 from ..proof import ReadTwice, prove_dense
 
 # What to write where the outputs of two heads cannot be compared.
-ON_FEATURES = (
-    "a loss on features, such as PKD or FGD: taps=dict(fpn='neck'); recipes cwd_dense,"
-    ' pkd_dense, mgd_dense, fgd_dense'
-)
+ON_FEATURES = "a loss on features, such as PKD or FGD: taps=dict(fpn='neck')"
 
 
 def is_dense_head(module: nn.Module | None) -> bool:

@@ -249,14 +249,19 @@ def _check_softmax(box_head: Any, where: str) -> None:
 def _check_sampler(model: Any, where: str) -> None:
     """Raise HeadKindError for samplers that run the student's box head themselves."""
     samplers = getattr(model.roi_head, 'bbox_sampler', None)
-    for sampler in samplers if isinstance(samplers, list) else [samplers]:
+    several = isinstance(samplers, list)
+    stages = [f'.{n}' for n in range(len(samplers))] if several else ['']
+    for sampler in samplers if several else [samplers]:
         if type(sampler).__name__ in _RUN_BOX_HEAD:
             raise HeadKindError(
                 f'{where}: {type(sampler).__name__} runs the box head on regions that'
                 ' are not learned from',
                 expected='a sampler that does not, such as RandomSampler',
                 fix='--cfg-options'
-                ' model.student.train_cfg.rcnn.sampler.type=RandomSampler'
+                + ''.join(
+                    f' model.student.train_cfg.rcnn{stage}.sampler.type=RandomSampler'
+                    for stage in stages
+                )
                 # which needs the sampler of its own
                 + ' model.student.roi_head.type=StandardRoIHead'
                 * isinstance(model.roi_head, PISARoIHead),
