@@ -249,9 +249,10 @@ def _check_softmax(box_head: Any, where: str) -> None:
 def _check_sampler(model: Any, where: str) -> None:
     """Raise HeadKindError for samplers that run the student's box head themselves."""
     samplers = getattr(model.roi_head, 'bbox_sampler', None)
-    several = isinstance(samplers, list)
-    stages = [f'.{n}' for n in range(len(samplers))] if several else ['']
-    for sampler in samplers if several else [samplers]:
+    stages = ['']
+    if isinstance(samplers, list):
+        stages = [f'.{n}' for n in range(len(samplers))]
+    for sampler in samplers if isinstance(samplers, list) else [samplers]:
         if type(sampler).__name__ in _RUN_BOX_HEAD:
             raise HeadKindError(
                 f'{where}: {type(sampler).__name__} runs the box head on regions that'
