@@ -61,8 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         '--data',
         type=Path,
-        help='a COCO json, or a folder in the layout of COCO, VOC or YOLO; default: the'
-        " student's own data",
+        help='a COCO json, a yaml of YOLO, or a folder in the layout of COCO, VOC or'
+        " YOLO; default: the student's own data",
     )
     add('--unlabeled', type=Path, help='folder of images without labels')
     add('--epochs', type=int, help='default: by the number of images')
@@ -170,7 +170,10 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
     lines = [f'Written: {file}' for file in files]
     if settings.checkpoint is None:
         trained = settings.teacher_part
-        lines += [f'Its teacher: {trained["cfg"]}, trained to {trained["checkpoint"]}']
+        lines += [
+            f'Train the teacher first, {trained["cfg"]}; its last checkpoint goes to'
+            f' {trained["checkpoint"]}'
+        ]
     config = shlex.quote(str(settings.folder / 'distill.py'))
     lines += [
         f'Weights for these data: mkd-det calibrate {config}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,8 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
         config: The config that is trained.
 
     Raises:
-        PathError: It is of other models or data, or of another recipe or length.
+        PathError: It is of other models, classes or data, or of another recipe or
+            length.
     """
     cfg = load_config(str(config))
     asked = {'--student': settings.base_of(settings.student)}
@@ -219,6 +221,13 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
     if settings.init is not None:
         asked['--init'] = located(settings.init)
         found['--init'] = located(str(cfg.get('load_from')))
+    if settings.class_map:
+        written = given.get('class_map')
+        mapped = written if isinstance(written, Mapping) else {}
+        asked['--class-map'] = str(settings.class_map)
+        found['--class-map'] = str(
+            {name: mapped.get(name) for name in settings.class_map}
+        )
     known = read_json(settings.folder / _SOURCES)
     for option, path in settings.sources.items():
         if path and isinstance(known, dict):

@@ -233,6 +233,7 @@ def test_resuming_another_pair_is_refused(files: Path, tmp_path: Path) -> None:
     check_same_run(given, config)
     for changes in (
         dict(data=tmp_path / 'other'),
+        dict(class_map={'mine': 'theirs'}),
         dict(unlabeled=tmp_path / 'more'),
         dict(student=str(files / 'big.py')),
         dict(teacher=str(files / 'small.py')),
