@@ -104,6 +104,14 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(
     assert (own.seed, other.seed) == (7, 0) and other.weights != own.weights
 
 
+def test_it_says_what_it_has_measured_on_where_the_backbone_is_frozen(
+    tmp_path: Path,
+) -> None:
+    cfg = config(tmp_path, dict(loss_soft=TERMS['loss_soft']))
+    cfg.model.student.backbone.frozen_stages = 4
+    assert calibrate(cfg, None, Settings(3, 1)).on == 'neck'
+
+
 def test_the_weight_of_before_does_not_matter(
     found: tuple[Config, Calibration], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from ...training.runtime import (
     hook_type,
     prepare_config,
 )
-from ...weighting.gradient_share import GradientShare
+from ...weighting.gradient_share import GradientShare, counted_module
 from ...weighting.schedules import Progress
 
 # Hooks that say nothing about gradients, and cost time, write files or validate.
@@ -53,11 +53,13 @@ class Measured:
         wanted: Factors at which terms had their share, by iteration.
         iters: Iterations that were trained.
         terms: The terms of the plan: others are off, or not for this pair.
+        on: Module of the student whose parameters counted.
     """
 
     wanted: Wanted
     iters: int
     terms: tuple[str, ...]
+    on: str
 
 
 class RecordingShare(GradientShare):
@@ -152,7 +154,8 @@ def measure_factors(
             stop.bar.close()
     distiller = get_distiller(runner, 'calibrate')
     balance: Any = distiller.balance
-    return Measured(balance.record, stop.done, tuple(distiller.plan.terms))
+    counted = counted_module(distiller.student, on) or 'the whole student'
+    return Measured(balance.record, stop.done, tuple(distiller.plan.terms), counted)
 
 
 def _short_training(cfg: Config, folder: str) -> Config:

@@ -148,11 +148,11 @@ def calibrate(
     counted = {i: w for i, w in found.wanted.items() if 4 * i >= found.iters}
     return Calibration(
         terms={
-            name: _calibrated(name, share, weights[name], counted, settings.on)
+            name: _calibrated(name, share, weights[name], counted, found.on)
             for name, share in asked.items()
         },
         kept={name: weights[name] for name in found.terms if name not in asked},
-        on=settings.on,
+        on=found.on,
         iters=found.iters,
         measurements=len(counted),
         seed=seed,
