@@ -66,6 +66,10 @@ Command: `python benchmarks/pairs.py`, raw: [pairs.json](pairs.json).
 - **refused**: recipes for this kind of head that cannot be planned, and why. Recipes
   that need another kind of head are left out.
 
+Left out are models that read words beside images (GLIP, Grounding DINO): they need a
+language model; their heads are refused, and features of neck and backbone are not. Of
+trackers, the detector is one of these.
+
 """
 
 
@@ -163,12 +167,33 @@ def _plan_all_recipes(model: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     student = MODELS.build(ConfigDict(model)).eval()
     student.init_weights()
+    settle_norms(student)
     teacher = deepcopy(student).eval().requires_grad_(False)
     return {
         recipe.name: try_recipe(recipe, student, teacher)
         for recipe in packaged_recipes()
         if has_needs(recipe.needs, student, teacher)
     }
+
+
+def settle_norms(model: nn.Module) -> None:
+    """Give batch norms the statistics of noise, as a training would.
+
+    Without, activations of a deep model that has just been initialised overflow.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        with torch.no_grad():
+            model.extract_feat(noise(SIZES[1], model))
+    except Exception:  # it cannot run on such images; the plan says so
+        pass
+    for norm, momentum in zip(norms, momenta):
+        norm.eval()
+        norm.momentum = momentum
 
 
 def try_recipe(recipe: Recipe, student: Any, teacher: nn.Module) -> dict[str, Any]:
@@ -293,8 +318,10 @@ def _row(name: str, recipes: Mapping[str, Any]) -> str:
 
 def plan_all(file: Path, again: bool, only: str) -> Iterator[str]:
     """Plan all families, write after each, and yield lines about them."""
-    results = {} if again or not file.is_file() else json.loads(file.read_text())
+    results = json.loads(file.read_text()) if file.is_file() else {}
     wanted = {name: model for name, model in families().items() if only in name}
+    if again:
+        results = {name: r for name, r in results.items() if name not in wanted}
     for index, (name, model) in enumerate(wanted.items(), start=1):
         if 'recipes' in results.get(name, {}):
             continue

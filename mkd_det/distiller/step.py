@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..heads.ground_truth import image_sizes, read_truth
-from ..plan.plan import Term
+from ..plan.plan import AdapterNode, Term
 from ..plan.refs import SIDES, Ref
 from ..structures import GroundTruth, Knowledge, Levels, tensors_in
 from ..weighting.gradient_share import TASK, shared_parameters
@@ -92,10 +92,11 @@ def _distill(
     losses = StepLosses({})
     shares = model.weigher(known, data_samples) if group.images.labelled else {}
     # Each adapter runs once, whatever number of terms read it.
-    sizes = image_sizes(group.images.inputs, data_samples)
-    for name, node in plan.adapters_read_by(terms).items():
+    nodes = plan.adapters_read_by(terms)
+    of_images = _known_of_images(group, nodes.values())
+    for name, node in nodes.items():
         read = {side: plan.levels_at(known, ref) for side, ref in node.refs.items()}
-        output = node(read, sizes)
+        output = node(read, **of_images)
         sides = {side: getattr(output, side) for side in node.adapter.yields}
         known[name] = _as_knowledge(model, name, sides)
         for key, value in output.losses.items():
@@ -116,6 +117,16 @@ def _distill(
                 )
             losses.add(f'{name}_{key}' if key else name, weights[name] * part, name)
     return losses
+
+
+def _known_of_images(group: Group, nodes: Iterable[AdapterNode]) -> dict[str, Any]:
+    """Return what probes take besides levels; the truth of images with labels alone."""
+    images = group.images
+    known: dict[str, Any] = {'image_sizes': image_sizes(images.inputs, images.samples)}
+    if any('truth' in node.takes for node in nodes):
+        labelled, _ = images.split()
+        known['truth'] = read_truth('boxes', labelled.inputs, labelled.samples)
+    return known
 
 
 def _active_weights(model: Distiller, progress: Progress) -> dict[str, float]:

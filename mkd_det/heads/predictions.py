@@ -61,11 +61,26 @@ def own_predictions(head: Any, output: Any, images: int) -> list[Predictions]:
     given = dict(batch_img_metas=image_metas(images), cfg=keep_all(head), rescale=False)
     # Without post-processing it is without effect, and some heads insist on it.
     given['with_nms'] = True
-    known = inspect.signature(head.predict_by_feat).parameters
+    known = arguments_of(type(head), 'predict_by_feat')
     returned = head.predict_by_feat(
         *parts, **{key: value for key, value in given.items() if key in known}
     )
     return [_as_predictions(result) for result in caught or returned]
+
+
+def arguments_of(cls: type, method: str) -> set[str]:
+    """Return the names that a method takes; those of its base where it takes any.
+
+    Args:
+        cls: The class of a head.
+        method: Name of the method.
+    """
+    for base in cls.__mro__:
+        if method in vars(base):
+            found = inspect.signature(vars(base)[method]).parameters
+            if all(p.kind is not p.VAR_KEYWORD for p in found.values()):
+                return set(found)
+    return set()
 
 
 def keep_all(head: Any) -> ConfigDict:

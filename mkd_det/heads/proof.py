@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import HeadKindError, MkdError
 from ..structures import HeadOutput, Level
+from .base import HeadReader
 from .predictions import Predictions
 
 if TYPE_CHECKING:
@@ -75,6 +76,40 @@ def proving(name: str) -> Iterator[None]:
             actual=f'{type(error).__name__}: {lines[0][:200]}',
             fix=OTHERWISE,
         ) from error
+
+
+def prove_head(
+    reader: HeadReader,
+    model: Any,
+    head: Any,
+    features: Sequence[Tensor] | None,
+    where: str,
+) -> ReadTwice | None:
+    """Raise unless a head is read exactly, as the reader of its kind proves it.
+
+    Args:
+        reader: The reader of the head.
+        model: The model.
+        head: The head. It is left as it is.
+        features: Maps like those that the head gets; None where they are not known.
+        where: Name of the head, for messages.
+
+    Returns:
+        What is read in both modes; None for readers without a proof.
+
+    Raises:
+        HeadKindError: It is read otherwise, or nothing is known to run it on.
+    """
+    if features is not None:
+        return reader.prove(model, head, features, where)
+    if type(reader).prove is HeadReader.prove:
+        return None
+    raise HeadKindError(
+        f'{where}: {type(head).__name__} cannot be compared with its own predictions',
+        expected='a head that is called with the maps of a pyramid, as those of mmdet',
+        actual=f'a head of {type(model).__name__} that gets something else',
+        fix=OTHERWISE,
+    )
 
 
 def prove_dense(

@@ -38,11 +38,11 @@ def run_features(
             regions, so that taps there fire.
 
     Returns:
-        The maps that heads of a detector get; None for other models.
+        The maps that the heads get; None where they get anything else, or there are
+        none.
     """
     if not isinstance(model, BaseDetector):
-        model(inputs, samples, mode='tensor')
-        return None
+        return _run_tensor_mode(model, inputs, samples)
     features = model.extract_feat(inputs)
     samples = image_samples(inputs) if samples is None else samples
     named = [getattr(model, name, None) for name in ('rpn_head', 'bbox_head')]
@@ -61,8 +61,31 @@ def run_features(
     if rehearse:
         for kind in reader_classes():
             kind.rehearse(model, features, inputs)
-    maps = [features] if isinstance(features, Tensor) else list(features)
-    return tuple(maps) if all(isinstance(m, Tensor) for m in maps) else None
+    return _as_maps(features)
+
+
+def _run_tensor_mode(
+    model: Any, inputs: Any, samples: Sequence[Any] | None
+) -> tuple[Tensor, ...] | None:
+    """Run a model that is no detector of mmdet; return what its first head gets."""
+    given: list[Any] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, args: given.append(args[:1]))
+        for module in model.modules()
+        if find_reader(module) is not None
+    ]
+    try:
+        model(inputs, samples, mode='tensor')
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _as_maps(given[0][0]) if given and given[0] else None
+
+
+def _as_maps(features: Any) -> tuple[Tensor, ...] | None:
+    maps = [features] if isinstance(features, Tensor) else features
+    known = isinstance(maps, (list, tuple))
+    return tuple(maps) if known and all(isinstance(m, Tensor) for m in maps) else None
 
 
 def image_samples(inputs: Tensor) -> list[DetDataSample]:

@@ -109,6 +109,17 @@ class PairLoss(nn.Module):
         """
         return True
 
+    def left_out(self, student: Any, teacher: Any) -> str:
+        """Return what the loss compares of other heads, but not of these, in words.
+
+        The plan notes it. Empty where nothing is left out.
+
+        Args:
+            student: A `HeadOutput` like those of later steps.
+            teacher: Likewise.
+        """
+        return ''
+
     def weight_at(self, progress: Progress) -> float:
         """Return the weight, times the factor of its schedule."""
         return self.weight * self.schedule.factor(progress)

@@ -38,6 +38,7 @@ def match_levels(
     where: str,
     refs: tuple[object, object],
     how: Match = 'stride',
+    heads: bool = False,
 ) -> LevelMatch:
     """Match the levels of two sides by stride.
 
@@ -52,6 +53,7 @@ def match_levels(
         where: Name of the term or adapter, for messages.
         refs: What both read, for messages.
         how: What the config says.
+        heads: Whether the levels are those of heads, whose places must be the same.
 
     Raises:
         ShapeMismatchError: No level has a stride of the other side.
@@ -73,8 +75,9 @@ def match_levels(
             f'{where}: no level of {refs[0]} has the stride of a level of {refs[1]}',
             expected='strides ' + _list(theirs) + ', as the teacher',
             actual='strides ' + _list(ours) + ' in the student',
-            fix='taps of equal strides (`mkd-det inspect` shows them), or'
-            f" match='index' in {where}, which pairs levels by their place",
+            fix='taps of equal strides (`mkd-det inspect` shows them)'
+            + f", or match='index' in {where}, which pairs levels by their place"
+            * (len(ours) == len(theirs) and not heads),
         )
     kept_s, kept_t = (tuple(side) for side in zip(*pairs))
     words = 'strides ' + _list([ours[index] for index in kept_s])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,21 +46,21 @@ class AdapterNode:
     adapter: Adapter
     match: LevelMatch = LevelMatch()
 
-    def __call__(
-        self,
-        sides: Mapping[str, Levels],
-        image_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> AdapterOutput:
+    def __call__(self, sides: Mapping[str, Levels], **known: Any) -> AdapterOutput:
         """Run the adapter on the levels that were read, by side.
 
         Args:
             sides: The levels.
-            image_sizes: (H, W) of each image without padding, for probes that read it.
+            **known: What is known of the images, for probes that take it.
         """
         levels = (pick(sides[s], self.match.of(s)) for s in SIDES)
-        if isinstance(self.adapter, Probe) and self.adapter.reads_sizes:
-            return self.adapter(*levels, image_sizes=image_sizes)
-        return self.adapter(*levels)
+        taken = {name: known[name] for name in self.takes if name in known}
+        return self.adapter(*levels, **taken)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What a probe takes besides levels, see `Probe`."""
+        return self.adapter.takes if isinstance(self.adapter, Probe) else ()
 
     def __str__(self) -> str:
         return _in_words(self.adapter, self.refs, self.match)

@@ -21,7 +21,7 @@ from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
-from ..heads.proof import ReadTwice
+from ..heads.proof import ReadTwice, prove_head
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
@@ -38,7 +38,11 @@ from .checks.classes import (
 )
 from .checks.demands import check_demands, check_features, check_heads, check_result
 from .checks.presence import missing_modules
-from .checks.teaching import describe_idle_part, find_idle_parts
+from .checks.teaching import (
+    describe_idle_part,
+    describe_left_out,
+    find_idle_parts,
+)
 from .matching import LevelMatch, match_levels, pick
 from .plan import AdapterNode, HasModel, Plan, TeacherTruth, Term
 from .probing import Probed, probe
@@ -344,6 +348,9 @@ class Planner:
             term.parts = tuple(term.tried)
         if term.classes is not None:
             sides = term.classes(sides, labels=False)
+        if readers:
+            left = loss.left_out(*(sides[side][0] for side in SIDES))
+            self.plan.notes += describe_left_out(term, left)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
@@ -353,10 +360,9 @@ class Planner:
         check_truth_reader(ref, reader)
         specs = self.plan.specs[ref.owner, ref.key]
         reader.strides = tuple(spec.stride for spec in specs)
-        features = self.probed.features.get(ref.owner)
-        if features is not None:
-            head = self.plan.head_at(ref, self.student, self.teachers)
-            reader.prove(self._model(ref.owner), head, features, 'unlabeled.truth')
+        model, features = self._model(ref.owner), self.probed.features.get(ref.owner)
+        head = self.plan.head_at(ref, self.student, self.teachers)
+        prove_head(reader, model, head, features, 'unlabeled.truth')
         return TeacherTruth(ref, reader, self._beside.get(ref, {}))
 
     def _student_taps(self, refs: Mapping[str, Ref]) -> Iterator[Tap]:
@@ -371,8 +377,16 @@ class Planner:
         """Make the reader of the head that a reference names; None for no head."""
         module = self.plan.head_at(ref, self.student, self.teachers)
         kind = find_reader(module)
-        with prefix_errors(where):
-            return None if kind is None else kind(module)
+        if module is None or kind is None:
+            return None
+        owner = self._owner(module)
+        with self.refs.name_model(owner, self._model(owner)), prefix_errors(where):
+            return kind(module)
+
+    def _owner(self, module: nn.Module) -> str:
+        """Return 'student', or the name of the teacher that a module is part of."""
+        owners = ('student', *self.teachers)
+        return next(o for o in owners if module in self._model(o).modules())
 
     def _match(
         self,
@@ -399,7 +413,7 @@ class Planner:
             )
             for side in SIDES
         ]
-        match = match_levels(strides[0], strides[1], where, pair, how)
+        match = match_levels(strides[0], strides[1], where, pair, how, heads=True)
         for side, reader in readers.items():
             reader.kept = match.of(side)
         return match
@@ -449,16 +463,12 @@ class Planner:
         """
         key = id(head), type(reader), reader.decodes
         ref = term.refs[side]
-        owners = ('student', *self.teachers)
-        owner = next(o for o in owners if head in self._model(o).modules())
-        features = self.probed.features.get(owner)
-        if features is None:
-            return
+        owner = self._owner(head)
         where = f'term {term.name!r}: {ref}'
         if key not in self._proved:
-            model = self._model(owner)
+            model, features = self._model(owner), self.probed.features.get(owner)
             with self.refs.name_model(owner, model):
-                self._proved[key] = reader.prove(model, head, features, where)
+                self._proved[key] = prove_head(reader, model, head, features, where)
         read = self._proved[key]
         if read is not None and side in SIDES:
             if term.classes is not None:

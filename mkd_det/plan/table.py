@@ -72,8 +72,8 @@ def render(plan: Plan, width: int = 110) -> str:
     for name, branch in plan.branches.items():
         keys = ', '.join(f'{name}.{key}' for key in branch.taps())
         table.add_row(f'branch {name}', f'{type(branch).__name__}: {keys}', '', '', '')
-    for name in plan.off:
-        table.add_row(name, 'off', '', '', '')
+    if plan.off:
+        table.add_row('off', ', '.join(plan.off), '', '', '')
     for note in plan.notes:
         table.add_row('note', note, '', '', '')
     text = io.StringIO()

@@ -24,15 +24,16 @@ class Probe(Adapter):
         yields: The sides that `forward` yields; the levels of the other one are empty.
         reads_calls: The sides of which it reads whole calls, by taps such as
             'decoder:call'; of the others it reads features.
-        reads_sizes: Whether `forward` takes `image_sizes`, the (H, W) of each image
-            without padding; None in the plan's run.
+        takes: What more `forward` takes by name: 'image_sizes', the (H, W) of each
+            image without padding; 'truth', the
+            boxes of those that have labels. Both are missing in the plan's run.
         aligned: Whether row i of both sides belongs together, where the heads that it
             runs have no order of rows otherwise.
     """
 
     yields: ClassVar[tuple[str, ...]] = ('student',)
     reads_calls: ClassVar[tuple[str, ...]] = ()
-    reads_sizes: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = ()
     aligned: ClassVar[bool] = False
 
     @property

@@ -77,9 +77,10 @@ class CrossHead(Probe):
                 ' level',
                 expected=f'{len(teacher)} levels: ' + ' '.join(map(str, teacher)),
                 actual=f'{len(student)} levels: ' + ' '.join(map(str, student)),
-                fix="taps=dict(inner=['bbox_head.cls_convs.2',"
-                " 'bbox_head.reg_convs.2']), and teachers.<name>.taps where it has"
-                ' others',
+                fix='a tap of one layer of every branch on both sides, such as'
+                " inner=['bbox_head.cls_convs.2', 'bbox_head.reg_convs.2'], and"
+                ' teachers.<name>.taps where it has others; where the pyramids differ,'
+                ' SoftOutputKD on the whole heads, which matches levels by stride',
             )
         self.standardise = standardise
         widths = [(s.channels, t.channels) for s, t in zip(student, teacher)]

@@ -53,7 +53,7 @@ class RegionHead(ProposalHead):
           (R, 4K), and the regions (R, 5) that they start from
     """
 
-    reads_sizes: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ('image_sizes',)
 
     def __init__(
         self,

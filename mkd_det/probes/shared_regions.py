@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput
 from ..errors import ConfigError, HeadKindError, TapNotFoundError
-from ..heads.proposals import proposals_of, proposes
+from ..heads.proposals import proposals_of, proposes, sample_proposals
 from ..heads.readers.regions import box_head_of, run_box_heads
 from ..registry import ADAPTERS
-from ..structures import LevelSpec
+from ..structures import GroundTruth, LevelSpec
 from .base import StudentModule
 from .region_head import RegionHead
 
@@ -33,10 +33,10 @@ class SharedRegions(RegionHead):
         terms=dict(loss_roi=dict(
             type='ProposalKD', student='regions.student', teacher='regions.teacher'))
 
-    The student's proposals are those that its training has sampled. Of the teacher's,
-    which are those of its prediction, as many of an image are drawn at random; no
-    ground truth is assigned to them. A step costs one more pass of the student's box
-    head and the teacher's RPN.
+    The student's proposals are those that its training has sampled. The teacher's are
+    those of its prediction, sampled as the student's are: by its assigner and sampler,
+    with as many positive ones. A step costs one more pass of the student's box head and
+    the teacher's RPN.
 
     Args:
         student: Shape of what the student's tap yields, a call of its RoI extractor.
@@ -54,6 +54,7 @@ class SharedRegions(RegionHead):
 
     yields: ClassVar[tuple[str, ...]] = ('student', 'teacher')
     reads_calls: ClassVar[tuple[str, ...]] = ('student',)
+    takes: ClassVar[tuple[str, ...]] = ('image_sizes', 'truth')
 
     def __init__(
         self,
@@ -110,12 +111,13 @@ class SharedRegions(RegionHead):
         student: Sequence[Any],
         teacher: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]] | None = None,
+        truth: GroundTruth | None = None,
     ) -> AdapterOutput:
         """Run both box heads on the proposals."""
         assert self._teacher is not None and self._student is not None
         *features, regions = student[0]
         if self.proposals != 'student':
-            theirs = self._draw(teacher, regions, image_sizes)
+            theirs = self._sample(teacher, regions, image_sizes, truth)
             mine = [] if self.proposals == 'teacher' else [regions.detach()]
             regions = torch.cat([*mine, theirs])
         given = regions, self.stage, image_sizes
@@ -124,23 +126,29 @@ class SharedRegions(RegionHead):
             level = run_box_heads(self._teacher.module, teacher, *given)
         return AdapterOutput((ours,), (level,), {})
 
-    def _draw(
+    def _sample(
         self,
         features: Sequence[Tensor],
         regions: Tensor,
         image_sizes: Sequence[tuple[int, int]] | None,
+        truth: GroundTruth | None,
     ) -> Tensor:
-        """Return proposals of the teacher (R, 5), as many as the student's or fewer."""
-        assert self._teacher is not None
+        """Return proposals of the teacher (R, 5), of images with labels."""
+        assert self._teacher is not None and self._student is not None
         if image_sizes is None:  # of the plan's image, which has no padding
             spec = self.teacher_specs[0]
             height, width = (side * (spec.stride or 1) for side in spec.size)
             image_sizes = [(height, width)] * len(features[0])
-        drawn = []
+        nothing = regions.new_zeros(0, 4), regions.new_zeros(0, dtype=torch.long)
+        known = (
+            zip(truth.boxes, truth.labels) if truth else [nothing] * len(image_sizes)
+        )
         found = proposals_of(self._teacher.module, features, image_sizes)
-        for image, boxes in enumerate(found):
-            count = int((regions[:, 0] == image).sum())
-            rows = torch.randperm(len(boxes), device=boxes.device)[:count]
-            index = boxes.new_full((len(rows), 1), image)
-            drawn.append(torch.cat([index, boxes[rows]], 1))
-        return torch.cat(drawn).to(regions)
+        sampled = []
+        for image, (proposals, objects) in enumerate(zip(found, known)):
+            boxes = sample_proposals(
+                self._student.module, proposals, *objects, self.stage
+            )
+            index = boxes.new_full((len(boxes), 1), image)
+            sampled.append(torch.cat([index, boxes], 1))
+        return torch.cat(sampled).to(regions)

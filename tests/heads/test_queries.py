@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models.dense_heads import DINOHead
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from torch import Tensor
 
 import tiny
 from mkd_det.errors import (
@@ -182,6 +185,35 @@ def test_denoising_queries_that_are_read_are_refused(
         QueryReader(model.bbox_head).prove(
             model, model.bbox_head, maps_of(model), 'head'
         )
+
+
+class OwnHead(DINOHead):
+    """A user's head: its signatures say nothing."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+class SquaredHead(OwnHead):
+    """One that does not predict what it yields."""
+
+    def predict_by_feat(self, scores: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return super().predict_by_feat(2 * scores, *args, **kwargs)
+
+
+@pytest.mark.parametrize('head', [OwnHead, SquaredHead])
+def test_a_head_of_a_users_is_proved_whatever_its_base(head: Any) -> None:
+    MODELS.register_module(module=head, force=True)
+    try:
+        cfg = tiny.dino()
+        cfg['bbox_head']['type'] = head.__name__
+        if head is OwnHead:
+            assert losses(distiller(cfg, tiny.dino(), QUERY))['loss_it_cls'] > 0
+            return
+        with pytest.raises(HeadKindError, match='scores are not read'):
+            distiller(cfg, tiny.dino(), QUERY)
+    finally:
+        MODELS.module_dict.pop(head.__name__)
 
 
 @pytest.mark.parametrize('name', ['dino', 'ddq'])

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models.dense_heads import GFLHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 import tiny
-from mkd_det.errors import ConfigError, ProbeError
+from mkd_det.errors import ConfigError, HeadKindError, ProbeError
 from mkd_det.heads.model_input import image_channels
 from mkd_det.heads.running import image_samples
 from mkd_det.inspection import survey
@@ -224,3 +226,51 @@ def test_a_pair_with_uninitialised_parameters_is_planned() -> None:
     with finite_parameters(norm):
         assert norm(torch.zeros(1, 4, 2, 2)).isfinite().all()
     assert norm.weight.isinf().all()
+
+
+class Shifted(GFLHead):
+    """A head whose boxes are not where a reader of its class takes them to be."""
+
+    def predict_by_feat(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().predict_by_feat(*args, **kwargs)
+        for one in found:
+            one.bboxes = get_box_tensor(one.bboxes) + 7
+        return found
+
+
+class Outsider(BaseModel):
+    """A detector that is none of mmdet's, with one of mmdet's heads."""
+
+    def __init__(self, head: dict[str, Any], lists: bool = True) -> None:
+        super().__init__()
+        self.stem, self.lists = nn.Conv2d(3, 8, 3, stride=8, padding=1), lists
+        given = dict(in_channels=8, feat_channels=8, **head)
+        self.head = MODELS.build({**tiny.gfl()['bbox_head'], **given})
+
+    def forward(self, inputs: Tensor, samples: Any = None, mode: str = 'tensor') -> Any:
+        out = self.stem(inputs)
+        levels = [nn.functional.max_pool2d(out, by) for by in (1, 2, 4, 8, 16)]
+        found = self.head(levels) if self.lists else self.head(x=levels)
+        return {'loss': found[0][0].sum()} if mode == 'loss' else found
+
+
+@pytest.mark.parametrize('kind', ['GFLHead', 'Shifted'])
+def test_a_head_outside_of_mmdets_detectors_is_proved_as_well(kind: str) -> None:
+    modules = dict(Outsider=Outsider, Shifted=Shifted)
+    for name, cls in modules.items():
+        MODELS.register_module(name=name, module=cls, force=True)
+    try:
+        side = dict(type='Outsider', head=dict(type=kind))
+        terms = term('SoftOutputKD', 'head', 't.head')
+        pair = dict(taps=dict(head='head'), adapters={}, branches={}, terms=terms)
+        if kind == 'GFLHead':
+            assert build(side, side, **pair).plan.terms
+            strange = {**side, 'lists': False}
+            error = refused(HeadKindError, student=strange, teacher=strange, **pair)
+            assert 'gets something else' in str(error)
+        else:
+            error = refused(HeadKindError, student=side, teacher=side, **pair)
+            assert 'boxes are not read' in str(error)
+    finally:
+        for name in modules:
+            MODELS.module_dict.pop(name)

@@ -128,6 +128,27 @@ def test_dist_of_one_class_and_the_background_is_noted_with_what_to_write() -> N
     assert two_stages(2).notes == []
 
 
+@pytest.mark.parametrize('boxes, noted', [('auto', True), ('off', False)])
+def test_soft_outputs_that_find_no_boxes_say_so(boxes: str, noted: bool) -> None:
+    student = tiny.faster_rcnn(4, 8)
+    student['roi_head']['bbox_head']['with_reg'] = False
+    plan = plans.build(
+        student,
+        tiny.faster_rcnn(8, 16),
+        taps=dict(
+            pyramid='neck',
+            rois='roi_head.bbox_roi_extractor:in1',
+            box_head='roi_head.bbox_head',
+        ),
+        adapters=dict(
+            regions=dict(type='RegionHead', student='rois', teacher='t.pyramid')
+        ),
+        terms=plans.term('SoftOutputKD', 'box_head', 'regions.teacher', boxes=boxes),
+    ).plan
+    said = 'loss_x compares no boxes: box_head and regions.teacher do not both'
+    assert [note.startswith(said) for note in plan.notes] == [True] * noted
+
+
 def test_measuring_leaves_random_states_as_they_are() -> None:
     torch.manual_seed(3)
     wanted = torch.rand(())

@@ -194,6 +194,23 @@ def test_masks_are_compared_where_both_models_have_them() -> None:
         assert note.startswith(f'term loss_soft_masks is off: {whose} has no roi_head')
 
 
+@pytest.mark.parametrize('student, teacher, count', [(2, 3, 2), (3, 2, 2), (3, 3, 3)])
+def test_cascades_are_compared_in_the_stages_that_both_have(
+    student: int, teacher: int, count: int
+) -> None:
+    sides = [
+        (tiny.cascade_rcnn if n == 2 else three(tiny.cascade_rcnn))(width, 2 * width)
+        for n, width in ((student, 4), (teacher, 8))
+    ]
+    parts = recipe('soft_cascade_two_stage')
+    plan = tiny.build(tiny.distiller(*sides, **parts)).plan
+    wanted = {f'loss_soft_regions_{n}' for n in range(count)}
+    assert set(plan.terms) == {'loss_soft_rpn', *wanted}
+    whose = 'student' if student <= teacher else 't'
+    lack = f'{whose} has no roi_head.bbox_head.{count}'
+    assert f'term loss_soft_regions_{count} is off: {lack}' in plan.notes
+
+
 def test_boxes_without_ground_truth_and_without_positives() -> None:
     model = tiny.build(
         tiny.distiller(

@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from mkd_det.errors import ConfigError, HeadKindError, MkdError, TapNotFoundError
-from mkd_det.heads.proposals import proposals_of
+from mkd_det.heads.proposals import proposals_of, sample_proposals
 
 
 def distiller(
@@ -143,3 +143,22 @@ def test_the_advice_for_a_teacher_without_proposals_works() -> None:
         tiny.faster_rcnn(4, 8), fast_rcnn(8, 16), proposals='student'
     ).train()
     assert step(model)[0]['loss_it_cls'] > 0
+
+
+def test_the_teachers_proposals_are_sampled_as_the_training_of_the_student_does() -> None:
+    model: Any = tiny.build(tiny.cascade_rcnn())
+    sampler = model.roi_head.bbox_sampler[1]
+    sampler.num, sampler.pos_fraction = 8, 0.25
+    truth = torch.tensor([[10.0, 10, 40, 40]])
+    near = truth + torch.arange(6.0)[:, None]
+    far = torch.tensor([[50.0, 50, 60, 60]]) + torch.arange(20.0)[:, None]
+    given = torch.cat([near, far])
+    labels = torch.zeros(1, dtype=torch.long)
+    found = sample_proposals(model, given, truth, labels, stage=1)
+    is_near = (found[:, 0] < 20) & (found[:, 0] >= 10)
+    # Two of eight are positive; the object itself, of which there may be one, is not
+    # a proposal.
+    assert 1 <= int(is_near.sum()) <= 2 and len(found) in (7, 8)
+    assert all(bool((row == given).all(1).any()) for row in found)
+    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    assert len(sample_proposals(model, given, *nothing, stage=1)) == 8

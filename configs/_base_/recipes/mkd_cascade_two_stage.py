@@ -1,5 +1,5 @@
-"""M-KD for a cascade of three stages that teaches another one: soft outputs of all stages
-(with masks, where both models have them), relations, attention and features, with guidance
+"""M-KD for a cascade that teaches another one: soft outputs of all stages (with masks,
+where both models have them), relations, attention and features, with guidance
 and exploration.
 
 For a pair with FPN. The weights of relations, attention and features are those of
@@ -13,13 +13,10 @@ needs = dict(
     student=[
         'neck.fpn_convs',
         'rpn_head',
-        *(f'roi_head.bbox_roi_extractor.{n}' for n in range(3)),
-        *(f'roi_head.bbox_head.{n}' for n in range(3)),
+        'roi_head.bbox_roi_extractor.0',
+        'roi_head.bbox_head.0',
     ],
-    teacher=[
-        'rpn_head',
-        'neck',
-    ],
+    teacher=['rpn_head', 'neck'],
 )
 
 rank = 60

@@ -1,5 +1,5 @@
-"""Soft outputs of a cascade of three stages that teaches another one: RPN, and classes,
-boxes and masks of each stage.
+"""Soft outputs of a cascade that teaches another one: RPN, and classes, boxes and masks
+of each stage that both have, up to four.
 
 Stage i of the teacher runs on the proposals of the student's stage i, so the teacher's
 cascade runs once. Masks are compared where both models have them. The weights of the
@@ -12,8 +12,8 @@ custom_imports = dict(imports=['mkd_det'], allow_failed_imports=False)
 needs = dict(
     student=[
         'rpn_head',
-        *(f'roi_head.bbox_roi_extractor.{n}' for n in range(3)),
-        *(f'roi_head.bbox_head.{n}' for n in range(3)),
+        'roi_head.bbox_roi_extractor.0',
+        'roi_head.bbox_head.0',
     ],
     teacher=['rpn_head', 'neck'],
     heads={'rpn_head': ['dense', 'sigmoid'], 'roi_head.bbox_head': ['regions']},
@@ -25,24 +25,24 @@ recipe = dict(
     taps={
         'fpn': 'neck',
         'rpn': 'rpn_head',
-        **{f'rois_{n}': f'roi_head.bbox_roi_extractor.{n}:in1' for n in range(3)},
-        **{f'box_head_{n}': f'roi_head.bbox_head.{n}' for n in range(3)},
-        **{f'mask_rois_{n}': f'roi_head.mask_roi_extractor.{n}:in1' for n in range(3)},
-        **{f'masks_{n}': f'roi_head.mask_head.{n}' for n in range(3)},
-        **{f'labels_{n}': f'roi_head.bbox_head.{n}.loss_cls:in1' for n in range(3)},
+        **{f'rois_{n}': f'roi_head.bbox_roi_extractor.{n}:in1' for n in range(4)},
+        **{f'box_head_{n}': f'roi_head.bbox_head.{n}' for n in range(4)},
+        **{f'mask_rois_{n}': f'roi_head.mask_roi_extractor.{n}:in1' for n in range(4)},
+        **{f'masks_{n}': f'roi_head.mask_head.{n}' for n in range(4)},
+        **{f'labels_{n}': f'roi_head.bbox_head.{n}.loss_cls:in1' for n in range(4)},
     },
     adapters={
         **{
             f'regions_{n}': dict(
                 type='RegionHead', student=f'rois_{n}', teacher='t.fpn', stage=n
             )
-            for n in range(3)
+            for n in range(4)
         },
         **{
             f'mask_regions_{n}': dict(
                 type='ProposalMasks', student=f'mask_rois_{n}', teacher='t.fpn', stage=n
             )
-            for n in range(3)
+            for n in range(4)
         },
     },
     terms={
@@ -60,8 +60,10 @@ recipe = dict(
                 teacher=f'regions_{n}.teacher',
                 share=0.6 * 0.5**n,
                 weight=0.5**n,
+                # The first stage is what makes it a cascade.
+                **(dict(only_with=[f'roi_head.bbox_head.{n}']) if n else {}),
             )
-            for n in range(3)
+            for n in range(4)
         },
         **{
             f'loss_soft_masks_{n}': dict(
@@ -73,7 +75,7 @@ recipe = dict(
                 weight=0.5**n,
                 only_with=[f'roi_head.mask_head.{n}.conv_logits'],
             )
-            for n in range(3)
+            for n in range(4)
         },
     },
 )

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from mmdet.models.dense_heads import (
-    ConditionalDETRHead,
-    DABDETRHead,
-    DDQDETRHead,
-    DeformableDETRHead,
-    DETRHead,
-    DINOHead,
-)
+from mmdet.models.dense_heads import DDQDETRHead, DETRHead
 from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
@@ -26,25 +18,17 @@ from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
 from ..decoding import call_layout
+from ..predictions import arguments_of
 from ..proof import ReadTwice
 from ..query_proof import prove_queries
 
-# Subclasses such as Grounding DINO's need more than images.
-_KNOWN = (
-    DETRHead,
-    ConditionalDETRHead,
-    DABDETRHead,
-    DeformableDETRHead,
-    DINOHead,
-    DDQDETRHead,
-)
 # A whole layer of the decoder.
 _LAYER = re.compile(r'decoder\.layers\.(\*|\d+)')
 
 
 @HEADS.register_module()
 class QueryReader(HeadReader):
-    """Reads the queries of DETR, Conditional, DAB, Deformable DETR, DINO and DDQ.
+    """Reads the queries of DETR, Conditional, DAB, Deformable DETR, DINO, DDQ and others.
 
     Every decoder layer is a level. The last one is the output, those before it are
     `HeadOutput.earlier`. Boxes are x1, y1, x2, y2 in units of the image's sides, from
@@ -73,8 +57,8 @@ class QueryReader(HeadReader):
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
-        """Return whether `module` is a head of one of the known kinds."""
-        return type(module) in _KNOWN
+        """Return whether `module` is the head of a DETR, or of a class derived of it."""
+        return isinstance(module, DETRHead)
 
     @classmethod
     def layout(cls, value: Any) -> list[Level] | None:
@@ -126,7 +110,7 @@ class QueryReader(HeadReader):
     def run(cls, model: Any, head: Any, features: Any, samples: Sequence[Any]) -> None:
         """Run encoder, decoder and head on the features."""
         given = model.forward_transformer(features, samples)
-        known = inspect.signature(head.forward).parameters
+        known = arguments_of(type(head), 'forward')
         head(**{key: value for key, value in given.items() if key in known})
 
     def level_strides(self, head: Any) -> tuple[int | None, ...]:

@@ -181,6 +181,11 @@ class SoftOutputKD(PairLoss):
             return False
         return self.boxes == 'giou' or not _equal_bins(student, teacher)
 
+    def left_out(self, student: Any, teacher: Any) -> str:
+        """Return 'boxes' where both heads were to be compared by boxes, and are not."""
+        asked = self.boxes != 'off' and self.box_weight > 0
+        return 'boxes' * (asked and self._box_distance(student, teacher) is None)
+
     def pair(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None
     ) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...losses.base import PairLoss
 from ...structures import HeadOutput
 from ...taps import frozen_state
+from ..plan import Term
 
 # How often the probe's one image is repeated: relations between samples need several.
 _COPIES = 4
@@ -77,6 +78,21 @@ def describe_idle_part(name: str, loss: PairLoss, part: str, value: float) -> st
         f'{what} cannot teach: {type(loss).__name__} has no gradient at these shapes'
         f' (it stays {value:.3g}, whatever the student yields). Instead: {instead}'
     )
+
+
+def describe_left_out(term: Term, what: str) -> list[str]:
+    """Return the note on what a term cannot compare; none where that is nothing.
+
+    Args:
+        term: The term.
+        what: What is left out, see `PairLoss.left_out`.
+    """
+    if not what:
+        return []
+    return [
+        f'{term.name} compares no {what}: {term.refs["student"]} and'
+        f' {term.refs["teacher"]} do not both yield {what} that can be decoded'
+    ]
 
 
 def _is_idle(part: Tensor, student: list[Tensor]) -> bool:
