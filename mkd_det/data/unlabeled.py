@@ -209,7 +209,7 @@ def _with_suffix(path: Path) -> Path:
 def _names_in(file: Path) -> list[str]:
     """Return the image names that a list or a COCO json has."""
     try:
-        text = file.read_text(encoding='utf-8')
+        text = file.read_text(encoding='utf-8-sig')
         if file.suffix != '.json':
             return [line.strip() for line in text.splitlines() if line.strip()]
         content = json.loads(text)

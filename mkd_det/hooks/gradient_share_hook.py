@@ -10,7 +10,12 @@ from torch import nn
 from ..distiller.losses import StepLosses
 from ..errors import ConfigError
 from ..training.runtime import as_distiller, get_distiller
-from ..weighting.gradient_share import TASK, gradient_norms, shared_parameters
+from ..weighting.gradient_share import (
+    TASK,
+    counted_module,
+    gradient_norms,
+    shared_parameters,
+)
 from .distill_hook import DistillHook
 
 
@@ -79,9 +84,12 @@ class GradientShareHook(DistillHook):
                     ' (mkd-det calibrate finds one), or let balance=dict('
                     f"type='GradientShare', shares=dict({name}=0.5)) do it"
                 )
-            self._warn(runner, name, float(share), fix)
+            on = counted_module(distiller.student, self.on) or 'the student'
+            self._warn(runner, name, float(share), f'gradient on {on}', fix)
 
-    def _warn(self, runner: Runner, name: str, share: float, fix: str) -> None:
+    def _warn(
+        self, runner: Runner, name: str, share: float, what: str, fix: str
+    ) -> None:
         # A share of 0: the term does not reach these parameters at all.
         if share == 0 or self.low <= share <= self.high:
             self.warned.discard(name)
@@ -89,6 +97,6 @@ class GradientShareHook(DistillHook):
             self.warned.add(name)
             how = 'hardly counts' if share < self.low else 'outweighs the task'
             runner.logger.warning(
-                f'{name} {how}: its gradient on {self.on} is {share:.3g} times the'
+                f'{name} {how}: its {what} is {share:.3g} times the'
                 f" task's, at iteration {runner.iter + 1}; {fix}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..distiller.model import Distiller
+from ..weighting.gradient_share import counted_module
 
 
 def summarize_plan(model: Distiller) -> str:
@@ -26,10 +27,18 @@ def summarize_plan(model: Distiller) -> str:
     for name, term in model.plan.terms.items():
         lines.append(f'{name} {term}, weight {term.loss.weight:g}')
     if model.balance is not None:
-        lines.append(str(model.balance))
+        lines.append(_balance_in_words(model))
     if model.plan.off:
         lines.append(f'off: {", ".join(model.plan.off)}')
     return '\n  '.join(['Plan (whole: mkd-det plan CONFIG)', *lines])
+
+
+def _balance_in_words(model: Distiller) -> str:
+    """Return what the balance does, and where it measures if that is frozen."""
+    asked = model.balance.on
+    counted = counted_module(model.student, asked)
+    instead = f'; {asked} is frozen, so on {counted or "the whole student"}'
+    return str(model.balance) + instead * (counted != asked)
 
 
 def _title(model: nn.Module, holder: nn.Module) -> str:

@@ -154,3 +154,20 @@ def test_nothing_known(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError):
         find_layout(tmp_path / 'wrong.json')
     shutil.rmtree(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_data(coco: Path, tmp_path: Path) -> None:
+    marked = shutil.copytree(coco, tmp_path / 'marked')
+    file = marked / 'annotations.json'
+    file.write_text(file.read_text(), encoding='utf-8-sig')
+    layout, plain = find_layout(file), find_layout(coco / 'annotations.json')
+    assert boxes(layout) == boxes(plain)
+    # pycocotools cannot read the file: what is trained on is another one.
+    written = layout.write(tmp_path / 'written')
+    assert written['train'][0] != file and json.loads(written['train'][0].read_text())
+    yolo = write_yolo(coco, tmp_path / 'yolo')
+    wanted = find_layout(yolo)
+    for one in [*yolo.rglob('*.txt'), *yolo.rglob('*.yaml')]:
+        one.write_text(one.read_text(), encoding='utf-8-sig')
+    assert find_layout(yolo).classes == wanted.classes
+    assert boxes(find_layout(yolo)) == boxes(wanted)

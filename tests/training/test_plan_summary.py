@@ -20,3 +20,13 @@ def test_the_plan_has_a_line_for_each_teacher_and_term() -> None:
         'loss_attention', 'loss_feature', 'loss_soft'
     ]  # fmt: skip
     assert lines[6].startswith('  off: ') and 'loss_relation' in lines[6]
+
+
+def test_a_balance_says_where_it_measures() -> None:
+    balance = dict(type='GradientShare', shares=dict(loss_attention=1.0))
+    model = plans.build(balance=balance)
+    (line,) = (one for one in summarize_plan(model).splitlines() if 'balance' in one)
+    assert 'gradients on backbone' in line and 'frozen' not in line
+    model.student.backbone.requires_grad_(False)
+    (line,) = (one for one in summarize_plan(model).splitlines() if 'balance' in one)
+    assert line.endswith('backbone is frozen, so on neck')

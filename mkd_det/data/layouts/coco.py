@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -35,7 +36,7 @@ def coco_of_file(file: Path) -> Layout:
         DataError: It is no COCO json, or its images are not found.
     """
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        content = _read(file)
     except (OSError, ValueError) as error:
         raise _invalid(file, error) from error
     return make_layout('COCO json', {'train': _split(file, content, file.parent)})
@@ -94,6 +95,11 @@ def split_of(file: Path) -> str:
     return ''
 
 
+def _read(file: Path) -> Any:
+    """Return the content of a json, which may begin with a byte order mark."""
+    return json.loads(file.read_text(encoding='utf-8-sig'))
+
+
 def _contents(root: Path) -> dict[Path, Any]:
     """Return the files of a folder that look like COCO, with what they hold."""
     files = {
@@ -105,7 +111,7 @@ def _contents(root: Path) -> dict[Path, Any]:
     contents = {}
     for file in sorted(files):
         try:
-            content = json.loads(file.read_text(encoding='utf-8'))
+            content = _read(file)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and {'images', 'categories'} <= content.keys():
@@ -126,7 +132,10 @@ def _split(file: Path, content: Any, root: Path) -> Split:
         raise _invalid(file, error) from error
     if not names:
         raise AnnotationError(f'{file} lists no images')
-    return Split(_find_images(file, root, names[0]), content, file)
+    images = _find_images(file, root, names[0])
+    # pycocotools cannot read it: the content is written anew.
+    marked = file.read_bytes().startswith(codecs.BOM_UTF8)
+    return Split(images, content, None if marked else file)
 
 
 def _invalid(file: Path, error: Exception) -> AnnotationError:

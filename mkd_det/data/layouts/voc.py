@@ -101,7 +101,7 @@ def _read_splits(root: Path) -> dict[str, list[str]]:
 def _read_ids(file: Path) -> list[str]:
     if not file.is_file():
         return []
-    lines = file.read_text(encoding='utf-8').splitlines()
+    lines = file.read_text(encoding='utf-8-sig').splitlines()
     return [line.split()[0] for line in lines if line.strip()]
 
 

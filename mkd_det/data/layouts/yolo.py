@@ -31,7 +31,7 @@ def yolo_of_file(file: Path) -> Layout:
     """
     expected = 'train: images/train, val: images/val and names: [first, second]'
     try:
-        content = yaml.safe_load(file.read_text(encoding='utf-8'))
+        content = yaml.safe_load(file.read_text(encoding='utf-8-sig'))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(
             f'{file} is no yaml', expected=expected, actual=str(error)
@@ -66,7 +66,7 @@ def yolo_of_folder(root: Path) -> Layout | None:
     """
     for file in sorted([*root.glob('*.yaml'), *root.glob('*.yml')]):
         try:
-            content = yaml.safe_load(file.read_text(encoding='utf-8'))
+            content = yaml.safe_load(file.read_text(encoding='utf-8-sig'))
         except (OSError, ValueError, yaml.YAMLError):
             continue
         if isinstance(content, dict) and 'names' in content:
@@ -121,7 +121,7 @@ def _class_names(settings: YoloSettings) -> list[str]:
         names = _in_order(names, settings.file)
     for file in (settings.root / name for name in _CLASS_LISTS):
         if names is None and file.is_file():
-            lines = file.read_text(encoding='utf-8').splitlines()
+            lines = file.read_text(encoding='utf-8-sig').splitlines()
             names = [line.strip() for line in lines if line.strip()]
     # A number is its own name; `no`, `on` and 1.10 are no texts any more.
     if (

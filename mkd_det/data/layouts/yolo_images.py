@@ -130,7 +130,7 @@ def _images_of(place: Path, settings: YoloSettings) -> list[Path]:
 def _read_list(file: Path, settings: YoloSettings) -> list[Path]:
     """Return the images that a text file lists, from its folder or from `path`."""
     found = []
-    text = file.read_text(encoding='utf-8', errors='replace')
+    text = file.read_text(encoding='utf-8-sig', errors='replace')
     for number, line in enumerate(text.splitlines(), 1):
         name = line.strip()
         if not name:

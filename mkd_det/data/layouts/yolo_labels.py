@@ -38,7 +38,7 @@ def read_labels(file: Path, classes: int, width: int, height: int) -> list[Label
     if not file.is_file():
         return []
     found = []
-    text = file.read_text(encoding='utf-8', errors='replace')
+    text = file.read_text(encoding='utf-8-sig', errors='replace')
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
