@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
 from mmdet.models.dense_heads import RPNHead
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 

@@ -145,7 +145,7 @@ def test_the_advice_for_a_teacher_without_proposals_works() -> None:
     assert step(model)[0]['loss_it_cls'] > 0
 
 
-def test_the_teachers_proposals_are_sampled_as_the_training_of_the_student_does() -> None:
+def test_the_teachers_proposals_are_sampled_as_the_students_are() -> None:
     model: Any = tiny.build(tiny.cascade_rcnn())
     sampler = model.roi_head.bbox_sampler[1]
     sampler.num, sampler.pos_fraction = 8, 0.25

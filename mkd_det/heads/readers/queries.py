@@ -28,7 +28,7 @@ _LAYER = re.compile(r'decoder\.layers\.(\*|\d+)')
 
 @HEADS.register_module()
 class QueryReader(HeadReader):
-    """Reads the queries of DETR, Conditional, DAB, Deformable DETR, DINO, DDQ and others.
+    """Reads the queries of DETR and of every head that is derived of it, as of DINO.
 
     Every decoder layer is a level. The last one is the output, those before it are
     `HeadOutput.earlier`. Boxes are x1, y1, x2, y2 in units of the image's sides, from
@@ -57,7 +57,7 @@ class QueryReader(HeadReader):
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
-        """Return whether `module` is the head of a DETR, or of a class derived of it."""
+        """Return whether `module` is the head of a DETR, or derived of it."""
         return isinstance(module, DETRHead)
 
     @classmethod
