@@ -176,7 +176,7 @@ def _plan_all_recipes(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settle_norms(model: nn.Module) -> None:
+def settle_norms(model: Any) -> None:
     """Give batch norms the statistics of noise, as a training would.
 
     Without, activations of a deep model that has just been initialised overflow.

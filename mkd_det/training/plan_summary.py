@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..distiller.model import Distiller
@@ -27,18 +29,18 @@ def summarize_plan(model: Distiller) -> str:
     for name, term in model.plan.terms.items():
         lines.append(f'{name} {term}, weight {term.loss.weight:g}')
     if model.balance is not None:
-        lines.append(_balance_in_words(model))
+        lines.append(_balance_in_words(model.balance, model.student))
     if model.plan.off:
         lines.append(f'off: {", ".join(model.plan.off)}')
     return '\n  '.join(['Plan (whole: mkd-det plan CONFIG)', *lines])
 
 
-def _balance_in_words(model: Distiller) -> str:
+def _balance_in_words(balance: Any, student: nn.Module) -> str:
     """Return what the balance does, and where it measures if that is frozen."""
-    asked = model.balance.on
-    counted = counted_module(model.student, asked)
+    asked = balance.on
+    counted = counted_module(student, asked)
     instead = f'; {asked} is frozen, so on {counted or "the whole student"}'
-    return str(model.balance) + instead * (counted != asked)
+    return str(balance) + instead * (counted != asked)
 
 
 def _title(model: nn.Module, holder: nn.Module) -> str:
