@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmdet.models.detectors import BaseDetector
 from mmengine.dist import get_world_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..heads.labelled import counts_first, first_images
@@ -151,9 +152,9 @@ def run_student(
     student, taps = model.student, model.plan.taps.get('student', {})
     once, several = counts_first(student), get_world_size() > 1
     if not images.labelled and not (once and several):
-        # Heads average over ranks inside of their loss: all ranks must call it.
-        one = images.inputs[:1], images.samples and images.samples[:1]
-        task = student(*one, mode='loss') if several else {}
+        # Heads of detectors average over ranks in their loss: all ranks must call it.
+        averages = several and isinstance(student, BaseDetector)
+        task = _loss_of_one(student, images) if averages else {}
         return task, [_run_unlabelled(model, images, taps, grad)]
     if images.labelled and images.unlabelled and not once:
         first, second = images.split()
@@ -171,6 +172,23 @@ def run_student(
         _rows(captured, taps, slice(images.labelled), False),
         _rows(captured, taps, slice(images.labelled, None), True),
     ]
+
+
+def _loss_of_one(student: nn.Module, images: Images) -> dict[str, Any]:
+    """Return the loss of one image; batch norms learn nothing of it."""
+    norms = [
+        module
+        for module in student.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    for norm in norms:
+        norm.eval()
+    try:
+        samples = images.samples and images.samples[:1]
+        return student(images.inputs[:1], samples, mode='loss')
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _nothing_to_learn(model: Distiller) -> ConfigError:

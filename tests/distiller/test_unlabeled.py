@@ -8,10 +8,11 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 import plans
 import tiny
+from mkd_det.distiller import images
 from mkd_det.distiller.images import Images
 from mkd_det.distiller.model import Distiller
 from mkd_det.errors import ConfigError, PlanError
@@ -179,6 +180,30 @@ def test_the_own_loss_without_a_label_is_absent() -> None:
     found = losses(model, batch(2, (0, 1)))
     assert task(found) == {}
     assert found['loss_soft_cls'] > 0
+
+
+def test_norms_learn_once_of_a_batch_without_labels_on_one_of_two_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss of one image is for what heads average over ranks, and for it alone."""
+    monkeypatch.setattr(images, 'get_world_size', lambda: 2)
+    student = tiny.detr()
+    student['backbone'].update(norm_eval=False, norm_cfg=dict(type='BN'))
+    term = dict(type='FeatureKD', student='fpn', teacher='t.fpn')
+    parts = dict(taps=dict(fpn='neck'), adapters={}, branches={})
+    model = plans.build(student, tiny.detr(), terms=dict(loss_it=term), **parts)
+    run = student_runs(model)
+    backward(model, batch(2, (0, 1)))
+    assert run == [1]  # images in the run for the loss
+    norms = [m for m in model.student.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(m.training and m.num_batches_tracked == 1 for m in norms)
+
+
+def student_runs(model: Distiller) -> list[int]:
+    """Note the number of images of each run of the student with its loss."""
+    seen: list[int] = []
+    model.student.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
 
 
 @pytest.mark.parametrize('student', [tiny.faster_rcnn, tiny.cascade_rcnn])
