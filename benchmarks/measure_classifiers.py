@@ -54,6 +54,7 @@ class Row:
         depths: Of the teachers.
         aligned: Add the non-linear alignment of features.
         student: Key of `STUDENTS`.
+        beyond_entropy: See `DLKD`.
     """
 
     terms: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class Row:
     depths: tuple[int, ...] = (56,)
     aligned: bool = False
     student: str = 'ResNet-20'
+    beyond_entropy: bool = False
 
 
 SOFT = ('SoftOutputKD',)
@@ -72,6 +74,7 @@ ROWS = {
     'DKD': Row(('DKD',)),
     'DIST': Row(('DIST',)),
     'DLKD': Row(('DLKD',)),
+    'DLKD, beyond the entropy': Row(('DLKD',), beyond_entropy=True),
     'aggregation on labels alone': Row(members=ALL_MEMBERS),
     'aggregation, CE + binary': Row(AGGREGATED, BINARY),
     'aggregation, CE + balanced + focal': Row(AGGREGATED, ALL_MEMBERS),
@@ -84,9 +87,11 @@ ROWS = {
     'WRN-16-1 alone': Row(student='WRN-16-1'),
     'WRN-16-1, soft outputs': Row(SOFT, student='WRN-16-1'),
     'WRN-16-1, CE + binary': Row(AGGREGATED, BINARY, student='WRN-16-1'),
+    'WRN-16-1, CE + balanced + focal': Row(AGGREGATED, ALL_MEMBERS, student='WRN-16-1'),
     'VGG-8 alone': Row(student='VGG-8'),
     'VGG-8, soft outputs': Row(SOFT, student='VGG-8'),
     'VGG-8, CE + binary': Row(AGGREGATED, BINARY, student='VGG-8'),
+    'VGG-8, CE + balanced + focal': Row(AGGREGATED, ALL_MEMBERS, student='VGG-8'),
 }
 # 'weight' is a factor of the weights of all terms; without terms, of the weight decay.
 STAGES = (
@@ -166,7 +171,8 @@ def term(kind: str, row: Row, cfg: Config) -> dict[str, Any]:
     if kind == 'LossAggregation':
         return dict(aggregated(row, cfg), tau=TAU)
     if kind == 'DLKD':
-        return dict(type=kind, tau_min=TAU - 2, tau_max=TAU + 2)
+        taus = dict(tau_min=TAU - 2, tau_max=TAU + 2)
+        return dict(type=kind, **taus, beyond_entropy=row.beyond_entropy)
     return dict(type=kind, tau=TAU, **(dict(beta=2.0) if kind == 'DKD' else {}))
 
 

@@ -32,6 +32,7 @@ from .logits import (
     decoupled_kl,
     difficulty,
     effective_number_weights,
+    entropy,
     joint_logit,
     logit_rows,
     merged_logits,
@@ -41,6 +42,7 @@ from .logits import (
     sigmoid_focal,
     softmax_focal,
     softmax_kl,
+    unexplained,
 )
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     'decoupled_kl',
     'difficulty',
     'effective_number_weights',
+    'entropy',
     'fsp_matrix',
     'giou_distance',
     'joint_logit',
@@ -75,5 +78,6 @@ __all__ = [
     'spatial_distance',
     'l2_normalize',
     'weighted_mean',
+    'unexplained',
     'weighted_average',
 ]

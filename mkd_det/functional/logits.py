@@ -189,6 +189,31 @@ def normalized_ranks(values: Tensor) -> Tensor:
     return place / place.max().clamp_min(1)
 
 
+def entropy(probabilities: Tensor) -> Tensor:
+    r"""Return the entropy of distributions, in nats.
+
+    Shape:
+        - probabilities: (\*, K)
+        - output: (\*), from 0 to :math:`\log K`
+    """
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def unexplained(values: Tensor, by: Tensor) -> Tensor:
+    """Return what is left of the ranks of values after those of others.
+
+    The residual of a linear regression of the ranks, each from 0 to 1.
+
+    Shape:
+        - values, by, output: (M,)
+    """
+    ranks, others = (normalized_ranks(v) for v in (values, by))
+    ranks, others = (r - r.mean() if len(r) else r for r in (ranks, others))
+    spread = others.square().sum()
+    slope = (ranks * others).sum() / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    return ranks - slope * others
+
+
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     r"""Return the focal loss of a softmax, for hard and soft targets.
 

@@ -624,6 +624,27 @@ def test_dlkd_at_one_temperature_is_plain_distillation() -> None:
     assert value.item() == pytest.approx(SoftOutputKD(tau=3)(student, teacher).item())
 
 
+def test_dlkd_beyond_the_entropy_ranks_what_the_entropy_does_not_say() -> None:
+    # Entropies rise from the first to the last; so do distances, but for the second.
+    even = torch.tensor([0.95, 0.9, 0.8, 0.7])
+    teacher = torch.stack([even, 1 - even], 1).log()
+    apart = even - torch.tensor([0.01, 0.30, 0.05, 0.10])
+    pruned = torch.stack([apart, 1 - apart], 1).log()
+    given = [torch.zeros(4, 2)], [teacher]
+    loss = DLKD(tau_min=1, tau_max=2, beyond_entropy=True)
+    loss(*given, pruned=[pruned])
+    assert loss.difficulties.argsort().tolist() == [0, 2, 3, 1]
+    assert loss.entropies.argsort().tolist() == [0, 1, 2, 3]
+    assert loss.agreeing.tolist() == [True] * 4
+    left = MF.unexplained(loss.difficulties, loss.entropies)
+    # Ranks 0, 1, 1/3, 2/3 against 0, 1/3, 2/3, 1: the slope is 0.4.
+    centred = torch.tensor([-0.5, 0.5, -1 / 6, 1 / 6])
+    by = torch.tensor([-0.5, -1 / 6, 1 / 6, 0.5])
+    torch.testing.assert_close(left, centred - 0.4 * by)
+    with pytest.raises(ConfigError, match='for ranks'):
+        DLKD(map='linear', beyond_entropy=True)
+
+
 def test_dlkd_on_a_dense_head_looks_where_the_teacher_is_confident() -> None:
     # Three places: sure, sure and difficult, and nothing there (below 0.05).
     student = dense([[0.5], [0.5], [0.5]])
