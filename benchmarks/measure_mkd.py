@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ LONGER = {
 # Recipes of others.
 PEERS = {
     name: f'mkd_det::_base_/recipes/{name.lower()}_dense.py'
-    for name in ('CWD', 'PKD', 'MGD', 'FGD')
+    for name in ('CWD', 'PKD', 'MGD', 'FGD', 'LD', 'CrossKD')
 }
+# Where CrossKD enters the head.
+INNER = ['bbox_head.cls_convs.0', 'bbox_head.reg_convs.0']
 TRIED = (BASE, *PARTS, *PEERS)
 ROWS = (*TRIED, *LONGER, *LESS)
 # 'weight' is a factor of the weights of all terms; without terms, of the weight decay.
@@ -101,7 +104,9 @@ def make_row(
         file = gfl_pairs.teacher_file(args.weights, data, teacher)
         cfg = gfl_pairs.taught(args.work_dir, data, file)
         if row in PEERS:
-            recipe = read_recipe(PEERS[row]).arguments
+            recipe = deepcopy(read_recipe(PEERS[row]).arguments)
+            if 'inner' in recipe['taps']:  # heads of these pairs have two layers
+                recipe['taps']['inner'] = INNER
             teachers = cfg.model.teachers.to_dict()
             cfg.model = apply_recipe(cfg.model.student, teachers, recipe)
         else:
