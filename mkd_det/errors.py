@@ -399,6 +399,24 @@ def prefix_errors(subject: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def rename_in_errors(name: str, wanted: str) -> Iterator[None]:
+    """Write another name in the texts of typed errors raised inside.
+
+    Args:
+        name: What they say, such as the path of a temporary folder.
+        wanted: What they shall say.
+    """
+    try:
+        yield
+    except MkdError as error:
+        for key in ('message', 'expected', 'actual', 'fix'):
+            text = getattr(error, key)
+            if text is not None:
+                setattr(error, key, str(text).replace(name, wanted))
+        raise
+
+
 def nearest_names(name: str, known: Iterable[str], limit: int = 8) -> list[str]:
     """Return at most `limit` of the names `known`, those closest to `name` first."""
     known = list(dict.fromkeys(known))

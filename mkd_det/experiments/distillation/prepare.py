@@ -17,7 +17,7 @@ from ...config_files.reading import load_config
 from ...data.datasets import dataset_classes
 from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
-from ...errors import ConfigError, PathError
+from ...errors import ConfigError, PathError, rename_in_errors
 from ...plan.advice.pair import Pair
 from ...preflight.checks import check_count
 from ...teachers.loading import Teacher
@@ -191,7 +191,8 @@ def _checked(
                 text = text.replace(base, repr(absolute(config)))
             moved[file] = text
         replace(draft, texts=moved).write(folder)
-        batches, found = try_configs(settings, bases, wanted, folder)
+        with rename_in_errors(str(folder), str(settings.folder)):
+            batches, found = try_configs(settings, bases, wanted, folder)
     return made(batches, found)
 
 

@@ -29,6 +29,7 @@ from mkd_det.errors import (
     PathError,
     PlanError,
 )
+from mkd_det.experiments.distillation import prepare as prepare_module
 from mkd_det.experiments.distillation.config_text import format_value
 from mkd_det.experiments.distillation.model_part import (
     common_divisor,
@@ -107,6 +108,22 @@ def two_classes(folder: Path) -> Path:
     ]
     (data / 'annotations.json').write_text(json.dumps(content))
     return data / 'annotations.json'
+
+
+def test_errors_of_what_is_tried_elsewhere_name_the_folder_of_the_run(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(settings: Any, bases: Any, batches: Any, folder: Path) -> None:
+        raise PlanError(
+            'no', actual=folder / 'data' / 'train.json', fix=f'see {folder}'
+        )
+
+    monkeypatch.setattr(prepare_module, 'try_configs', fail)
+    with pytest.raises(PlanError) as caught:
+        prepare(settings(files, tmp_path / 'run'))
+    configs = settings(files, tmp_path / 'run').folder
+    assert caught.value.actual == str(configs / 'data' / 'train.json')
+    assert caught.value.fix == f'see {configs}'
 
 
 def test_data_of_the_user(files: Path, tmp_path: Path) -> None:
