@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import DistillConfig
 from ..errors import ConfigError
+from ..heads.model_input import image_channels
 from ..plan.plan import Plan
 from ..plan.planner import Planner
 from ..registry import BALANCES, argument_names, build_component, find_class
@@ -226,7 +227,13 @@ def _build_renormalizers(
     student: nn.Module, teachers: TeacherBank
 ) -> dict[str, Renormalizer]:
     ours: Any = student.data_preprocessor
+    channels = image_channels(student)
     return {
-        name: Renormalizer(ours, teacher.model.get_submodule('data_preprocessor'), name)
+        name: Renormalizer(
+            ours,
+            teacher.model.get_submodule('data_preprocessor'),
+            name,
+            (channels, image_channels(teacher.model)),
+        )
         for name, teacher in teachers.items()
     }

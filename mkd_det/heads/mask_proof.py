@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import HeadKindError
 from .predictions import image_metas
-from .proof import OTHERWISE, proving, spread_copy
+from .proof import OTHERWISE, proving, spread_copy, train_without_norms
 
 # Side of the image, and number of regions.
 _SIDE, _REGIONS = 128, 4
@@ -63,6 +63,16 @@ def prove_masks(model: Any, where: str) -> None:
                     actual=f'{float(apart.nan_to_num(1e9).max()) / 255:.4g} apart',
                     fix=OTHERWISE,
                 )
+        train_without_norms(head)
+        trained = masks_of_regions(stand_in, maps, regions).sigmoid()
+        apart = (trained - masks).abs()
+        if not bool((apart <= _STEPS / 255).all()):
+            raise HeadKindError(
+                f'{name} are read otherwise in train mode',
+                expected='the masks of eval mode',
+                actual=f'{float(apart.nan_to_num(1e9).max()):.4g} apart',
+                fix=OTHERWISE,
+            )
 
 
 def _predicted(

@@ -78,6 +78,32 @@ def proving(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(name: str, head: Any) -> Iterator[None]:
+    """Turn errors of a reader into typed ones: the head yields something else.
+
+    Args:
+        name: What is read, for messages.
+        head: The head.
+
+    Raises:
+        HeadKindError: The reader fails.
+    """
+    try:
+        yield
+    except MkdError:
+        raise
+    except Exception as error:
+        base = next(c for c in type(head).__mro__ if c.__module__.startswith('mmdet'))
+        lines = str(error).splitlines() or ['']
+        raise HeadKindError(
+            f'{name}: {type(head).__name__} yields something else than its base',
+            expected=f'outputs in the form of {base.__name__}',
+            actual=f'{type(error).__name__}: {lines[0][:200]}',
+            fix=OTHERWISE,
+        ) from error
+
+
 def prove_head(
     reader: HeadReader,
     model: Any,

@@ -80,6 +80,48 @@ def prove_regions(
     raise AssertionError  # the context raises or returns
 
 
+def prove_logits(model: Any, where: str) -> None:
+    """Raise unless the layer `fc_cls` of box heads yields their class logits.
+
+    Args:
+        model: A detector that `knows_box_heads` accepts. It is left as it is.
+        where: Name of the model, for messages.
+
+    Raises:
+        HeadKindError: A box head changes them, in train or in eval mode.
+    """
+    name = f'{where}: fc_cls of {type(model.roi_head).__name__}'
+    with proving(name):
+        copy = spread_copy(model.roi_head)
+        several = isinstance(copy.bbox_head, nn.ModuleList)
+        for number in range(len(copy.bbox_head)) if several else [None]:
+            stage = _Stage(copy, number)
+            if hasattr(stage.head, 'fc_cls'):
+                _compare_logits(stage, name)
+
+
+def _compare_logits(stage: _Stage, name: str) -> None:
+    """Compare what `fc_cls` yields with what the head yields, in both modes."""
+    seen: list[Tensor] = []
+    layer = stage.head.fc_cls
+    layer.register_forward_hook(lambda _, args, output: seen.append(output))
+    strides = stage.extractor.featmap_strides
+    maps = tuple(
+        torch.randn(1, stage.extractor.out_channels, *[-(-_SIDE // stride)] * 2)
+        for stride in strides
+    )
+    for change_mode in (nn.Module.eval, train_without_norms):
+        change_mode(stage.roi_head)
+        logits, _ = stage.run(maps, _regions(maps[0]))
+        if not torch.allclose(seen[-1], logits, atol=_SCORE):
+            raise HeadKindError(
+                f'{name}: the head changes what it yields',
+                expected='the class logits of the whole head',
+                actual=f'{float((seen[-1] - logits).abs().max()):.4g} apart',
+                fix='ProposalKD on the whole heads, as in soft_two_stage.py',
+            )
+
+
 class _Stage:
     """One box head of a copied second stage.
 
@@ -96,6 +138,11 @@ class _Stage:
         heads = self.roi_head.bbox_head
         return heads if self.number is None else heads[self.number]
 
+    @property
+    def extractor(self) -> Any:
+        extractor = self.roi_head.bbox_roi_extractor
+        return extractor if self.number is None else extractor[self.number]
+
     def run(self, maps: Any, regions: Tensor) -> Any:
         """Return class logits and deltas."""
         stage = () if self.number is None else (self.number,)
@@ -105,8 +152,16 @@ class _Stage:
     def read(self, reader: RegionReader, maps: Any, regions: Tensor) -> HeadOutput:
         """Read the head as a tap of the student is read."""
         own = type(reader)(self.head)
-        level = tuple(part for part in self.run(maps, regions) if part is not None)
-        return own.read(self.head, [level], rois=(regions,))
+        given: list[Tensor] = []
+        handle = self.extractor.register_forward_pre_hook(
+            lambda _, args: given.append(args[1])
+        )
+        try:
+            found = self.run(maps, regions)
+        finally:
+            handle.remove()
+        level = tuple(part for part in found if part is not None)
+        return own.read(self.head, [level], rois=(given[0] if given else regions,))
 
     def compare(
         self, output: HeadOutput, maps: Any, regions: Tensor, name: str

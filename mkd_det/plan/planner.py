@@ -21,7 +21,7 @@ from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
 from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
-from ..heads.proof import ReadTwice, prove_head
+from ..heads.proof import ReadTwice, prove_head, reading
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
@@ -447,7 +447,8 @@ class Planner:
                 reader.check_comparable(tapped['student'], tapped[side], where)
             beside = self._levels(term.beside[side])
             head, given = tapped[side].head, tapped[side].levels
-            with frozen_state(head):  # the levels are of eval mode
+            # The levels are of eval mode.
+            with frozen_state(head), reading(f'{where}: {term.refs[side]}', head):
                 sides[side] = (reader.read(head, given, **beside),)
         term.classes = find_restriction(self.plan, term, sides)
         decodes = term.loss.needs_boxes(*(sides[side][0] for side in SIDES))

@@ -100,7 +100,7 @@ class CrossHead(Probe):
             branches = [
                 f'{name}.{key}.{_layer_before_last(child)}'
                 for key, child in head.named_children()
-                if is_dense_head(head) and key in ('cls_convs', 'reg_convs')
+                if is_dense_head(head) and key.endswith(('cls_convs', 'reg_convs'))
             ]
             if branches:
                 return tuple(branches)

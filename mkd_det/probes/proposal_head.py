@@ -14,8 +14,10 @@ from ..heads.readers.regions import (
     RegionReader,
     box_head_of,
     check_box_heads,
+    knows_box_heads,
     logits_of_regions,
 )
+from ..heads.region_proof import prove_logits
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .base import Probe
@@ -97,6 +99,11 @@ class ProposalHead(Probe):
             like = next(head.parameters())
             given = [level.to(like) for level in maps]
             RegionReader(head).prove(teacher, head, given, f'{where}, teacher')
+
+    def bind_student(self, student: nn.Module, tap: Any, where: str) -> None:
+        """Check the class logits that the teacher's are compared with."""
+        if self.head is None and knows_box_heads(student):
+            prove_logits(student, f'{where}, student')
 
     @torch.no_grad()
     def forward(

@@ -11,23 +11,35 @@ from torch import Tensor, nn
 from ..errors import PlanError
 from ..heads.model_input import image_preprocessor
 
+# Weights of red, green and blue.
+_LUMINANCE = (0.299, 0.587, 0.114)
+
 
 class Renormalizer:
     """Replaces the student's normalisation of images by the teacher's.
 
     Augmentation, resizing and padding happen once, in the student's
-    preprocessor; mean, std and channel order may differ between the models.
+    preprocessor; mean, std and channel order may differ between the models. A teacher
+    of gray images gets the luminance (ITU-R BT.601, as OpenCV has it) of coloured ones.
 
     Args:
         student: The student's data preprocessor.
         teacher: The teacher's.
         name: The teacher's name, for messages.
+        takes: Channels of the images that student and teacher take, where mean and std
+            do not say; None for what they say.
 
     Raises:
-        PlanError: The student's padding does not suit the teacher.
+        PlanError: The student's padding or channels do not suit the teacher.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, name: str) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        name: str,
+        takes: tuple[int, int] | None = None,
+    ) -> None:
         teacher = image_preprocessor(teacher)
         theirs = getattr(teacher, 'pad_size_divisor', 1)
         ours = getattr(student, 'pad_size_divisor', 1)
@@ -46,21 +58,32 @@ class Renormalizer:
                 actual=f'{counts[0]} channels of the student',
                 fix='two models for the same images',
             )
-        channels = max(counts)
+        self.luminance = takes == (3, 1)
+        channels = 3 if self.luminance else max(counts)
         mean_s, std_s = _stats(student, channels)
         mean_t, std_t = _stats(teacher, channels)
-        self.flip = _flips(student) != _flips(teacher)
+        self.flip = not self.luminance and _flips(student) != _flips(teacher)
         if self.flip:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
         # Axis of the channels from the end: -3 for images, -4 for videos (C, T, H, W).
         self.axis = min(_channel_axis(student), _channel_axis(teacher))
         shape = (-1, *[1] * (-self.axis - 1))
-        self.scale = (std_s / std_t).view(shape)
+        weights = torch.ones(channels)
+        if self.luminance:
+            weights = torch.tensor(_LUMINANCE if _flips(student) else _LUMINANCE[::-1])
+            mean_s = (weights * mean_s).sum()
+        self.scale = (weights * std_s / std_t).view(shape)
         self.shift = ((mean_s - mean_t) / std_t).view(shape)
+        if self.luminance:
+            self.shift = self.shift[:1]
         self.pad_value = float(getattr(teacher, 'pad_value', 0))
         same_pad = self.pad_value == float(getattr(student, 'pad_value', 0))
         self.needed = bool(
-            self.flip or not same_pad or (self.scale != 1).any() or self.shift.any()
+            self.flip
+            or self.luminance
+            or not same_pad
+            or (self.scale != 1).any()
+            or self.shift.any()
         )
 
     @property
@@ -69,7 +92,7 @@ class Renormalizer:
         if not self.needed:
             return ()
         numbers = [*self.scale.flatten().tolist(), *self.shift.flatten().tolist()]
-        return (self.flip, self.pad_value, *numbers)
+        return (self.flip, self.luminance, self.pad_value, *numbers)
 
     def __call__(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Tensor:
         """Return the batch as the teacher's own preprocessor would make it.
@@ -83,7 +106,10 @@ class Renormalizer:
             return inputs
         if self.flip:
             inputs = inputs.flip(self.axis)
-        images = inputs * self.scale.to(inputs) + self.shift.to(inputs)
+        images = inputs * self.scale.to(inputs)
+        if self.luminance:
+            images = images.sum(self.axis, keepdim=True)
+        images = images + self.shift.to(inputs)
         for image, sample in zip(images, data_samples or (), strict=False):
             height, width = getattr(sample, 'img_shape', image.shape[-2:])[:2]
             image[..., height:, :] = self.pad_value
@@ -93,7 +119,8 @@ class Renormalizer:
     def __str__(self) -> str:
         if not self.needed:
             return 'as the student'
-        return 'own mean and std' + (', channels swapped' if self.flip else '')
+        changed = ', channels swapped' * self.flip + ', in gray' * self.luminance
+        return 'own mean and std' + changed
 
 
 def _stats(preprocessor: nn.Module, channels: int) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,10 @@ recipe = dict(
                 labels=f'labels_{n}',
                 share=0.5**n,
                 weight=0.5**n,
-                only_with=[f'roi_head.mask_head.{n}.conv_logits'],
+                only_with=[
+                    f'roi_head.mask_head.{n}.conv_logits',
+                    f'roi_head.mask_roi_extractor.{n}',
+                ],
             )
             for n in range(4)
         },

@@ -54,7 +54,8 @@ recipe = dict(
             weight=1.0,
             # A cascade has a mask head for each stage.
             only_with=[
-                'roi_head.mask_head.conv_logits|roi_head.mask_head.0.conv_logits'
+                'roi_head.mask_head.conv_logits|roi_head.mask_head.0.conv_logits',
+                'roi_head.mask_roi_extractor',
             ],
         ),
     ),

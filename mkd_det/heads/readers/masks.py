@@ -49,8 +49,8 @@ def check_mask_heads(model: nn.Module, where: str) -> None:
             ' Cascade Mask R-CNN',
             actual=type(masks).__name__ if masks is not None else None,
             fix='terms=dict(loss_soft_masks=dict(weight=0)), the term of the masks; or'
-            " only_with=['roi_head.mask_head.conv_logits'] in it, as the recipe"
-            ' soft_two_stage.py has',
+            " only_with=['roi_head.mask_head.conv_logits',"
+            " 'roi_head.mask_roi_extractor'] in it, as in soft_two_stage.py",
         )
     prove_masks(model, where)
 

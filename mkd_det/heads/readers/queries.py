@@ -12,14 +12,14 @@ from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
-from ...errors import PlanError, TeacherClassesError
+from ...errors import HeadKindError, PlanError, TeacherClassesError
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
 from ..decoding import call_layout
 from ..predictions import arguments_of
-from ..proof import ReadTwice
+from ..proof import OTHERWISE, ReadTwice
 from ..query_proof import prove_queries
 
 # A whole layer of the decoder.
@@ -63,6 +63,14 @@ class QueryReader(HeadReader):
     @classmethod
     def layout(cls, value: Any) -> list[Level] | None:
         """Make a level of each decoder layer: class logits and boxes."""
+        parts = len(value) if isinstance(value, (tuple, list)) else 1
+        if parts != 2:
+            raise HeadKindError(
+                'a head of queries yields something else than class logits and boxes',
+                expected='a tuple of both, each (layers, N, Q, C), as DETRHead',
+                actual=f'{type(value).__name__} of {len(value)}',
+                fix=OTHERWISE,
+            )
         return [tuple(layer) for layer in zip(*value, strict=True)]
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import HeadKindError, prefix_errors
+from ...errors import HeadKindError, prefix_errors, rename_in_errors
 from ...heads.proof import OTHERWISE, ReadTwice
 from ...structures import GroundTruth, HeadOutput, tensors_in
 from ..plan import Term
@@ -41,7 +41,7 @@ def check_agreement(
     """
     if not term.loss.least_at_agreement:
         return
-    with prefix_errors(where):
+    with prefix_errors(where), rename_in_errors('of the student', 'of this head'):
         parts = _loss(term, read.trained, read.evaluated, size)
     wrong = {
         name: float(value) for name, value in parts.items() if not abs(value) <= _VALUE
