@@ -14,7 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import PixelData
 
 from mkd_det.config_files.reading import load_config
-from mkd_det.errors import ShapeMismatchError, TapSilentError
+from mkd_det.errors import HeadKindError, ShapeMismatchError, TapSilentError
 from mkd_det.training.runtime import build_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -109,6 +109,16 @@ def test_the_whole_decode_head_is_refused_and_its_children_named(
     with pytest.raises(TapSilentError) as caught:
         build_model(cfg)
     assert 'conv_seg' in str(caught.value)
+
+
+@pytest.mark.parametrize('file', SEGMENTORS, ids=lambda file: file.stem)
+def test_independent_classes_do_not_meet_exclusive_ones(file: Path, mmseg: Any) -> None:
+    cfg = config(file)
+    assert build_model(cfg).plan.terms['loss_soft'].loss.classes is None
+    loss = dict(type='mmseg.CrossEntropyLoss', use_sigmoid=True)
+    cfg.model.student.decode_head.loss_decode = loss
+    with pytest.raises(HeadKindError, match='different activations'):
+        build_model(cfg)
 
 
 @pytest.mark.parametrize('file', SEGMENTORS, ids=lambda file: file.stem)

@@ -18,7 +18,7 @@ from ..structures import HeadOutput, Level, Levels
 from ..taps import Tap
 
 if TYPE_CHECKING:
-    from .proof import ReadTwice
+    from .proofs.proof import ReadTwice
 
 Activation = Literal['sigmoid', 'softmax']
 
@@ -222,7 +222,7 @@ class HeadReader:
 
         The plan calls it once for each head that a term reads. A kind compares what
         it reads, in train and in eval mode, with the head's own predictions on the
-        same features; `proof.py` has what such proofs share. Here nothing is checked.
+        same features; `proofs` has what such proofs share. Here nothing is checked.
 
         Args:
             model: The detector. It is left as it is.

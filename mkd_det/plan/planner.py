@@ -19,9 +19,10 @@ from ..branches.base import Branch
 from ..class_maps.resolving import resolve_class_maps
 from ..config import DistillConfig, Match
 from ..errors import MkdError, PlanError, prefix_errors
-from ..heads.base import HeadReader, TappedHead, find_reader, reader_classes
+from ..heads.activations import activation_at
+from ..heads.base import Activation, HeadReader, TappedHead, find_reader, reader_classes
 from ..heads.ground_truth import check_truth, no_truth
-from ..heads.proof import ReadTwice, prove_head, reading
+from ..heads.proofs.proof import ReadTwice, prove_head, reading
 from ..probes.base import Probe
 from ..registry import ADAPTERS, BRANCHES, LOSSES, argument_names, build_component
 from ..structures import Levels, first_tensor
@@ -36,7 +37,14 @@ from .checks.classes import (
     find_restriction,
     is_mapped,
 )
-from .checks.demands import check_demands, check_features, check_heads, check_result
+from .checks.demands import (
+    check_activations,
+    check_demands,
+    check_features,
+    check_heads,
+    check_result,
+    not_exclusive,
+)
 from .checks.presence import missing_modules
 from .checks.teaching import (
     describe_idle_part,
@@ -327,11 +335,14 @@ class Planner:
         if cls.reads == 'outputs':
             found = {side: self._reader(ref, where) for side, ref in refs.items()}
             activation = check_heads(where, refs, found, cls.matches_rows)
+            activation = activation or self._plain_activation(where, refs)
             if activation is not None and 'activation' in argument_names(cls):
                 rest['activation'] = activation
             if 'aligned' in argument_names(cls):
                 rest['aligned'] = self.plan.is_aligned(refs)
             readers = {side: r for side, r in found.items() if r is not None}
+        elif cls.of_classes and self._plain_activation(where, refs):
+            raise not_exclusive(where, cls, refs)
         match = self._match(refs, where, self.config.terms[name].match, readers)
         if cls.reads != 'outputs' and 'channels' in argument_names(cls):
             rest.setdefault('channels', self._channels(refs, match, cls.also))
@@ -354,6 +365,18 @@ class Planner:
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term
+
+    def _plain_activation(
+        self, where: str, refs: Mapping[str, Ref]
+    ) -> Activation | None:
+        """Return 'sigmoid' where plain logits are of independent classes."""
+        found = {}
+        for side, ref in refs.items():
+            if side in SIDES and ref.owner in self.plan.taps:
+                tap = self.plan.taps[ref.owner][ref.key]
+                if not tap.inputs:
+                    found[side] = activation_at(self._model(ref.owner), tap.paths[0])
+        return check_activations(where, refs, found)
 
     def _build_truth(self, ref: Ref) -> TeacherTruth:
         reader: Any = self._reader(ref, 'unlabeled.truth')

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import AdapterOutput, FrozenModule
 from ..errors import ShapeMismatchError, TapNotFoundError
+from ..heads.proofs.regions import prove_logits
 from ..heads.readers.regions import (
     RegionReader,
     box_head_of,
@@ -17,7 +18,6 @@ from ..heads.readers.regions import (
     knows_box_heads,
     logits_of_regions,
 )
-from ..heads.region_proof import prove_logits
 from ..registry import ADAPTERS
 from ..structures import LevelSpec
 from .base import Probe

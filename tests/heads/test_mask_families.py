@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mkd_det.errors import HeadKindError
-from mkd_det.heads import mask_proof
+from mkd_det.heads.proofs import masks as mask_proof
 from mkd_det.heads.readers import masks
 from mkd_det.heads.readers.masks import check_mask_heads, knows_mask_heads
 
@@ -97,4 +97,17 @@ def test_a_mask_head_with_a_prediction_of_its_own_is_refused() -> None:
 
     model.roi_head.mask_head.__class__ = Negative
     with pytest.raises(HeadKindError, match='not read as'):
+        check_mask_heads(model, 'teacher')
+
+
+def test_a_mask_head_that_trains_otherwise_is_refused() -> None:
+    model = Detector(PROVED[0])
+    head = type(model.roi_head.mask_head)
+
+    class Doubled(head):  # type: ignore
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (2 if self.training else 1)
+
+    model.roi_head.mask_head.__class__ = Doubled
+    with pytest.raises(HeadKindError, match='otherwise in train mode'):
         check_mask_heads(model, 'teacher')

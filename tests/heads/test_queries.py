@@ -288,3 +288,22 @@ def test_stacked_decoder_layers_are_no_map() -> None:
             )
         )
     assert 'decoder.layers.*' in caught.value.fix
+
+
+class NamedOutputs(DINOHead):
+    """A head that yields a dict."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        scores, boxes = super().forward(*args, **kwargs)
+        return dict(scores=scores, boxes=boxes)
+
+
+def test_a_head_that_yields_another_form_is_a_typed_error() -> None:
+    MODELS.register_module(module=NamedOutputs, force=True)
+    try:
+        cfg = tiny.dino()
+        cfg['bbox_head']['type'] = 'NamedOutputs'
+        with pytest.raises(HeadKindError, match='something else than class logits'):
+            distiller(cfg, tiny.dino(), QUERY)
+    finally:
+        MODELS.module_dict.pop('NamedOutputs')

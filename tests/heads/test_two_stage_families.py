@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mkd_det.errors import HeadKindError
 from mkd_det.heads.base import find_reader
+from mkd_det.heads.proofs.regions import prove_logits
 from mkd_det.heads.readers import regions
 from mkd_det.heads.readers.regions import RegionReader
 from mkd_det.taps import Tap
@@ -155,3 +156,32 @@ def test_regions_of_a_cascade_that_are_not_clipped_are_refused(
     head = heads_of(model)[-1]
     with pytest.raises(HeadKindError, match='are not read as'):
         RegionReader(head).prove(model, head, maps_of(model), 'head')
+
+
+def test_regions_that_a_second_stage_changes_are_those_that_are_read() -> None:
+    model = deepcopy(built('faster_rcnn/faster-rcnn_r50_fpn_1x_coco'))
+
+    class Enlarging(type(model.roi_head)):  # type: ignore
+        def _bbox_forward(self, x: Any, rois: Tensor) -> Any:
+            return super()._bbox_forward(x, rois + rois.new_tensor([0, 0, 0, 8, 8]))
+
+    model.roi_head.__class__ = Enlarging
+    (head,) = heads_of(model)
+    with pytest.raises(HeadKindError, match='boxes are not read'):
+        RegionReader(head).prove(model, head, maps_of(model), 'head')
+
+
+def test_class_logits_that_a_head_changes_are_refused() -> None:
+    model = deepcopy(built('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco'))
+    prove_logits(model, 'student')
+    head = model.roi_head.bbox_head[1]
+
+    class Sharper(type(head)):  # type: ignore
+        def forward(self, x: Tensor) -> Any:
+            scores, deltas = super().forward(x)
+            return 2 * scores, deltas
+
+    head.__class__ = Sharper
+    with pytest.raises(HeadKindError, match='changes what it yields') as caught:
+        prove_logits(model, 'student')
+    assert 'soft_two_stage' in caught.value.fix

@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny
 from mkd_det import LOSSES, PairLoss
 from mkd_det.errors import HeadKindError
-from mkd_det.heads.proof import ReadTwice
+from mkd_det.heads.proofs.proof import ReadTwice
 from mkd_det.losses.outputs.aggregation import LossAggregation
 from mkd_det.losses.outputs.soft_output import SoftOutputKD
 from mkd_det.plan.checks.agreement import check_agreement

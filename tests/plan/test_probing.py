@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models.dense_heads import GFLHead
+from mmdet.models.dense_heads import FCOSHead, GFLHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import BaseModel
@@ -274,3 +274,39 @@ def test_a_head_outside_of_mmdets_detectors_is_proved_as_well(kind: str) -> None
     finally:
         for name in modules:
             MODELS.module_dict.pop(name)
+
+
+def test_a_gray_teacher_teaches_a_student_of_coloured_images() -> None:
+    parts = dict(taps=dict(fpn='neck'), adapters={}, branches={})
+    terms = term('FeatureKD', 'fpn', 't.fpn')
+    model: Any = build(tiny.gfl(4, 8), gray(8, 8), terms=terms, **parts).train()
+    data = model.data_preprocessor(tiny.batch(), True)
+    assert model(**data, mode='loss')['loss_x'] > 0
+
+
+class Reordered(FCOSHead):
+    """A head that yields its maps in another order, and knows it."""
+
+    def forward(self, x: Any) -> Any:
+        scores, boxes, centres = super().forward(x)
+        return centres, scores, boxes
+
+    def predict_by_feat(
+        self, centres: Any, scores: Any, boxes: Any, **more: Any
+    ) -> Any:
+        return super().predict_by_feat(scores, boxes, centres, **more)
+
+
+def test_a_head_of_another_form_than_its_base_is_a_typed_error() -> None:
+    MODELS.register_module(module=Reordered, force=True)
+    try:
+        teacher = tiny.fcos(8, 16)
+        teacher['bbox_head']['type'] = 'Reordered'
+        terms = term('SoftOutputKD', 'head', 't.head')
+        pair = dict(student=tiny.fcos(4, 8), teacher=teacher, terms=terms)
+        parts = dict(taps=dict(head='bbox_head'), adapters={}, branches={})
+        error = refused(HeadKindError, **pair, **parts)
+        assert 'else than its base' in error.message and 't.head' in error.message
+        assert error.expected == 'outputs in the form of FCOSHead'
+    finally:
+        MODELS.module_dict.pop('Reordered')

@@ -407,3 +407,26 @@ def test_regions_of_one_stage_and_classes_of_another_are_refused() -> None:
         tiny.build(
             tiny.distiller(tiny.cascade_rcnn(4, 8), tiny.cascade_rcnn(8, 16), **parts)
         )
+
+
+def test_masks_of_a_shared_extractor_are_off_and_said_to_be() -> None:
+    shared = tiny.mask_rcnn(4, 8)
+    shared['roi_head']['mask_roi_extractor'] = None
+    parts = recipe('soft_two_stage')
+    plan = tiny.build(tiny.distiller(shared, tiny.mask_rcnn(8, 16), **parts)).plan
+    assert 'loss_soft_masks' not in plan.terms
+    assert 'no roi_head.mask_roi_extractor' in ' '.join(plan.notes)
+
+
+def test_a_cascade_without_regions_after_its_first_stage_goes_on() -> None:
+    student = tiny.cascade_mask_rcnn(4, 8)
+    for one in student['train_cfg']['rcnn']:
+        one['sampler']['add_gt_as_proposals'] = False
+    student['train_cfg']['rpn_proposal']['min_bbox_size'] = 1e6
+    parts = recipe('soft_cascade_two_stage')
+    pair = tiny.distiller(student, tiny.cascade_mask_rcnn(8, 16), **parts)
+    model = tiny.build(pair).train()
+    losses = losses_of(model)
+    later = ('loss_soft_regions_1_cls', 'loss_soft_regions_1_box', 'loss_soft_masks_1')
+    assert all(losses[name] == 0 and losses[name].requires_grad for name in later)
+    assert losses['loss_soft_rpn_cls'] > 0

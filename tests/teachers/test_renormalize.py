@@ -140,3 +140,22 @@ def test_teachers_that_see_alike_share_one_batch() -> None:
     assert seen['a'] is seen['b']
     assert seen['d'] is data['inputs']
     assert not torch.equal(seen['a'], seen['c'])
+
+
+@pytest.mark.parametrize('student', ['rgb', 'caffe, bgr', 'padded with grey'])
+def test_a_gray_teacher_sees_the_luminance(student: str) -> None:
+    ours = preprocessor(student)
+    theirs = DetDataPreprocessor(mean=[120.0], std=[50.0], pad_size_divisor=32)
+    batch = ours(images(), training=True)
+    renormalizer = Renormalizer(ours, theirs, 't', (3, 1))
+    seen = renormalizer(batch['inputs'], batch['data_samples'])
+    assert seen.shape == (2, 1, *batch['inputs'].shape[2:])
+    for index, image in enumerate(images()['inputs']):  # BGR, as mmcv loads it
+        blue, green, red = image.float()
+        gray = (0.299 * red + 0.587 * green + 0.114 * blue - 120) / 50
+        height, width = gray.shape
+        own = seen[index, 0, :height, :width]
+        torch.testing.assert_close(own, gray, rtol=1e-4, atol=1e-4)
+        assert not seen[index, 0, height:].any() and not seen[index, 0, :, width:].any()
+    assert str(renormalizer) == 'own mean and std, in gray'
+    assert renormalizer.key != Renormalizer(ours, theirs, 't').key

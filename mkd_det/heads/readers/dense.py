@@ -13,8 +13,8 @@ from ...errors import HeadKindError, TeacherClassesError
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, full_precision
 from ..base import HeadReader, TappedHead, find_reader
-from ..predictions import Predictions, own_predictions
-from ..proof import ReadTwice, prove_dense
+from ..proofs.predictions import Predictions, own_predictions
+from ..proofs.proof import ReadTwice, prove_dense
 
 # What to write where the outputs of two heads cannot be compared.
 ON_FEATURES = "a loss on features, such as PKD or FGD: taps=dict(fpn='neck')"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import HeadKindError
 from ...registry import HEADS
 from ...structures import Level, full_precision
-from ..predictions import Predictions, image_metas
+from ..proofs.predictions import Predictions, image_metas
 from .dense import DenseReader, rows
 
 # Probabilities are kept this far from 0 and 1 before their logit is taken.

@@ -11,7 +11,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor, nn
 
 from ...errors import HeadKindError
-from ..mask_proof import prove_masks
+from ..proofs.masks import prove_masks
 
 # Probabilities of a mask are kept this far from 0 and 1, where logits are infinite.
 _EPS = 1e-6

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...registry import HEADS
 from ...structures import Level, full_precision
-from ..predictions import Predictions, image_metas, keep_all, of_all_classes
+from ..proofs.predictions import Predictions, image_metas, keep_all, of_all_classes
 from .dense import DenseReader, rows
 
 # Probabilities are kept this far from 0 and 1 before their logit is taken.

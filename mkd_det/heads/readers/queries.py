@@ -18,9 +18,9 @@ from ...structures import HeadOutput, Level, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
 from ..decoding import call_layout
-from ..predictions import arguments_of
-from ..proof import OTHERWISE, ReadTwice
-from ..query_proof import prove_queries
+from ..proofs.predictions import arguments_of
+from ..proofs.proof import OTHERWISE, ReadTwice
+from ..proofs.queries import prove_queries
 
 # A whole layer of the decoder.
 _LAYER = re.compile(r'decoder\.layers\.(\*|\d+)')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,8 +25,8 @@ from ...registry import HEADS
 from ...structures import HeadOutput, Level, Levels, full_precision
 from ...taps import Tap
 from ..base import HeadReader, TappedHead
-from ..proof import ReadTwice
-from ..region_proof import prove_regions
+from ..proofs.proof import ReadTwice
+from ..proofs.regions import prove_regions
 from .masks import knows_mask_heads, masks_of_regions
 
 # Where mmdet's detectors have their second stage.
@@ -36,6 +37,10 @@ EXTRACTOR = 'roi_head.bbox_roi_extractor'
 _CODERS = (DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder)
 # The class loss of a box head, whose second argument is the labels.
 _CLASS_LOSS = re.compile(r'roi_head\.bbox_head(\.(\d+|\*))?\.loss_cls')
+# What runs on the regions of a stage of a cascade, but for those of the first one.
+_LATER = re.compile(
+    r'roi_head\.(bbox_roi_extractor|mask_roi_extractor|bbox_head|mask_head)\.[1-9]\d*'
+)
 # Samplers that run the box head themselves, on more regions than are learned from.
 _RUN_BOX_HEAD = ('OHEMSampler', 'ScoreHLRSampler')
 
@@ -124,11 +129,22 @@ class RegionReader(HeadReader):
 
     @classmethod
     def when_silent(cls, tap: Tap) -> Callable[[nn.Module], Level] | None:
-        """Make no labels: without regions in a batch mmdet computes no class loss."""
-        labels = tap.inputs and tap.position == 1
-        if not labels or not all(map(_CLASS_LOSS.fullmatch, tap.paths)):
+        """Make no labels and no regions: mmdet computes nothing where there are none.
+
+        Without regions in a batch there is no class loss, and without any that the
+        first stage of a cascade has refined, the later ones do not run.
+        """
+        known = [path for path in tap.paths if _LATER.fullmatch(path)]
+        second = tap.inputs and tap.position == 1
+        if second and all(map(_CLASS_LOSS.fullmatch, tap.paths)):
+            return _no_labels
+        if len(known) != 1 or len(tap.paths) != 1 or tap.whole:
             return None
-        return _no_labels
+        if second and 'extractor' in known[0]:
+            return _no_regions
+        if not tap.inputs and 'extractor' not in known[0]:
+            return partial(_of_no_regions, known[0])
+        return None
 
     @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
@@ -197,6 +213,23 @@ class RegionReader(HeadReader):
 def _no_labels(model: nn.Module) -> Tensor:
     device = next(model.parameters()).device
     return torch.zeros(0, dtype=torch.long, device=device)
+
+
+def _no_regions(model: nn.Module) -> Tensor:
+    return next(model.parameters()).new_zeros(0, 5)
+
+
+def _of_no_regions(path: str, model: nn.Module) -> Level:
+    """Return what a box head or mask head of a cascade yields for no region."""
+    head = model.get_submodule(path)
+    kind = 'mask' if 'mask_head' in path else 'bbox'
+    extractors: Any = model.get_submodule(f'{SECOND_STAGE}{kind}_roi_extractor')
+    extractor = extractors[int(path.rpartition('.')[2])]
+    like = next(model.parameters())
+    size = extractor.roi_layers[0].output_size
+    # Its own `forward`, past the hooks of the tap.
+    found = head.forward(like.new_zeros(0, extractor.out_channels, *size))
+    return tuple(found) if isinstance(found, (tuple, list)) else found
 
 
 def knows_box_heads(model: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError
+from ...errors import ConfigError, HeadKindError
 from ...functional import (
     binary_kl,
     difficulty,
@@ -155,6 +155,13 @@ class DLKD(PairLoss):
     def _of_logits(
         self, student: Tensor, teacher: Tensor, pruned: Tensor, weights: Tensor | None
     ) -> Tensor:
+        if self.activation == 'sigmoid':
+            raise HeadKindError(
+                'DLKD: plain logits of independent classes have no common distance',
+                expected='logits of a softmax, or a whole head of a detector',
+                actual='a sigmoid for each class',
+                fix="type='SoftOutputKD'",
+            )
         self.agreeing = teacher.argmax(-1) == pruned.argmax(-1)
         taus = self._taus(teacher.softmax(-1), pruned.softmax(-1))
         return weighted_average(softmax_kl(student, teacher, taus), weights)

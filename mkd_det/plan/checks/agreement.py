@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HeadKindError, prefix_errors, rename_in_errors
-from ...heads.proof import OTHERWISE, ReadTwice
+from ...heads.proofs.proof import OTHERWISE, ReadTwice
 from ...structures import GroundTruth, HeadOutput, tensors_in
 from ..plan import Term
 

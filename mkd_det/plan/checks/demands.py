@@ -74,12 +74,7 @@ def check_heads(
                 actual=f'a {student.name} head in the student',
             )
         if reader.activation != student.activation:
-            raise HeadKindError(
-                f'{where}: the class logits of the heads have different activations',
-                expected=f'{reader.activation}, as the teacher',
-                actual=f'{student.activation} in the student',
-                fix="a loss on features: FeatureKD with taps=dict(fpn='neck')",
-            )
+            raise _other_activation(where, student.activation, reader.activation)
         if not (reader.aligned or matches_rows):
             raise HeadKindError(
                 f'{where}: the rows of {reader.name} heads have no common order',
@@ -87,6 +82,53 @@ def check_heads(
                 fix="type='QueryKD'",
             )
     return student.activation
+
+
+def check_activations(
+    where: str, refs: Mapping[str, Ref], found: Mapping[str, Activation | None]
+) -> Activation | None:
+    """Raise unless plain logits of both sides are for the same.
+
+    Args:
+        where: Name of the term, for messages.
+        refs: What it reads, by side.
+        found: What the logits of a side are for, as far as their head says.
+
+    Returns:
+        'sigmoid' where they are of independent classes; None for the usual softmax.
+
+    Raises:
+        HeadKindError: One side has exclusive classes, the other has independent ones.
+    """
+    student, teacher = found.get('student'), found.get('teacher')
+    if student and teacher and student != teacher:
+        raise _other_activation(where, student, teacher)
+    return 'sigmoid' if 'sigmoid' in (student, teacher) else None
+
+
+def _other_activation(where: str, student: str, teacher: str) -> HeadKindError:
+    return HeadKindError(
+        f'{where}: the class logits of the heads have different activations',
+        expected=f'{teacher}, as the teacher',
+        actual=f'{student} in the student',
+        fix="a loss on features: FeatureKD with taps=dict(fpn='neck')",
+    )
+
+
+def not_exclusive(where: str, loss: type[PairLoss], refs: Any) -> HeadKindError:
+    """Return the error of a loss of exclusive classes on independent ones.
+
+    Args:
+        where: Name of the term.
+        loss: Class of the loss.
+        refs: What it reads, by side.
+    """
+    return HeadKindError(
+        f'{where}: {loss.__name__} compares exclusive classes (softmax)',
+        expected='logits of a softmax',
+        actual=f'{refs["student"]} has a sigmoid for each class',
+        fix="type='SoftOutputKD', which takes classes='sigmoid' there",
+    )
 
 
 def check_demands(

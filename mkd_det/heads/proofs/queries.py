@@ -28,7 +28,7 @@ from .proof import (
 )
 
 if TYPE_CHECKING:
-    from .readers.queries import QueryReader
+    from ..readers.queries import QueryReader
 
 # Side of the image to which boxes are scaled, in pixels.
 _SIDE = 1000

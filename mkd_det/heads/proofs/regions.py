@@ -16,8 +16,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..errors import HeadKindError
-from ..structures import HeadOutput
+from ...errors import HeadKindError
+from ...structures import HeadOutput
 from .predictions import image_metas
 from .proof import (
     OTHERWISE,
@@ -29,7 +29,7 @@ from .proof import (
 )
 
 if TYPE_CHECKING:
-    from .readers.regions import RegionReader
+    from ..readers.regions import RegionReader
 
 # Side of the image and number of regions in the proof.
 _SIDE, _REGIONS = 128, 24
@@ -183,7 +183,7 @@ def _compare_probe(
     roi_head: Any, reader: RegionReader, maps: Any, regions: Tensor, name: str
 ) -> None:
     """Compare what a probe makes of all stages with what the second stage predicts."""
-    from .readers.regions import box_head_of, run_box_heads
+    from ..readers.regions import box_head_of, run_box_heads
 
     model = SimpleNamespace(roi_head=roi_head)
     level = run_box_heads(model, maps, regions, image_sizes=[(_SIDE, _SIDE)])

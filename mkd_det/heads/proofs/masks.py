@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..errors import HeadKindError
+from ...errors import HeadKindError
 from .predictions import image_metas
 from .proof import OTHERWISE, proving, spread_copy, train_without_norms
 
@@ -35,7 +35,7 @@ def prove_masks(model: Any, where: str) -> None:
     Raises:
         HeadKindError: They are read otherwise, or cannot be computed.
     """
-    from .readers.masks import mask_heads_of, masks_of_regions
+    from ..readers.masks import mask_heads_of, masks_of_regions
 
     name = f'{where}: masks of {type(model.roi_head).__name__}'
     with proving(name):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import HeadKindError, MkdError
-from ..structures import HeadOutput, Level
-from .base import HeadReader
+from ...errors import HeadKindError, MkdError
+from ...structures import HeadOutput, Level
+from ..base import HeadReader
 from .predictions import Predictions
 
 if TYPE_CHECKING:
-    from .readers.dense import DenseReader
+    from ..readers.dense import DenseReader
 
 # Allowed differences: of boxes in pixels and as a share of the box, of probabilities
 # likewise. Rounding of float32 is far below, a wrong decoding far above.
