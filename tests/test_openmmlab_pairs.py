@@ -14,7 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import PixelData
 
 from mkd_det.config_files.reading import load_config
-from mkd_det.errors import HeadKindError, ShapeMismatchError, TapSilentError
+from mkd_det.errors import HeadKindError, TapSilentError, TeacherClassesError
 from mkd_det.training.runtime import build_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -127,9 +127,9 @@ def test_other_classes_are_refused_before_the_first_step(
 ) -> None:
     cfg = config(file)
     cfg.model.student.decode_head.num_classes = 5
-    with pytest.raises(ShapeMismatchError) as caught:
+    with pytest.raises(TeacherClassesError, match='numbers of classes') as caught:
         build_model(cfg)
-    assert caught.value.fix
+    assert 'class_map' in caught.value.fix
 
 
 def test_a_package_that_is_not_there_is_told_with_what_to_install(

@@ -16,6 +16,7 @@ from mkd_det.errors import HeadKindError, MkdError, PlanError, TapNotFoundError
 from mkd_det.plan.advice.fitting import has_needs, planning_error, recipes_for
 from mkd_det.plan.advice.pair import Pair
 from mkd_det.plan.recipes import Recipe, packaged_recipes
+from mkd_det.probes.cross_head import CrossHead
 
 RECIPES = {recipe.name: recipe for recipe in packaged_recipes()}
 FEATURES = {'cwd_dense', 'fgd_dense', 'mgd_dense', 'pkd_dense'}
@@ -248,3 +249,10 @@ def test_one_that_does_not_fit_names_those_that_would(
         tiny.build(taught(pair, recipe, tmp_path))
     line = info.value.fix.splitlines()[-1]
     assert line == f'recipes that fit the pair: {", ".join(sorted(expected))}'
+
+
+def test_the_taps_of_crosskd_on_yolox_are_named() -> None:
+    """Each level has branches of its own there."""
+    wanted = ('multi_level_cls_convs.*.0', 'multi_level_reg_convs.*.0')
+    model = tiny.build(yolox())
+    assert CrossHead.suggest_taps(model) == tuple(f'bbox_head.{p}' for p in wanted)

@@ -12,6 +12,9 @@ rank = 50
 recipe = dict(
     taps=dict(logits='decode_head.conv_seg'),
     terms=dict(
+        loss_soft=dict(
+            type='SoftOutputKD', student='logits', teacher='t.logits', share=1.0
+        ),
         loss_channel=dict(
             type='FeatureKD',
             form='channel',
@@ -20,9 +23,6 @@ recipe = dict(
             tau=4.0,
             share=1.0,
             weight=3.0,
-        ),
-        loss_soft=dict(
-            type='SoftOutputKD', student='logits', teacher='t.logits', share=1.0
         ),
     ),
 )
