@@ -17,6 +17,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -186,11 +187,9 @@ def settle_norms(model: Any) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    try:
-        with torch.no_grad():
-            model.extract_feat(noise(SIZES[1], model))
-    except Exception:  # it cannot run on such images; the plan says so
-        pass
+    # One that cannot run on such images is told by the plan.
+    with suppress(Exception), torch.no_grad():
+        model.extract_feat(noise(SIZES[1], model))
     for norm, momentum in zip(norms, momenta):
         norm.eval()
         norm.momentum = momentum

@@ -405,6 +405,23 @@ def frozen_state(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
+@contextmanager
+def norms_as_they_are(model: nn.Module) -> Iterator[None]:
+    """Run batch norms in eval mode, so that they learn nothing; the rest as it is."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
 def strides_of(levels: Levels, size: Sequence[int]) -> tuple[int | None, ...]:
     """Return the input pixels per cell of each level, for inputs of `size` (H, W)."""
     return tuple(

@@ -21,7 +21,7 @@ from ..plan.unlabeled import (
     terms_without_labels,
 )
 from ..structures import Level, Levels
-from ..taps import Tap, capture
+from ..taps import Tap, capture, norms_as_they_are
 
 if TYPE_CHECKING:
     from .model import Distiller
@@ -176,19 +176,9 @@ def run_student(
 
 def _loss_of_one(student: nn.Module, images: Images) -> dict[str, Any]:
     """Return the loss of one image; batch norms learn nothing of it."""
-    norms = [
-        module
-        for module in student.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    for norm in norms:
-        norm.eval()
-    try:
-        samples = images.samples and images.samples[:1]
+    samples = images.samples and images.samples[:1]
+    with norms_as_they_are(student):
         return student(images.inputs[:1], samples, mode='loss')
-    finally:
-        for norm in norms:
-            norm.train()
 
 
 def _nothing_to_learn(model: Distiller) -> ConfigError:

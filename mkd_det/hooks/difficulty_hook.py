@@ -21,6 +21,8 @@ from .distill_hook import DistillHook
 
 # Share of samples on which a pruned teacher must agree with the teacher.
 _LEAST_AGREEMENT = 0.5
+# What a loss such as DLKD says of the samples of its last call.
+_KNOWN = ('difficulties', 'entropies', 'agreeing')
 
 
 @HOOKS.register_module()
@@ -57,14 +59,13 @@ class DifficultyHook(DistillHook):
     def after_terms(self, runner: Runner, losses: StepLosses) -> None:
         """Count the samples of this step."""
         for name, module in get_distiller(runner, 'DifficultyHook').losses.items():
-            values = getattr(module, 'difficulties', None)
-            if values is not None and any(key.startswith(name) for key in losses):
+            known: list[Any] = [getattr(module, key, None) for key in _KNOWN]
+            taught = any(key.startswith(name) for key in losses)
+            if taught and all(isinstance(value, Tensor) for value in known):
                 # On the CPU: torch.histc is not deterministic on GPUs.
-                values = values.float().cpu()
-                count = torch.histc(values, self.bins, 0.0, math.sqrt(2))
-                self.counts[name] = self.counts.get(name, 0) + count
-                known: Any = (values, module.entropies, module.agreeing)
                 seen = torch.stack([value.float().cpu() for value in known])
+                count = torch.histc(seen[0], self.bins, 0.0, math.sqrt(2))
+                self.counts[name] = self.counts.get(name, 0) + count
                 self.samples.setdefault(name, []).append(seen)
 
     def after_train_epoch(self, runner: Runner) -> None:

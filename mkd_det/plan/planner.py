@@ -48,7 +48,7 @@ from .checks.demands import (
 from .checks.presence import missing_modules
 from .checks.teaching import (
     describe_idle_part,
-    describe_left_out,
+    describe_uncompared,
     find_idle_parts,
 )
 from .matching import LevelMatch, match_levels, pick
@@ -361,7 +361,7 @@ class Planner:
             sides = term.classes(sides, labels=False)
         if readers:
             left = loss.left_out(*(sides[side][0] for side in SIDES))
-            self.plan.notes += describe_left_out(term, left)
+            self.plan.notes += describe_uncompared(term, left)
         for part, value in find_idle_parts(loss, sides, **truth).items():
             self.plan.notes.append(describe_idle_part(name, loss, part, value))
         return term

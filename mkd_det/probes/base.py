@@ -25,8 +25,8 @@ class Probe(Adapter):
         reads_calls: The sides of which it reads whole calls, by taps such as
             'decoder:call'; of the others it reads features.
         takes: What more `forward` takes by name: 'image_sizes', the (H, W) of each
-            image without padding; 'truth', the
-            boxes of those that have labels. Both are missing in the plan's run.
+            image without padding; 'truth', the boxes of those that have labels. Both
+            are missing in the plan's run.
         aligned: Whether row i of both sides belongs together, where the heads that it
             runs have no order of rows otherwise.
     """

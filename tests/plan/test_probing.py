@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import tiny
 from mkd_det.errors import ConfigError, HeadKindError, ProbeError
 from mkd_det.heads.model_input import image_channels
+from mkd_det.heads.proofs.proof import reading
 from mkd_det.heads.running import image_samples
 from mkd_det.inspection import survey
 from mkd_det.plan.probing import finite_parameters
@@ -306,7 +307,24 @@ def test_a_head_of_another_form_than_its_base_is_a_typed_error() -> None:
         pair = dict(student=tiny.fcos(4, 8), teacher=teacher, terms=terms)
         parts = dict(taps=dict(head='bbox_head'), adapters={}, branches={})
         error = refused(HeadKindError, **pair, **parts)
-        assert 'else than its base' in error.message and 't.head' in error.message
+        assert 'cannot read' in error.message and 't.head' in error.message
         assert error.expected == 'outputs in the form of FCOSHead'
     finally:
         MODELS.module_dict.pop('Reordered')
+
+
+class OwnHead(nn.Module):
+    """A head that is none of mmdet's."""
+
+    def forward(self, levels: Any) -> Any:
+        return [level.mean(1, keepdim=True) for level in levels]
+
+
+def test_a_reader_of_a_users_that_fails_is_a_typed_error() -> None:
+    with (
+        pytest.raises(HeadKindError, match='cannot read') as caught,
+        reading('term', OwnHead()),
+    ):
+        raise ValueError('three parts')
+    assert caught.value.expected == 'outputs in the form of OwnHead'
+    assert 'three parts' in str(caught.value.actual)

@@ -134,7 +134,8 @@ def _split(file: Path, content: Any, root: Path) -> Split:
         raise AnnotationError(f'{file} lists no images')
     images = _find_images(file, root, names[0])
     # pycocotools cannot read it: the content is written anew.
-    marked = file.read_bytes().startswith(codecs.BOM_UTF8)
+    with file.open('rb') as stream:
+        marked = stream.read(3) == codecs.BOM_UTF8
     return Split(images, content, None if marked else file)
 
 
@@ -155,7 +156,7 @@ def _without(split: Split, others: list[Split]) -> Split:
     kept = [image for image in images if image['file_name'] not in held]
     if not kept:
         raise AnnotationError(
-            f'{split.file}: no image is left to train on',
+            f'{split.file or "trainval"}: no image is left to train on',
             expected='images that are not in val or test',
             actual=f'{len(images)} images, all of them in val or test',
         )

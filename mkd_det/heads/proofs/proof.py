@@ -80,7 +80,7 @@ def proving(name: str) -> Iterator[None]:
 
 @contextmanager
 def reading(name: str, head: Any) -> Iterator[None]:
-    """Turn errors of a reader into typed ones: the head yields something else.
+    """Turn errors of a reader into typed ones: the head yields another form.
 
     Args:
         name: What is read, for messages.
@@ -94,11 +94,13 @@ def reading(name: str, head: Any) -> Iterator[None]:
     except MkdError:
         raise
     except Exception as error:
-        base = next(c for c in type(head).__mro__ if c.__module__.startswith('mmdet'))
+        own = type(head)
+        bases = (c for c in own.__mro__ if c.__module__.startswith('mmdet.'))
+        form = next(bases, own).__name__
         lines = str(error).splitlines() or ['']
         raise HeadKindError(
-            f'{name}: {type(head).__name__} yields something else than its base',
-            expected=f'outputs in the form of {base.__name__}',
+            f'{name}: {own.__name__} yields something that its reader cannot read',
+            expected=f'outputs in the form of {form}',
             actual=f'{type(error).__name__}: {lines[0][:200]}',
             fix=OTHERWISE,
         ) from error

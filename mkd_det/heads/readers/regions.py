@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...errors import HeadKindError, PlanError, TeacherClassesError
 from ...registry import HEADS
 from ...structures import HeadOutput, Level, Levels, full_precision
-from ...taps import Tap
+from ...taps import Tap, norms_as_they_are
 from ..base import HeadReader, TappedHead
 from ..proofs.proof import ReadTwice
 from ..proofs.regions import prove_regions
@@ -134,17 +134,15 @@ class RegionReader(HeadReader):
         Without regions in a batch there is no class loss, and without any that the
         first stage of a cascade has refined, the later ones do not run.
         """
-        known = [path for path in tap.paths if _LATER.fullmatch(path)]
         second = tap.inputs and tap.position == 1
         if second and all(map(_CLASS_LOSS.fullmatch, tap.paths)):
             return _no_labels
-        if len(known) != 1 or len(tap.paths) != 1 or tap.whole:
+        path = tap.paths[0]
+        if len(tap.paths) > 1 or tap.whole or not _LATER.fullmatch(path):
             return None
-        if second and 'extractor' in known[0]:
-            return _no_regions
-        if not tap.inputs and 'extractor' not in known[0]:
-            return partial(_of_no_regions, known[0])
-        return None
+        if 'extractor' in path:
+            return _no_regions if second else None
+        return None if tap.inputs else partial(_of_no_regions, path)
 
     @classmethod
     def rehearse(cls, model: Any, features: Any, inputs: Tensor) -> None:
@@ -227,8 +225,9 @@ def _of_no_regions(path: str, model: nn.Module) -> Level:
     extractor = extractors[int(path.rpartition('.')[2])]
     like = next(model.parameters())
     size = extractor.roi_layers[0].output_size
-    # Its own `forward`, past the hooks of the tap.
-    found = head.forward(like.new_zeros(0, extractor.out_channels, *size))
+    with norms_as_they_are(head):  # of nothing they cannot learn
+        # Its own `forward`, past the hooks of the tap.
+        found = head.forward(like.new_zeros(0, extractor.out_channels, *size))
     return tuple(found) if isinstance(found, (tuple, list)) else found
 
 

@@ -115,7 +115,9 @@ def _other_activation(where: str, student: str, teacher: str) -> HeadKindError:
     )
 
 
-def not_exclusive(where: str, loss: type[PairLoss], refs: Any) -> HeadKindError:
+def not_exclusive(
+    where: str, loss: type[PairLoss], refs: Mapping[str, Ref]
+) -> HeadKindError:
     """Return the error of a loss of exclusive classes on independent ones.
 
     Args:

@@ -80,7 +80,7 @@ def describe_idle_part(name: str, loss: PairLoss, part: str, value: float) -> st
     )
 
 
-def describe_left_out(term: Term, what: str) -> list[str]:
+def describe_uncompared(term: Term, what: str) -> list[str]:
     """Return the note on what a term cannot compare; none where that is nothing.
 
     Args:
