@@ -8,8 +8,9 @@ gfl_r18-w64_pcb.pth, the last checkpoints of `mkd-det train` with their configs.
 rows of a data set are a comparison of `mkd-det compare`, on validation images; with
 `--test` the students are tested as well, once all are trained. Teachers are read from a
 cache, and how hard each term pulls is logged. Writes docs/results/calibration_<data>
-and docs/results/calibration.md. Finished calibrations and trainings are skipped,
-interrupted ones resumed.
+and docs/results/calibration.md; what that page has of other data sets stays, as do the
+words under its last heading, which are written by hand. Finished calibrations and
+trainings are skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ HELD = 'M-KD, shares held'
 WEIGHINGS = (WHOLE, CARRIED, CALIBRATED, HELD)
 # Iterations between measurements of the shares, which take a backward pass a term.
 INTERVAL = 40
+# Heading of what the page says in words.
+WORDS = '## What they say'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -146,8 +149,13 @@ def collect(args: argparse.Namespace, data: str) -> dict[str, Any]:
     )
 
 
-def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page of the ways to set weights."""
+def page(found: Mapping[str, Mapping[str, Any]], words: str) -> str:
+    """Return the page of the ways to set weights.
+
+    Args:
+        found: What was measured, by data set.
+        words: The last part of the page, from its heading on.
+    """
     rows = (BASE, *WEIGHINGS)
     split = next(iter(found.values()))['split']
     lines = [
@@ -172,7 +180,15 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines += ['', 'The shares asked for, and the weights that gave them:', '']
     lines += _weights_table(found)
     lines += ['', 'The shares that trainings had in iterations 51 to 200, later:', '']
-    return '\n'.join([*lines, *_shares_table(found), ''])
+    lines += [*_shares_table(found), '', '```{toctree}', ':hidden:', '']
+    lines += [*(f'calibration_{data}/report' for data in found), '```', '']
+    return '\n'.join([*lines, words])
+
+
+def words_of(file: Path) -> str:
+    """Return what a page says in words, with its heading; '' where it says nothing."""
+    text = file.read_text() if file.is_file() else ''
+    return text[text.find(WORDS) :] if WORDS in text else ''
 
 
 def _weights_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -221,7 +237,7 @@ def _mean(figure: Mapping[str, Any] | None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Calibrate and compare on each data set; write all figures after each."""
     args = parse_args(argv)
-    found: dict[str, Any] = {}
+    file = args.out / 'calibration.json'
     for data in args.data:
         gfl_pairs.prepare(args.work_dir, data)
         folder = args.work_dir / data
@@ -232,9 +248,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = args.out / f'calibration_{data}'
         place = protocol.Place(folder, out, args.devices, args.epochs)
         protocol.run_compare(files, args.seeds, place, out, args.test)
-        found[data] = collect(args, data)
-        write_json(args.out / 'calibration.json', found)
-        (args.out / 'calibration.md').write_text(page(found))
+        found = {**(read_json(file) or {}), data: collect(args, data)}
+        write_json(file, found)
+        text = file.with_suffix('.md')
+        text.write_text(page(found, words_of(text)))
 
 
 if __name__ == '__main__':

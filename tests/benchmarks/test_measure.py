@@ -303,7 +303,13 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
         metrics={measure_calibration.CALIBRATED: figure},
         shares=dict.fromkeys(measure_calibration.WEIGHINGS, had),
     )
-    text = measure_calibration.page(dict(cards=found))
+    file = tmp_path / 'calibration.md'
+    file.write_text(f'an old table\n\n{measure_calibration.WORDS}\n\nMuch.\n')
+    text = measure_calibration.page(
+        dict(cards=found), measure_calibration.words_of(file)
+    )
+    assert 'an old table' not in text
+    assert text.endswith(f'report\n```\n\n{measure_calibration.WORDS}\n\nMuch.\n')
     assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
     assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
     assert '| cards | soft | 4, 1 | 4, 1 | 4, 1 | 4, 1 |' in text

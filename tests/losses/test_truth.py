@@ -16,6 +16,7 @@ from mkd_det import functional as MF
 from mkd_det.errors import ConfigError, HeadKindError, PlanError, ShapeMismatchError
 from mkd_det.heads.ground_truth import read_truth
 from mkd_det.losses.features.fgd import FGD
+from mkd_det.losses.features.region_relation import RegionRelationKD
 from mkd_det.losses.outputs.dkd import DKD
 from mkd_det.losses.outputs.ld import LD
 from mkd_det.structures import GroundTruth, HeadOutput
@@ -206,6 +207,49 @@ def test_the_context_is_learned_on_both_sides_and_widths_may_differ() -> None:
     for side in loss.contexts[0].children():
         assert side.change[-1].weight.grad.abs().sum() > 0
     assert loss.aligners[0].weight.grad.abs().sum() > 0
+
+
+# -- relations between regions ----------------------------------------------------
+
+
+def cells(*boxes: int, images: int = 1) -> GroundTruth:
+    """Return one box around each of these cells of a row of 32-pixel cells."""
+    made = torch.tensor([[32.0 * x, 0, 32.0 * x + 30, 30] for x in boxes])
+    return GroundTruth((made.reshape(-1, 4),) * images, (), (32, 96))
+
+
+def test_relations_of_two_objects_and_their_image_by_hand() -> None:
+    # Nodes: both boxes and the whole image. The teacher's are (3, 0), (0, 3), (1, 1),
+    # centred (5, -4) / 3, (-4, 5) / 3, (-1, -1) / 3. The student's are on a line.
+    teacher = torch.tensor([[[[3.0, 0, 0]], [[0.0, 3, 0]]]])
+    student = torch.tensor([[[[3.0, -3, 3]], [[3.0, -3, 3]]]])
+    loss = RegionRelationKD()([student], [teacher], truth=cells(0, 1))
+    between, image = -40 / 41, -1 / math.sqrt(82)
+    wanted = 2 * ((-1 - between) ** 2 + (1 - image) ** 2 + (-1 - image) ** 2) / 9
+    assert loss.item() == pytest.approx(wanted)
+
+
+def test_relations_reach_over_images_and_widths_and_sizes_may_differ() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(2, 3, 2, 6, requires_grad=True)
+    teacher = torch.randn(2, 5, 1, 3)
+    nothing = cells(images=2)  # two whole images
+    loss = RegionRelationKD()
+    assert loss([student], [teacher], truth=nothing).item() == 0
+    one = nothing._replace(boxes=(cells(1).boxes[0], NO_BOXES))  # and one box
+    found = loss([student], [teacher], truth=one)
+    found.backward()
+    assert found > 0 and (student.grad.abs().sum((1, 2, 3)) > 0).all()
+    # A shift of all features, or of their size, changes no relation.
+    moved = teacher * 4 + torch.randn(1, 5, 1, 1)
+    torch.testing.assert_close(loss([student], [moved], truth=one), found)
+
+
+def test_relations_without_boxes_or_maps_are_refused() -> None:
+    maps, vectors = [torch.ones(1, 2, 1, 3)], [torch.ones(1, 2)]
+    for levels, given in (maps, None), (vectors, cells(0)):
+        with pytest.raises(ShapeMismatchError, match='ground-truth boxes'):
+            RegionRelationKD()(levels, levels, truth=given)
 
 
 # -- what is asked for and not there --------------------------------------------
