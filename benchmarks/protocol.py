@@ -2,13 +2,15 @@
 
 All tries of all rows train with the first seed and are judged on validation images; one
 that fails is the worst. What was best of each row trains with all seeds, and is tested
-once.
+once. Figures of tries stay in `tries.json`: a try that has one there is not trained
+again, on whatever machine (but for one, the base of the others). Remove the file where
+configs have changed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +106,7 @@ def measure(
     """
     start = {stage.name: stage.start for stage in stages}
     best: dict[str, Settings] = dict.fromkeys(rows, start)
-    tried: dict[str, dict[str, float]] = {row: {} for row in rows}
+    tries = Tries(place.out / 'tries.json')
     files: dict[str, Path] = {}
     made: dict[str, tuple[str, Settings]] = {}
     for stage in stages:
@@ -115,21 +117,85 @@ def measure(
                 made[name] = row, settings
                 files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
                 dump(make(settings), files[name])
-        failed = {n for own in tried.values() for n, v in own.items() if v == WORST}
-        again = {name: file for name, file in files.items() if name not in failed}
-        for name, value in run_tries(again, seeds[:1], place).items():
-            tried[made[name][0]][name] = value
-        names = {row: max(own, key=own.__getitem__) for row, own in tried.items()}
-        check_figures(names, tried)
-        best = dict(made[name] for name in names.values())
-    place.out.mkdir(parents=True, exist_ok=True)
-    write_json(place.out / 'tries.json', finite(tried))
+        left = tries.left(files)
+        rows_of = {name: made[name][0] for name in left}
+        try:
+            tries.add(rows_of, run_tries(left, seeds[:1], place))
+        finally:  # a run that is stopped has figures as well
+            tries.add(rows_of, figures(place.folder / 'tries'))
+        names = {row: tries.best(row, made) for row in rows}
+        best = {row: made[name][1] for row, name in names.items()}
     chosen = {name: files[name] for name in names.values()}
     for name, (row, make) in (also or {}).items():
         chosen[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
         dump(make(best[row]), chosen[name])
     run_compare(chosen, seeds, place, place.out, test=True)
     return best
+
+
+class Tries:
+    """Figures of tries, by row, kept in a file.
+
+    Args:
+        file: Figures of an earlier run are read from it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.figures: dict[str, dict[str, float]] = {
+            # -inf is null in json.
+            row: {name: WORST if v is None else v for name, v in own.items()}
+            for row, own in (read_json(file) or {}).items()
+        }
+
+    def left(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Return the tries to train: those without a figure, after one that has one.
+
+        `compare` needs a base. On another machine that one is trained again.
+
+        Args:
+            files: Config of each try.
+        """
+        known = {n: v for own in self.figures.values() for n, v in own.items()}
+        missing = {name: file for name, file in files.items() if name not in known}
+        done = [name for name in files if known.get(name, WORST) != WORST]
+        return {name: files[name] for name in done[:1]} | missing if missing else {}
+
+    def add(self, rows: Mapping[str, str], found: Mapping[str, float]) -> None:
+        """Add figures, and write the file.
+
+        Args:
+            rows: The row of each try.
+            found: The figure of each try; others are left out.
+        """
+        for name, value in found.items():
+            if name in rows:
+                self.figures.setdefault(rows[name], {})[name] = value
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, finite(self.figures))
+
+    def best(self, row: str, names: Collection[str]) -> str:
+        """Return the best try of a row.
+
+        Args:
+            row: Name of the row.
+            names: The tries that count; the file may have others.
+
+        Raises:
+            ExperimentError: All tries of the row have failed.
+        """
+        own = {n: v for n, v in self.figures.get(row, {}).items() if n in names}
+        name = max(own, key=own.__getitem__)
+        if own[name] == WORST:
+            raise ExperimentError(
+                f'all tries of {row!r} have failed',
+                expected='one that trains to its end',
+                actual=', '.join(own),
+                fix=f'remove them from {self.file}, and run the same command again,'
+                ' once what the logs in runs/ show is mended; or other values in'
+                ' STAGES of the script',
+            )
+        return name
 
 
 def label(settings: Settings) -> str:
@@ -151,7 +217,7 @@ def run_tries(
     """
     out, left = place.folder / 'tries', dict(files)
     found: dict[str, float] = {}
-    while left and not found:
+    while len(left) > 1 and not found:
         # What an earlier run has written is not the report of this one.
         (out / JSON).unlink(missing_ok=True)
         try:
@@ -165,29 +231,6 @@ def run_tries(
         if name not in found:
             print(f'{name}: it has failed, or has no figure; counts as the worst')
     return {name: found.get(name, WORST) for name in files}
-
-
-def check_figures(
-    names: Mapping[str, str], tried: Mapping[str, Mapping[str, float]]
-) -> None:
-    """Raise where no try of a row has a figure.
-
-    Args:
-        names: The best try of each row.
-        tried: Figures of all tries, by row.
-
-    Raises:
-        ExperimentError: All tries of a row have failed.
-    """
-    for row, name in names.items():
-        if tried[row][name] == WORST:
-            raise ExperimentError(
-                f'all tries of {row!r} have failed',
-                expected='one that trains to its end',
-                actual=', '.join(tried[row]),
-                fix='the same command again, once what the logs in runs/ show is'
-                ' mended; or other values in STAGES of the script',
-            )
 
 
 def figures(out: Path) -> dict[str, float]:

@@ -453,7 +453,7 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     *tries, last = calls
     assert [(c.seeds, c.test, len(c.rows)) for c in tries] == [
         ([5], False, 3),
-        ([5], False, 5),
+        ([5], False, 2),
     ]
     assert (last.seeds, last.test, last.epochs) == ([5, 6], True, 2)
     assert last.base.startswith('alone, lr 1, weight 1=') and len(last.rows) == 2
@@ -464,6 +464,35 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     assert saved['taught'] == {k: v for k, v in reached.items() if 'taught' in k}
     tried = Config.fromfile(last.rows[0].partition('=')[2])
     assert tried.to_dict() == dict(lr=3, weight=2)
+    # Once more, on another machine: tries that have figures are not trained again.
+    del saved['taught']['taught, lr 3, weight 2'], calls[:]
+    saved['taught']['taught, lr 9, weight 1'] = 0.9  # of another version of the script
+    (tmp_path / 'out' / 'tries.json').write_text(json.dumps(saved))
+    place = protocol.Place(tmp_path / 'other', tmp_path / 'out', ['cpu'], epochs=2)
+    assert protocol.measure(rows, stages, [5, 6], place) == best
+    [left, last] = calls
+    assert left.base.startswith('alone, lr 1, weight 1=')
+    assert [row.partition('=')[0] for row in left.rows] == ['taught, lr 3, weight 2']
+    assert last.test
+
+
+def test_figures_of_tries_stay_where_the_protocol_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(argv: list[str]) -> int:
+        args = compare.make_parser().parse_args(argv)
+        done = dict(name=args.base.partition('=')[0], metric=dict(mean=0.5))
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / 'report.json').write_text(json.dumps(dict(rows=[done])))
+        return 130
+
+    monkeypatch.setattr(compare, 'main', stop)
+    place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
+    stages = [protocol.Stage('lr', (1, 2))]
+    with pytest.raises(SystemExit):
+        protocol.measure(dict(alone=Config), stages, [0], place)
+    saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
+    assert saved == dict(alone={'alone, lr 1': 0.5})
 
 
 @pytest.mark.parametrize('failed', [0, 1, 2])
@@ -512,9 +541,10 @@ def test_a_try_that_diverges_is_the_worst(
 def test_tries_that_all_fail_and_other_errors_end_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
     calls = []
     for error in (ExperimentError('it has diverged'), ConfigError('a wrong key')):
+        out = tmp_path / type(error).__name__
+        place = protocol.Place(tmp_path / 'runs', out, ['cpu'])
 
         def run(argv: list[str], error: Exception = error) -> None:
             calls.append(argv)
@@ -525,7 +555,7 @@ def test_tries_that_all_fail_and_other_errors_end_the_protocol(
             protocol.measure(
                 dict(alone=Config), [protocol.Stage('lr', (1, 2))], [0], place
             )
-    assert len(calls) == 3
+    assert len(calls) == 2
 
 
 def summary_of(folder: Path, python: str, **settings: str) -> tuple[int, str, str]:
