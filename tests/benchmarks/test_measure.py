@@ -235,7 +235,7 @@ def test_every_row_of_mkd_is_planned(
     row: str, gfl_args: list[str], tmp_path: Path
 ) -> None:
     args = measure_mkd.parse_args(gfl_args)
-    settings = dict(lr=0.5, weight=2.0)
+    settings = dict(lr=0.5, weight=2.0, ema=0, cosine=0)
     cfg = measure_mkd.make_row(args, 'cards', row, 1, settings)
     assert cfg.optim_wrapper.optimizer.lr == 0.5
     of, times = measure_mkd.LONGER.get(row, (row, 1))
@@ -263,6 +263,21 @@ def test_every_row_of_mkd_is_planned(
             if any(key in name for key in multiplied)
         ]
         assert len(found) == 10  # weight and bias of five convolutions
+
+
+def test_averaged_weights_and_a_cosine_are_offered_to_every_row(
+    gfl_args: list[str],
+) -> None:
+    args = measure_mkd.parse_args(gfl_args)
+    settings = dict(lr=0.5, weight=1.0, ema=1, cosine=1)
+    for row in measure_mkd.BASE, 'M-KD, 3 times as long':
+        cfg = measure_mkd.make_row(args, 'cards', row, 0, settings)
+        assert cfg.custom_hooks[-1].type == 'EMAHook'
+        warm_up, cosine = cfg.param_scheduler
+        assert warm_up.type == 'LinearLR'
+        assert cosine.T_max == cosine.end == cfg.train_cfg.max_epochs
+    stages = measure_mkd.STAGES
+    assert sum(len(stage.values) for stage in stages) == 8  # as many for all rows
 
 
 PEERS = measure_mkd.PEERS
