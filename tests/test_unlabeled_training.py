@@ -22,9 +22,9 @@ PIPELINE = [
 ]
 
 
-def config(root: Path, work_dir: Path, **distill: Any) -> Config:
+def config(root: Path, work_dir: Path, val: bool = False, **distill: Any) -> Config:
     model = distiller_cfg(None, **distill)
-    cfg = tiny.runner_cfg(model, root, work_dir, val=False)
+    cfg = tiny.runner_cfg(model, root, work_dir, val=val)
     labelled = cfg.train_dataloader.dataset.to_dict()
     cfg.train_dataloader = dict(
         batch_size=4,
@@ -41,7 +41,7 @@ def config(root: Path, work_dir: Path, **distill: Any) -> Config:
             ],
         ),
     )
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
     cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
     cfg.default_hooks.teacher_check = None
     cfg.custom_imports = dict(imports=['mkd_det'])
@@ -75,8 +75,16 @@ def test_resume_gives_the_same_weights(root: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
-def test_no_labels_at_all(root: Path, tmp_path: Path) -> None:
-    cfg = config(root, tmp_path / 'run', task_weight=0)
+def test_no_labels_at_all(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hooks that compare terms with the task find none, and say nothing.
+
+    The names of the classes, which no training data has, are those of the val data.
+    """
+    cfg = config(root, tmp_path / 'run', val=True, task_weight=0)
+    cfg.optim_wrapper.clip_grad = dict(max_norm=1e-3)
+    cfg.custom_hooks = [dict(type='GradientShareHook', interval=1)]
     cfg.train_dataloader = dict(
         batch_size=4,
         num_workers=0,
@@ -84,6 +92,11 @@ def test_no_labels_at_all(root: Path, tmp_path: Path) -> None:
         dataset=cfg.train_dataloader.dataset.datasets[1],
     )
     train(cfg)
+    said = capfd.readouterr()
+    assert 'share' not in said.out + said.err and 'clipping' not in said.out + said.err
+    for name in 'iter_4.pth', 'student_last.pth':
+        meta = torch.load(tmp_path / 'run' / name, weights_only=False)['meta']
+        assert tuple(meta['dataset_meta']['classes']) == tiny.CLASSES
     trained = weights(tmp_path / 'run')
     initial = tiny.build(student_cfg()).state_dict()
     assert all(torch.isfinite(value).all() for value in trained.values())

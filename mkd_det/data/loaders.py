@@ -114,6 +114,7 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> DataLoader:
                 expected='at least one image after filter_cfg, indices and wrappers',
                 fix=f'correct filter_cfg, indices and times in {where}.dataset',
             )
+    _check_sources(loader, size, where)
     with as_config_error(f'{where}: a batch'):
         batch = next(iter(loader.batch_sampler), None)
     if batch is None:
@@ -126,6 +127,49 @@ def _check_loader(cfg: Mapping[str, Any], split: str) -> DataLoader:
         )
     check_sample(loader.dataset, f'{where}: the pipeline', split == 'train')
     return loader
+
+
+def _check_sources(loader: DataLoader, size: int, where: str) -> None:
+    """Raise where a sampler over several sources fills no batch as it should.
+
+    `MultiSourceSampler` and `GroupMultiSourceSampler` look for ever for images of a
+    source that gives none, and know the batch size by an argument of their own.
+
+    Args:
+        loader: A loader.
+        size: Its batch size.
+        where: Its name, for messages.
+    """
+    sampler: Any = loader.sampler
+    counts = getattr(sampler, 'num_per_source', None)
+    if counts is None:
+        return
+    name = f'{where}: {type(sampler).__name__}'
+    if sampler.batch_size != size:
+        raise ConfigError(
+            f'{name} counts batches of another size than the loader',
+            expected=f'batch_size={size} in both',
+            actual=f'{sampler.batch_size} in the sampler, {size} in the loader',
+            fix=f'{where}.sampler.batch_size={size}',
+        )
+    if min(counts) < 1:
+        raise ConfigError(
+            f'{name} takes no image of a source',
+            expected='at least one of each in a batch',
+            actual=f'source_ratio={sampler.source_ratio} of {size}: {counts}',
+            fix='a larger batch_size, or a source_ratio of more even parts',
+        )
+    # Of groups of wide and of high images; each batch is of one group.
+    groups = getattr(sampler, 'group2size_per_source', [])
+    for group, share in enumerate(getattr(sampler, 'group_ratio', ())):
+        sizes = [of_source[group] for of_source in groups[: len(counts)]]
+        if share and not all(sizes):
+            raise ConfigError(
+                f'{name}: a source has no image of a group that another one has',
+                expected='wide images in all sources or in none; high ones likewise',
+                actual=f'{("high", "wide")[group]} images by source: {sizes}',
+                fix=f"{where}.sampler.type='MultiSourceSampler'",
+            )
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

@@ -65,19 +65,15 @@ class UnlabeledDigits(UnlabeledImages):
         return self.pictures
 
     def get_data_info(self, idx: int) -> dict:
-        """Return a picture, as `LoadImageFromNDArray` takes it.
+        """Return what is known of a picture before it is painted.
 
         Args:
             idx: Its number.
 
         Returns:
-            `img` (size, size, 3), uint8, BGR; `img_id`, `height`, `width`, no
-            `instances`, and `unlabeled=True`.
+            `img_id`, `height`, `width`, no `instances`, and `unlabeled=True`.
         """
-        # Behind the seeds of the demo's splits, which it must not repeat.
-        scene = self._painter.paint([self.settings.seed, len(SPLITS), idx])
         return {
-            'img': np.ascontiguousarray(scene.image[..., ::-1]),
             'img_id': f'unlabeled-{idx}',
             'height': self.settings.size,
             'width': self.settings.size,
@@ -85,6 +81,19 @@ class UnlabeledDigits(UnlabeledImages):
             'sample_idx': idx,
             UNLABELED: True,
         }
+
+    def prepare_data(self, idx: int) -> Any:
+        """Return a picture through the pipeline.
+
+        `LoadImageFromNDArray` takes it as `img`, (size, size, 3), uint8, BGR.
+
+        Args:
+            idx: Its number.
+        """
+        # Behind the seeds of the demo's splits, which it must not repeat.
+        scene = self._painter.paint([self.settings.seed, len(SPLITS), idx])
+        image = np.ascontiguousarray(scene.image[..., ::-1])
+        return self.pipeline({'img': image, **self.get_data_info(idx)})
 
     def check(self, images: int) -> str:
         """Paint a picture, and say how many there are.

@@ -120,8 +120,8 @@ def plan_groups(
     without = terms_without_labels(model.config, model.plan, terms)
     weight = model.config.unlabeled.weight
     if not images.labelled:
-        if not terms_without_labels(model.config, model.plan, model.plan.terms):
-            raise _nothing_to_learn(model)
+        if not weight or not (without or model.plan.branches):
+            raise _nothing_to_learn(terms, weight)
         return [Group(images, without, weight)]
     if counts_first(model.student) and _share_terms(model, terms, without):
         return [Group(images, dict(terms))]
@@ -181,14 +181,30 @@ def _loss_of_one(student: nn.Module, images: Images) -> dict[str, Any]:
         return student(images.inputs[:1], samples, mode='loss')
 
 
-def _nothing_to_learn(model: Distiller) -> ConfigError:
+def _nothing_to_learn(terms: Mapping[str, Term], weight: float) -> ConfigError:
+    """Return the error of a step without labels from which nothing is learned.
+
+    Args:
+        terms: The terms of the step.
+        weight: Weight of images without labels.
+    """
+    mixed = "sampler=dict(type='MultiSourceSampler', batch_size=8, source_ratio=[1, 1])"
+    mixed += ' in train_dataloader, for some of each in every batch'
+    if not weight:
+        return ConfigError(
+            'a batch has no image with labels, and unlabeled.weight is 0',
+            expected='labelled images in every batch, or a weight above 0',
+            actual='weight=0',
+            fix=f'unlabeled=dict(weight=1.0); or {mixed}',
+        )
     return ConfigError(
-        'a batch has no image with labels, and no term reads images without',
-        expected='labelled images in every batch, or a term that needs no labels',
-        actual=', '.join(model.plan.terms),
-        fix="sampler=dict(type='MultiSourceSampler', batch_size=8, source_ratio=[1, 1])"
-        ' in train_dataloader, for some of each in every batch; or a term such as'
-        " SoftOutputKD; or unlabeled=dict(truth='t.head')",
+        'a batch has no image with labels, and no term of this step reads images'
+        ' without',
+        expected='labelled images in every batch, or a term that needs no labels and'
+        ' that no schedule or sampling of teachers has switched off',
+        actual=', '.join(terms) or 'no term in this step',
+        fix=f'{mixed}; or a term such as SoftOutputKD; or'
+        " unlabeled=dict(truth='t.head')",
     )
 
 

@@ -99,15 +99,15 @@ class ExportStudentHook(Hook):
         while is_model_wrapper(model):
             model = model.module
         meta: dict = dict(epoch=runner.epoch, iter=runner.iter, seed=runner.seed)
+        data = runner.train_dataloader.dataset
+        if hasattr(data, 'metainfo'):
+            meta['dataset_meta'] = data.metainfo
         content = dict(state_dict=model.state_dict(), meta=meta)
         for hook in runner.hooks:
             # Averaged weights replace the last ones; facts are noted; weights that are
             # not finite are refused.
             if isinstance(hook, (EMAHook, RunRecordHook, DivergenceHook)):
                 hook.before_save_checkpoint(runner, content)
-        data = runner.train_dataloader.dataset
-        if hasattr(data, 'metainfo'):
-            meta['dataset_meta'] = data.metainfo
         self._write(runner, self.last, weights_to_cpu(content['state_dict']), meta)
 
     def _export_best(self, runner: Runner, suffix: str, path: str) -> None:

@@ -25,8 +25,9 @@ class GradientClipHook(DistillHook):
     becomes small with them: with a norm of 22 under a limit of 10, the student learns
     its task with 0.45 of the step that it would take alone. The hook compares the norm
     with that of the task alone, which costs one backward pass for each measurement,
-    and says what to write. It does not change the training. Without `clip_grad`, or
-    with a norm other than the L2 norm, it does nothing.
+    and says what to write. It does not change the training. Without `clip_grad`, with a
+    norm other than the L2 norm, or where the task has no gradient (no labels,
+    `task_weight=0`) it does nothing.
 
     Args:
         interval: Iterations between measurements, until it has warned. The first one is
@@ -58,17 +59,20 @@ class GradientClipHook(DistillHook):
         if self._limit is None or runner.iter % self.interval:
             return
         totals = losses.totals()
-        if totals.keys() == {TASK}:
-            return
+        task = {name: loss for name, loss in totals.items() if name == TASK}
         model = get_distiller(runner, 'GradientClipHook')
         parameters = [p for p in model.parameters() if p.requires_grad]
         try:
-            norm = gradient_norms({TASK: totals[TASK]}, parameters)[TASK]
+            norm = gradient_norms(task, parameters).get(TASK)
         except ConfigError:  # the model allows no second backward pass
             self._limit = None
             return
-        total = sum(float(value.detach()) for value in totals.values())
-        self._measured = float(norm), float(totals[TASK].detach()), total
+        if norm:
+            own, total = (
+                sum(float(value.detach()) for value in values)
+                for values in (task.values(), totals.values())
+            )
+            self._measured = float(norm), own, total
 
     def after_train_iter(
         self,

@@ -27,7 +27,8 @@ class GradientShareHook(DistillHook):
     pull equally hard, which the size of a loss does not tell. Own losses of adapters
     and branches count as terms. Each measurement costs one backward pass for each
     term. The hook warns when a share leaves the range from `low` to `high`, once until
-    it comes back.
+    it comes back. In a step without a gradient of the task, as without labels or with
+    `task_weight=0`, there is nothing to compare with, and nothing is logged.
 
     Args:
         interval: Iterations between measurements.
@@ -73,9 +74,11 @@ class GradientShareHook(DistillHook):
         distiller = get_distiller(runner, type(self).__name__)
         parameters = shared_parameters(distiller.student, self.on)
         norms = gradient_norms(losses.totals(), parameters)
-        task = norms.pop(TASK)
+        task = norms.pop(TASK, None)
+        if not task:
+            return
         for name, norm in norms.items():
-            share = norm / task.clamp_min(1e-12)
+            share = norm / task
             # Of names with 'loss' mmengine logs the mean over many measurements.
             losses[f'stat_share_{name.removeprefix("loss_")}'] = share
             fix = 'change its weight'

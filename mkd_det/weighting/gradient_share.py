@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from torch import Tensor, nn
 
 from ..config import TermConfig
@@ -23,19 +23,20 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Return the L2 norm of each loss's gradient, mean over all ranks.
 
-    Costs one backward pass for each loss. The graph stays for the step's own.
+    Costs one backward pass for each loss. The graph stays for the step's own. A loss
+    that a rank lacks, as the task on images without labels, counts as 0 there.
 
     Args:
-        losses: Scalars by name; the same names on every rank.
+        losses: Scalars by name.
         parameters: The parameters that the losses share.
 
     Raises:
         ConfigError: A part of the model allows no second backward pass.
     """
     norms = {}
-    for name, loss in losses.items():
+    for name in _names_on_all_ranks(losses):
         try:
-            norms[name] = _gradient_norm(loss, parameters)
+            norms[name] = _gradient_norm(losses.get(name), parameters)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -49,14 +50,21 @@ def gradient_norms(
     return norms
 
 
-def _gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Return the gradient norm of one loss.
+def _names_on_all_ranks(losses: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of all ranks, in the same order on each."""
+    if get_world_size() == 1:
+        return list(losses)
+    return list(dict.fromkeys(sum(all_gather_object(list(losses)), [])))
+
+
+def _gradient_norm(loss: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
+    """Return the gradient norm of one loss; 0 without one.
 
     The loss is scaled up for the backward pass, as far as nothing overflows: float16
     would lose small gradients, and no gradient scaler is at work here.
     """
-    if not loss.requires_grad:
-        return loss.new_zeros(())
+    if loss is None or not loss.requires_grad:
+        return parameters[0].new_zeros((), dtype=torch.float32)
     scale = 2.0**16
     while True:
         found = torch.autograd.grad(

@@ -133,6 +133,41 @@ def test_loaders_that_a_runner_cannot_build_are_refused(case: str, cfg: Config) 
     assert word in str(caught.value)
 
 
+def two_sources(cfg: Config, kind: str) -> Any:
+    """Let half of each batch of 2 be of each of two sources; return their configs."""
+    loader = cfg.train_dataloader.to_dict()
+    loader['sampler'] = dict(type=kind, batch_size=2, source_ratio=[1, 1])
+    parts = [loader['dataset'], deepcopy(loader['dataset'])]
+    loader['dataset'] = dict(type='ConcatDataset', datasets=parts)
+    cfg.train_dataloader = loader
+    return cfg.train_dataloader.dataset.datasets
+
+
+@pytest.mark.parametrize('kind', ['MultiSourceSampler', 'GroupMultiSourceSampler'])
+def test_sources_that_fill_no_batch_are_refused(kind: str, cfg: Config) -> None:
+    """mmdet's samplers would look for images of such a source for ever."""
+    two_sources(cfg, kind)
+    check_loaders(cfg)
+    cfg.train_dataloader.sampler.source_ratio = [3, 1]
+    with pytest.raises(ConfigError, match='takes no image of a source'):
+        check_loaders(cfg)
+    cfg.train_dataloader.sampler.update(source_ratio=[1, 1], batch_size=4)
+    with pytest.raises(ConfigError, match='another size') as caught:
+        check_loaders(cfg)
+    assert 'sampler.batch_size=2' in caught.value.fix
+
+
+def test_groups_that_only_one_source_has_are_refused(
+    cfg: Config, tmp_path: Path
+) -> None:
+    high = tiny.write_coco(tmp_path / 'high', size=(96, 64))
+    two_sources(cfg, 'GroupMultiSourceSampler')[1].update(data_root=str(high))
+    with pytest.raises(ConfigError, match='high images by source') as caught:
+        check_loaders(cfg)
+    cfg.train_dataloader.sampler.type = caught.value.fix.split("'")[1]
+    check_loaders(cfg)
+
+
 def test_an_empty_part_of_a_dataset_is_refused(cfg: Config) -> None:
     """mmengine cannot serialize it, although other parts have images."""
     whole = deepcopy(cfg.train_dataloader.dataset)

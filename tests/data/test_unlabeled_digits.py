@@ -45,13 +45,27 @@ def test_a_picture_has_no_labels_and_is_like_those_with_labels() -> None:
     assert torch.equal(sample['inputs'], bgr)
 
 
+def picture(data: Any, index: int) -> Any:
+    """Return the picture that a sample shows, RGB."""
+    return data[index]['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
+
+
+def test_groups_by_shape_are_found_without_painting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = dataset()
+    monkeypatch.setattr(type(data), '_painter', property(lambda _: pytest.fail()))
+    known = data.get_data_info(99_999)
+    assert (known['width'], known['height']) == (SIZE, SIZE)
+
+
 def test_no_picture_is_one_of_a_split_or_another_picture() -> None:
     data, (train, val) = dataset(), _painters(DigitSettings(4, 2, SIZE, 0))
-    own = [data.get_data_info(i)['img'][..., ::-1] for i in range(3)]
+    own = [picture(data, i) for i in range(3)]
     splits = enumerate((train, val))
     others = [p.paint([0, s, i]).image for s, p in splits for i in (0, 1)]
     assert len({image.tobytes() for image in [*own, *others]}) == 7
-    other_seed = dataset(seed=1).get_data_info(0)['img'][..., ::-1]
+    other_seed = picture(dataset(seed=1), 0)
     assert (other_seed != own[0]).any()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -239,6 +240,23 @@ def test_no_term_for_a_batch_without_labels_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         losses(model, batch(2, (0, 1)))
     assert 'MultiSourceSampler' in caught.value.fix
+
+
+def test_a_step_without_labels_from_which_nothing_is_learned_is_refused() -> None:
+    """Not by the terms of the plan, but by those of the step."""
+    ended = dict(SOFT, schedule=dict(stop_iter=3))
+    model = plans.build(SAME_WIDTH, terms=dict(loss_fgd=FGD, loss_soft=ended))
+    without = batch(2, (0, 1))
+    assert losses(model, without)['loss_soft_cls'] > 0
+    MessageHub.get_current_instance().update_info('iter', 5)
+    with pytest.raises(ConfigError) as caught:
+        losses(model, without)
+    MessageHub.get_current_instance().update_info('iter', 0)
+    assert caught.value.actual == 'loss_fgd'
+    model = plans.build(terms=dict(loss_soft=SOFT), unlabeled=dict(weight=0.0))
+    with pytest.raises(ConfigError) as caught:
+        losses(model, without)
+    assert 'unlabeled=dict(weight=1.0)' in caught.value.fix
 
 
 def test_no_labels_at_all_is_said() -> None:

@@ -33,7 +33,8 @@ class Steps:
         on: Module of the student whose parameters counted for `shares`.
         values: Loss of the task and of each term, by step.
         shares: Gradient of each term, in parts of the task's, by step.
-        reach: Gradient of each term on all of the student, where it has none on `on`.
+        reach: Gradient of each term on all of the student, where it has none on `on`
+            or the task has none.
     """
 
     on: str
@@ -91,9 +92,10 @@ def _note(model: Distiller, losses: Mapping[str, Tensor], found: Steps) -> None:
     for name, norm in norms.items():
         term = model.plan.terms.get(name)
         factor = term.loss.schedule.factor(progress) if term else 1.0
-        share = float(norm) / max(task, 1e-12) / factor
-        found.shares.setdefault(name, []).append(share)
-        if float(norm) == 0:
+        if task:
+            share = float(norm) / task / factor
+            found.shares.setdefault(name, []).append(share)
+        if not task or float(norm) == 0:
             everywhere = gradient_norms({name: losses[name]}, trained)
             reach = max(found.reach.get(name, 0.0), float(everywhere[name]))
             found.reach[name] = reach

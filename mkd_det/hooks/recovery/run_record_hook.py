@@ -10,10 +10,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...data.datasets import dataset_classes
 from ...data.labels import agreed_names, read_labels
 from ...training.class_names import RUN_RECORD
-from ...training.class_order import is_described
+from ...training.class_order import SPLITS, is_described
 from ...training.resume_report import report_differences
+from ...training.runtime import get_distiller, is_distill
 
 
 @HOOKS.register_module()
@@ -26,6 +28,10 @@ class RunRecordHook(Hook):
     setting of the optimizer and the schedules that the config changes and mmengine
     restores from the checkpoint.
 
+    mmengine notes the class names of the training data. Where it has none, as images
+    without labels, those of the validation data are noted, or those of a teacher of the
+    same classes: inference draws boxes with them.
+
     Raises:
         ResumeError: Gradients are accumulated, and an epoch has another number of
             iterations than before.
@@ -36,6 +42,7 @@ class RunRecordHook(Hook):
 
     def __init__(self) -> None:
         self._facts: dict[str, Any] | None = None
+        self._names: tuple[str, ...] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Log what differs from the training that is resumed."""
@@ -45,7 +52,26 @@ class RunRecordHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the facts beside the weights."""
-        checkpoint['meta'][RUN_RECORD] = self.facts(runner)
+        meta = checkpoint['meta']
+        meta[RUN_RECORD] = self.facts(runner)
+        data = meta.get('dataset_meta') or {}
+        if not data.get('classes') and (names := self._classes(runner)):
+            meta['dataset_meta'] = {**data, 'classes': names}
+
+    def _classes(self, runner: Runner) -> tuple[str, ...]:
+        """Return the names of the student's classes; empty where they are not known."""
+        if self._names is None:
+            cfg: Mapping[str, Any] = runner.cfg
+            known = [dataset_classes(cfg, s) for s in SPLITS if is_described(cfg, s)]
+            if is_distill(runner.cfg):
+                model = get_distiller(runner, type(self).__name__)
+                known += [
+                    teacher.classes
+                    for name, teacher in model.teachers.items()
+                    if model.plan.class_maps.get(name) is None
+                ]
+            self._names = next((tuple(names) for names in known if names), ())
+        return self._names
 
     def facts(self, runner: Runner) -> dict[str, Any]:
         """Return the facts of this training: plain types only.

@@ -49,9 +49,10 @@ def _look_at(name: str, steps: Steps, is_term: bool) -> Finding | None:
         fix = f'{off}; or look at the images and boxes, and at the learning rate'
         return Finding('terms', WRONG, f'{name} is not finite: {values}', fix)
     shares = steps.shares.get(name, [])
-    if not all(map(math.isfinite, shares)):
+    reach = steps.reach.get(name, 0.0)
+    if not all(map(math.isfinite, [*shares, reach])):
         return Finding('terms', WRONG, f'the gradient of {name} is not finite', off)
-    if not is_term or any(shares) or steps.reach.get(name):
+    if not is_term or any(shares) or reach:
         return None
     what = 'is always zero' if not any(values) else f'stays {values[0]:.3g}'
     return Finding(
