@@ -6,6 +6,7 @@ or never: mmdet silently drops what it cannot use.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from ..errors import as_config_error
+from ..errors import MkdError, as_config_error
 from .checks import AnnotatedDataset, run_checks
 from .checks.evaluators import check_evaluators
 from .datasets import (
@@ -73,6 +74,8 @@ def check_data(
                 print_log(lines[-1], logger='current', level=level)
                 parts[-1].append(data)
         check_evaluators(cfg.get(f'{split}_evaluator'), parts)
+    if seen.unlabelled and 'test' not in splits:
+        seen.measured += _test_images(cfg)
     for remark in seen.compare():
         lines.append(f'data check: Warning: {remark}')
         print_log(lines[-1], logger='current', level=logging.WARNING)
@@ -90,7 +93,9 @@ class _Images:
 
     def compare(self) -> list[str]:
         """Return what is to be said of images without labels."""
-        sides = self.unlabelled, self.labelled, self.measured
+        # The test data is often the validation data.
+        measured = list(dict.fromkeys(self.measured))
+        sides = self.unlabelled, self.labelled, measured
         return check_overlap(*sides, self.strict) if self.unlabelled else []
 
 
@@ -115,6 +120,21 @@ def _check_dataset(
     kept += _used_images(cfg, data, split)
     remarks = [*data.annotations.remarks, *run_checks(data)]
     return _summary(data, cls.__name__, remarks), data
+
+
+def _test_images(cfg: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the test images; none of data that cannot be read.
+
+    Test data need not be there when a training starts.
+    """
+    found = []
+    for leaf in (leaf for part in dataset_parts(cfg, 'test') for leaf in part):
+        standard = reads_standard_format(dataset_class(leaf, 'test'))
+        if standard and not leaf.get('backend_args'):
+            with contextlib.suppress(MkdError):
+                data = AnnotatedDataset(open_dataset(leaf, 'test'), 0)
+                found += _used_images(leaf, data, 'test')
+    return found
 
 
 def _used_images(cfg: Mapping, data: AnnotatedDataset, split: str) -> list[str]:

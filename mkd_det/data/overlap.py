@@ -67,12 +67,15 @@ def check_overlap(
         )
     leaked = same_images(unlabelled, measured)
     if leaked and strict:
+        names = [path for path, _ in leaked[:3]]
         raise DataError(
             f'{len(leaked)} images without labels are images that results are measured'
             ' on',
             actual=f'{leaked[0][0]} is {leaked[0][1]}',
-            fix="UnlabeledImages(exclude='folder/of/validation/images', ...); or"
-            ' strict=False, and results on them are no test any more',
+            fix=f'UnlabeledImages(exclude={names!r}, ...), with '
+            + ('all of them' if len(leaked) > len(names) else 'these')
+            + ', or with a list, json or folder of validation and test images;'
+            ' or strict=False, and results on them are no test any more',
         )
     if leaked:
         remarks.append(

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import torch
 from mmdet.datasets import BaseDetDataset
 from mmdet.datasets.transforms import RandomCrop
 from mmdet.registry import DATASETS
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import AnnotationError, ImageError
-from .formats.images import check_images
+from .formats import images as formats
+from .overlap import same_images
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 # Key of a data sample's metainfo: the image has no labels.
 UNLABELED = 'unlabeled'
 
@@ -41,7 +41,7 @@ class UnlabeledImages(BaseDetDataset):
             path in each line, or, as in Pascal VOC, a name without its ending; or a
             list of paths.
         exclude: Like `images`: images that are left out, such as the labelled ones of
-            the same folder.
+            the same folder, and copies of them under other names.
         strict: Whether an image that is also a validation or test image is an error.
             If not, it is told.
         **kwargs: Arguments of `BaseDetDataset`: `data_root`, which relative paths begin
@@ -51,7 +51,8 @@ class UnlabeledImages(BaseDetDataset):
         unlabeled: Tells checks that there are no labels.
 
     Raises:
-        AnnotationError: There are no images, or the list cannot be read.
+        AnnotationError: There are no images, or a list cannot be read, or an image that
+            is to be left out does not exist.
         ImageError: An image is missing, or is no image.
     """
 
@@ -59,8 +60,8 @@ class UnlabeledImages(BaseDetDataset):
 
     def __init__(
         self,
-        images: str | Sequence[str],
-        exclude: str | Sequence[str] = (),
+        images: str | Path | Sequence[str],
+        exclude: str | Path | Sequence[str] = (),
         strict: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -84,12 +85,20 @@ class UnlabeledImages(BaseDetDataset):
             An entry for each image: `img_path`, `img_id`, `height`, `width`, no
             `instances`, and `unlabeled=True`.
         """
-        left_out = {path.resolve() for path in self._list(self.exclude)}
-        paths = [p for p in self._list(self.images) if p.resolve() not in left_out]
+        paths, excluded = self._list(self.images), self._list(self.exclude)
+        if missing := [str(path) for path in excluded if not path.is_file()]:
+            raise AnnotationError(
+                'UnlabeledImages: an image that is to be left out does not exist',
+                actual=', '.join(missing[:3]),
+                fix='exclude=[...] with paths from data_root, or a folder',
+            )
+        left_out = {one for one, _ in same_images(map(str, paths), map(str, excluded))}
+        paths = [path for path in paths if str(path) not in left_out]
+        self.excluded = len(left_out)
         if not paths:
             raise AnnotationError(
                 'UnlabeledImages: there are no images',
-                expected=f'files that end in {", ".join(SUFFIXES)}',
+                expected=f'files that end in {", ".join(formats.IMAGE_SUFFIXES)}',
                 actual=f'images={self.images!r}, data_root={self.data_root!r}'
                 + (f', {len(left_out)} excluded' if left_out else ''),
                 fix="images='folder/of/images'",
@@ -98,7 +107,13 @@ class UnlabeledImages(BaseDetDataset):
 
     def __getitem__(self, idx: int) -> dict:
         """Return an image through the pipeline, marked as unlabelled."""
-        result = super().__getitem__(idx)
+        try:
+            result = super().__getitem__(idx)
+        except AssertionError as error:  # the loader's, where nothing can be decoded
+            path = self.get_data_info(idx).get('img_path', '')
+            if not path or cv2.imread(path) is not None:
+                raise
+            raise _broken(path, error) from error
         sample = result.get('data_samples')
         if sample is not None:
             sample.set_metainfo({UNLABELED: True})
@@ -121,9 +136,10 @@ class UnlabeledImages(BaseDetDataset):
             ImageError: An image cannot be decoded.
         """
         paths = self.paths
-        decoded = len(check_images(paths, images))
+        decoded = len(formats.check_images(paths, images))
         counted = 'all' if decoded == len(paths) else decoded
-        return f'{len(paths)} images without labels, {counted} images decoded'
+        left_out = f' ({self.excluded} excluded)' if self.exclude else ''
+        return f'{len(paths)} images without labels{left_out}, {counted} images decoded'
 
     @property
     def paths(self) -> list[str]:
@@ -131,7 +147,7 @@ class UnlabeledImages(BaseDetDataset):
         self.full_init()
         return [self.get_data_info(i)['img_path'] for i in range(len(self))]
 
-    def _list(self, images: str | Sequence[str]) -> list[Path]:
+    def _list(self, images: str | Path | Sequence[str]) -> list[Path]:
         """Return the paths that a setting names, in a fixed order."""
         prefix = self.data_prefix.get('img', '')
         return list_images(images, self.data_root or '', prefix)
@@ -141,9 +157,8 @@ class UnlabeledImages(BaseDetDataset):
 
     def _entry(self, index: int, path: Path) -> dict:
         try:
-            with Image.open(path) as image:  # reads the header only
-                width, height = image.size
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+            width, height = formats.read_size(str(path))
+        except ImageError as error:
             raise _broken(str(path), error) from error
         return {
             'img_path': str(path),
@@ -168,7 +183,7 @@ def _allow_crops(transform: Any) -> None:
 
 
 def list_images(
-    images: str | Sequence[str], root: str = '', prefix: str = ''
+    images: str | Path | Sequence[str], root: str = '', prefix: str = ''
 ) -> list[Path]:
     """Return paths of images, in a fixed order. They are not opened.
 
@@ -183,14 +198,13 @@ def list_images(
         AnnotationError: There is no such file or folder, or it is no list.
     """
     base = Path(root)
-    if not isinstance(images, str):
+    if not isinstance(images, (str, Path)):
         return [base / name for name in images]
-    if not images:
+    if not str(images):
         return []
     found = base / images
     if found.is_dir():
-        files = (f for f in found.rglob('*') if f.suffix.lower() in SUFFIXES)
-        return sorted(file for file in files if file.is_file())
+        return [file for file in formats.list_images(found) if file.is_file()]
     if not found.is_file():
         raise AnnotationError(
             'UnlabeledImages: there is no such file or folder', actual=str(found)
@@ -200,9 +214,10 @@ def list_images(
 
 def _with_suffix(path: Path) -> Path:
     """Return the image that a name without its ending means; others as they are."""
-    if path.suffix.lower() in SUFFIXES or path.is_file():
+    suffixes = formats.IMAGE_SUFFIXES
+    if path.suffix.lower() in suffixes or path.is_file():
         return path
-    named = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
+    named = (path.with_name(path.name + suffix) for suffix in suffixes)
     return next((file for file in named if file.is_file()), path)
 
 
@@ -229,6 +244,6 @@ def _names_in(file: Path) -> list[str]:
 def _broken(path: str, error: Exception) -> ImageError:
     return ImageError(
         f'an unlabelled image cannot be read: {path}',
-        actual=f'{type(error).__name__}: {error}',
+        actual=getattr(error, 'actual', None) or f'{type(error).__name__}: {error}',
         fix=f'repair or remove the file; or UnlabeledImages(exclude=[{path!r}])',
     )

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 
 import plans
 import tiny
@@ -144,7 +146,53 @@ def test_images_that_are_labelled_or_measured_on_are_told(
     cfg = config(root, tmp_path, images=str(tmp_path / 'copies'), strict=True)
     with pytest.raises(DataError) as caught:
         check_data(cfg)
-    assert 'exclude' in caught.value.fix
+    # Its copy is left out as well, and is all there is.
+    assert str(tmp_path / 'copies' / 'renamed.png') in caught.value.fix
+    images = str(tmp_path / 'copies')
+    with pytest.raises(AnnotationError, match='no images'):
+        dataset(images=images, exclude=str(root / 'images'))
+
+
+def test_test_images_are_told(root: Path, tmp_path: Path) -> None:
+    """The validation data is another. Without test data there is nothing to tell."""
+    test = tiny.write_coco(tmp_path / 'test', images=2, seed=7)
+    cfg = config(root, tmp_path, images=str(test / 'images'), strict=True)
+    assert check_data(cfg)
+    cfg.test_dataloader = cfg.val_dataloader.to_dict()
+    cfg.test_dataloader.dataset.data_root = str(test)
+    with pytest.raises(DataError, match='2 images without labels are images that'):
+        check_data(cfg)
+    cfg.test_dataloader.dataset.ann_file = 'missing.json'
+    assert check_data(cfg)
+
+
+def test_what_is_to_be_left_out_must_exist(root: Path) -> None:
+    more = str(root / 'more')
+    with pytest.raises(AnnotationError, match='does not exist'):
+        dataset(images=more, exclude=[str(root / 'none.png')])
+    data = dataset(images=Path(more), exclude=[f'{more}/000.png'])
+    assert '2 images without labels (1 excluded)' in data.check(5)
+
+
+def test_rotated_and_hidden_files(root: Path, tmp_path: Path) -> None:
+    """As mmdet loads them: EXIF rotates; macOS leaves files that are no images."""
+    turned = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / 'turned.jpg', exif=exif)
+    (tmp_path / '._turned.jpg').write_bytes(b'no image')
+    data = dataset(images=str(tmp_path))
+    [info] = [data.get_data_info(i) for i in range(len(data))]
+    assert (info['width'], info['height']) == (40, 60)
+
+
+def test_an_image_that_breaks_later_is_named(tmp_path: Path, root: Path) -> None:
+    shutil.copytree(root / 'more', tmp_path / 'more')
+    data = dataset(images=str(tmp_path / 'more'))
+    (tmp_path / 'more' / '001.png').write_bytes(b'no image')
+    with pytest.raises(ImageError, match='001.png') as caught:
+        data[1]
+    assert 'exclude=' in caught.value.fix
 
 
 def test_the_order_of_classes_is_that_of_labelled_data(
