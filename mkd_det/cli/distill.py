@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .common import (
     BAD_INPUT,
+    add_class_map,
     add_launcher,
     add_verbose,
     command,
@@ -48,13 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add('--student', required=True, help='config that trains the student alone')
     add('--train-teacher', action='store_true', help='train the teacher first')
-    add(
-        '--class-map',
-        nargs='+',
-        type=_class_pair,
-        default=[],
-        metavar='OURS=THEIRS',
-        help='a class of the student and what the teacher calls it, or several of the'
+    add_class_map(
+        parser,
+        'a class of the student and what the teacher calls it, or several of the'
         " teacher's, with commas, or none; all others are matched by name",
     )
     add('--recipe', default='auto', help='a recipe by name; default: auto')
@@ -101,18 +98,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         action=Options,
         help='override settings of the config that is trained',
     )
-
-
-def _class_pair(text: str) -> tuple[str, Any]:
-    """Return a class of the student, and those of the teacher by name or index."""
-    ours, equals, theirs = text.partition('=')
-    if not ours or not equals:
-        raise argparse.ArgumentTypeError(
-            f"takes OURS=THEIRS, such as 'television=tv', not {text!r}"
-        )
-    names = [name.strip() for name in theirs.split(',') if name.strip()]
-    found = [int(name) if name.isdecimal() else name for name in names]
-    return ours, found if len(found) > 1 else next(iter(found), None)
 
 
 def run(args: argparse.Namespace) -> Any:

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_config, command, command_parser, console, quiet_libraries
+from .common import (
+    add_class_map,
+    add_config,
+    command,
+    command_parser,
+    console,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -34,15 +41,29 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('checkpoint', help='weights of the detector')
     add('images', help='a folder, a COCO json, or a list of paths (json or text)')
+    add(
+        '--root',
+        default='',
+        help='folder that paths in a json or list begin from; default: the current'
+        ' one, or that of the list if its images lie there',
+    )
     add('--out', type=Path, required=True, help='the file to write')
-    add('--score-thr', type=float, help='least score of a box; default: 0.3')
+    add(
+        '--score-thr',
+        type=float,
+        help='least score of a box; default: 0.3 (boxes under 0.02 are never kept)',
+    )
     add(
         '--precision',
         type=float,
         help='take, for each class, the least score at which this share of its boxes'
         ' on the validation data is right, instead of --score-thr',
     )
-    add('--classes', nargs='+', default=(), help='classes to keep, by name')
+    add('--classes', nargs='+', help='classes to keep, by name; default: all')
+    add_class_map(
+        parser,
+        'a class to keep, and what the detector calls it, or several with commas',
+    )
     add(
         '--soft', action='store_true', help='keep scores of all classes, and more boxes'
     )
@@ -80,9 +101,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     from ..errors import ConfigError
 
-    without = ('score_thr', 'precision', 'classes') if args.soft else ('top_k',)
-    for name in without:
-        if getattr(args, name):
+    hard = ('score_thr', 'precision', 'classes', 'class_map')
+    for name in hard if args.soft else ('top_k',):
+        if getattr(args, name) not in (None, []):
             option = f'--{name.replace("_", "-")}'
             raise ConfigError(
                 f'{option} is about {"hard" if args.soft else "soft"} labels',
@@ -90,6 +111,12 @@ def check_arguments(args: argparse.Namespace) -> None:
                 if args.soft
                 else f'--soft {option} {getattr(args, name)}',
             )
+    if args.precision is not None and args.score_thr is not None:
+        raise ConfigError(
+            '--precision finds the least scores, in place of --score-thr',
+            actual='both',
+            fix=f'--precision {args.precision}, without --score-thr',
+        )
 
 
 def write_soft(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) -> None:
@@ -98,7 +125,7 @@ def write_soft(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) 
 
     top_k = SoftSettings.top_k if args.top_k is None else args.top_k
     settings = SoftSettings(top_k, args.batch_size, devices)
-    found = label_soft(cfg, args.checkpoint, args.images, args.out, settings)
+    found = label_soft(cfg, args.checkpoint, args.images, args.out, settings, args.root)
     size = args.out.stat().st_size / 2**20
     shown: Any = console()
     shown.print(
@@ -119,11 +146,12 @@ def write_hard(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) 
     settings = LabelSettings(
         LabelSettings.score_thr if args.score_thr is None else args.score_thr,
         args.precision,
-        tuple(args.classes),
+        tuple(args.classes or ()),
+        dict(args.class_map),
         args.batch_size,
         devices,
     )
-    found = label(cfg, args.checkpoint, args.images, args.out, settings)
+    found = label(cfg, args.checkpoint, args.images, args.out, settings, args.root)
     table = Table(title=f'{found.images} images', title_justify='left')
     for name in ('class', 'least score', 'boxes'):
         table.add_column(name, justify='left' if name == 'class' else 'right')
@@ -132,6 +160,14 @@ def write_hard(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) 
         table.add_row(name, 'none' if least is None else f'{least:.3f}', str(count))
     shown: Any = console()
     shown.print(table)
+    if found.unknown:
+        names = ', '.join(found.unknown)
+        shown.print(
+            f'The detector does not know {names}: no boxes (--class-map OURS=THEIRS'
+            ' if it has another name for it)',
+            style='yellow',
+            markup=False,
+        )
     shown.print(f'Written: {args.out}', markup=False, soft_wrap=True)
     tell_failed(args, found.failed)
 

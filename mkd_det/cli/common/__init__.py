@@ -4,6 +4,7 @@ Nothing here imports torch or mmengine at the top, see `mkd_det.startup`.
 """
 
 from .arguments import (
+    add_class_map,
     add_config,
     add_devices,
     add_launcher,
@@ -19,6 +20,7 @@ from .work_dir import set_work_dir
 __all__ = [
     'BAD_INPUT',
     'INTERRUPTED',
+    'add_class_map',
     'add_config',
     'add_devices',
     'add_executor',

@@ -132,3 +132,32 @@ def _gpus() -> list[str]:
     import torch
 
     return list(map(str, range(torch.cuda.device_count())))
+
+
+def add_class_map(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--class-map`, a list of pairs for a dict.
+
+    Args:
+        parser: Of a command.
+        text: The help of the argument.
+    """
+    parser.add_argument(
+        '--class-map',
+        nargs='+',
+        type=_class_pair,
+        default=[],
+        metavar='OURS=THEIRS',
+        help=text,
+    )
+
+
+def _class_pair(text: str) -> tuple[str, Any]:
+    """Return a class, and what another model calls it, by name or index."""
+    ours, equals, theirs = text.partition('=')
+    if not ours or not equals:
+        raise argparse.ArgumentTypeError(
+            f"takes OURS=THEIRS, such as 'television=tv', not {text!r}"
+        )
+    names = [name.strip() for name in theirs.split(',') if name.strip()]
+    found = [int(name) if name.isdecimal() else name for name in names]
+    return ours, found if len(found) > 1 else next(iter(found), None)

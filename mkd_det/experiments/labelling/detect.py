@@ -62,19 +62,28 @@ class Detected:
     stamp: str = ''
 
 
-def read_inputs(cfg: Config, images: str | Sequence[str]) -> tuple[Config, list[str]]:
+def read_inputs(
+    cfg: Config, images: str | Sequence[str], root: str = ''
+) -> tuple[Config, list[str]]:
     """Return the plain config of a detector, and the paths of images to label.
 
     Args:
         cfg: Config of the detector; of a distill config, its student's is returned.
         images: See `list_images`.
+        root: Where relative paths of a list begin. If none is given and the first
+            image is not found, they begin in the folder of the list.
 
     Raises:
         DataError: There are no images.
     """
     cfg = student_config(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    paths = [str(path) for path in list_images(images)]
+    listed = isinstance(images, str) and os.path.isfile(images)
+    if listed:
+        images = os.path.abspath(images)
+    paths = [str(path) for path in list_images(images, root)]
+    if listed and paths and not root and not os.path.exists(paths[0]):
+        paths = [str(path) for path in list_images(images, os.path.dirname(images))]
     if not paths:
         raise DataError('there are no images to label', actual=repr(images))
     return cfg, paths
@@ -159,7 +168,7 @@ def report_failed(failed: Mapping[str, str], images: int, listed: Path) -> None:
             expected='images that the test pipeline of the config can load',
             actual=f'{path}: {reason}',
             fix='the same command with images that can be opened; or a config whose'
-            ' test pipeline can load them',
+            ' test pipeline can load them; or --root, where paths in a list begin',
         )
 
 

@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
 from mmengine.config import Config
 
-from ...class_maps.matching import match_names
 from ...data.datasets import leaf_datasets, open_dataset
 from ...errors import ConfigError
 from ...io.json_files import write_json
+from .classes import ChosenClasses, choose_classes
 from .detect import (
     Detected,
     Detector,
@@ -38,6 +38,8 @@ class LabelSettings:
         precision: Take the least score of each class at which so many of its boxes on
             the validation data are right; None for `score_thr`.
         classes: Names of the classes to keep, matched by name; all if empty.
+        class_map: What the detector calls a class to keep, where it has another name
+            for it, or several.
         batch_size: Images in a batch.
         devices: A process for each: 'cpu', 'cuda:0'.
 
@@ -48,6 +50,7 @@ class LabelSettings:
     score_thr: float = 0.3
     precision: float | None = None
     classes: tuple[str, ...] = ()
+    class_map: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 8
     devices: tuple[str, ...] = ('cpu',)
 
@@ -69,12 +72,14 @@ class Labelled:
         boxes: Number of boxes by class.
         thresholds: Least score of each class; None where no score is precise enough,
             so that the class has no boxes.
+        unknown: Classes that the detector does not know.
         failed: Why images could not be read, by path.
     """
 
     images: int
     boxes: dict[str, int]
     thresholds: dict[str, float | None]
+    unknown: tuple[str, ...]
     failed: dict[str, str]
 
 
@@ -84,6 +89,7 @@ def label(
     images: str | Sequence[str],
     out: Path,
     settings: LabelSettings | None = None,
+    root: str = '',
 ) -> Labelled:
     """Label images with a detector.
 
@@ -97,22 +103,26 @@ def label(
         images: What to label, see `list_images`.
         out: The json to write.
         settings: How to label.
+        root: Where relative paths of a list begin, see `read_inputs`.
 
     Raises:
         MkdError: The weights do not fit, or there are no images that can be read.
     """
     settings = settings or LabelSettings()
-    cfg, paths = read_inputs(cfg, images)
+    cfg, paths = read_inputs(cfg, images, root)
     detector = Detector(cfg, checkpoint, settings.devices[0])
-    names, kept = _chosen_classes(detector.classes or (), settings.classes)
+    chosen = choose_classes(
+        detector.classes or (), settings.classes, settings.class_map
+    )
     parts = Path(f'{out}.parts') / _fingerprint(cfg, checkpoint)
     found = _detect_in_processes(cfg, checkpoint, detector, paths, parts, settings)
     failed = {one.path: one.error for one in found if one.error}
     report_failed(failed, len(paths), Path(f'{out}.failed.json'))
-    thresholds: dict[str, float | None] = dict.fromkeys(names, settings.score_thr)
+    thresholds: dict[str, float | None]
+    thresholds = dict.fromkeys(chosen.names, settings.score_thr)
     if settings.precision is not None:
-        thresholds = _calibrate(cfg, detector, parts, settings, names, kept)
-    content, counts = _as_coco(found, images, names, kept, thresholds)
+        thresholds = _calibrate(cfg, detector, parts, settings, chosen)
+    content, counts = _as_coco(found, images, chosen, thresholds)
     content['info'] = dict(
         description='pseudo-labels',
         checkpoint=os.path.basename(checkpoint),
@@ -120,24 +130,7 @@ def label(
         precision=settings.precision,
     )
     write_json(out, content)
-    return Labelled(len(content['images']), counts, thresholds, failed)
-
-
-def _chosen_classes(
-    own: Sequence[str], wanted: Sequence[str]
-) -> tuple[list[str], dict[int, int]]:
-    """Return the names of the written classes, and their index by the model's label."""
-    if not wanted:
-        return list(own), {index: index for index in range(len(own))}
-    matched = match_names(wanted, own)
-    if not matched:
-        raise ConfigError(
-            'the detector knows none of these classes',
-            actual=', '.join(wanted),
-            available=list(own)[:20],
-            fix='--classes with names of the detector',
-        )
-    return list(wanted), {theirs: ours for ours, (theirs, _) in matched.items()}
+    return Labelled(len(content['images']), counts, thresholds, chosen.unknown, failed)
 
 
 def _fingerprint(cfg: Config, checkpoint: str) -> str:
@@ -171,7 +164,8 @@ def _detect_in_processes(
         mp.spawn(_detect_share, arguments, nprocs=count)
     for share in sorted(parts.glob('images.*.jsonl')):
         with kept.open('a', encoding='utf-8') as file:
-            file.write(share.read_text(encoding='utf-8'))
+            text = share.read_text(encoding='utf-8')
+            file.write(text[: text.rfind('\n') + 1])  # a kill may cut a line
         share.unlink()
     return list(detect_all(detector, paths, kept, settings.batch_size, 'label'))
 
@@ -201,8 +195,7 @@ def _calibrate(
     detector: Detector,
     parts: Path,
     settings: LabelSettings,
-    names: Sequence[str],
-    kept: Mapping[int, int],
+    chosen: ChosenClasses,
 ) -> dict[str, float | None]:
     """Return the least score of each class, from the validation data."""
     leaves = leaf_datasets(cfg, 'val')
@@ -217,7 +210,7 @@ def _calibrate(
     truth = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     folder = Path(dataset.data_prefix.get('img', ''))
     files = {str(folder / one['file_name']): one['id'] for one in truth['images']}
-    ids = {c['name']: c['id'] for c in truth['categories']}
+    ids = chosen.categories({c['name']: c['id'] for c in truth['categories']})
     lines = detect_all(
         detector,
         list(files),
@@ -228,30 +221,31 @@ def _calibrate(
     results = [
         dict(
             image_id=files[one.path],
-            category_id=ids[names[kept[label]]],
+            category_id=ids[label],
             bbox=list(box),
             score=score,
         )
         for one in lines
         for box, score, label in zip(one.boxes, one.scores, one.labels)
-        if label in kept and names[kept[label]] in ids
+        if label in ids
     ]
     assert settings.precision is not None
-    return thresholds_at(Path(ann_file), results, names, settings.precision)
+    names = {number: chosen.name_of(label) for label, number in ids.items()}
+    found = thresholds_at(Path(ann_file), results, names, settings.precision)
+    return {name: found.get(name) for name in chosen.names}
 
 
 def _as_coco(
     found: Sequence[Detected],
     images: str | Sequence[str],
-    names: Sequence[str],
-    kept: Mapping[int, int],
+    chosen: ChosenClasses,
     thresholds: Mapping[str, float | None],
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Return annotations in COCO's format, and the number of boxes by class."""
     root = images if isinstance(images, str) and os.path.isdir(images) else ''
     entries: list[dict[str, Any]] = []
     pictures: list[dict[str, Any]] = []
-    counts = dict.fromkeys(names, 0)
+    counts = dict.fromkeys(chosen.names, 0)
     for one in (one for one in found if not one.error):
         name = os.path.relpath(one.path, root) if root else one.path
         pictures.append(
@@ -260,7 +254,7 @@ def _as_coco(
             )
         )
         for box, score, label_ in zip(one.boxes, one.scores, one.labels):
-            name = names[kept[label_]] if label_ in kept else ''
+            name = chosen.name_of(label_)
             least = thresholds.get(name)
             if least is None or score < least or min(box[2:]) <= 0:
                 continue
@@ -269,14 +263,14 @@ def _as_coco(
                 dict(
                     id=len(entries) + 1,
                     image_id=len(pictures),
-                    category_id=kept[label_] + 1,
+                    category_id=chosen.kept[label_] + 1,
                     bbox=list(box),
                     area=box[2] * box[3],
                     iscrowd=0,
                     score=score,
                 )
             )
-    categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(chosen.names)]
     content: dict[str, Any] = dict(
         images=pictures, annotations=entries, categories=categories
     )

@@ -188,6 +188,7 @@ def label_soft(
     images: str | Sequence[str],
     out: Path,
     settings: SoftSettings | None = None,
+    root: str = '',
 ) -> SoftLabelled:
     """Store what a detector's head says of images, before NMS.
 
@@ -200,12 +201,13 @@ def label_soft(
         images: What to label, see `list_images`.
         out: The file to write.
         settings: How to label.
+        root: Where relative paths of a list begin, see `read_inputs`.
 
     Raises:
         MkdError: The weights do not fit, or there are no images that can be read.
     """
     settings = settings or SoftSettings()
-    cfg, paths = read_inputs(cfg, images)
+    cfg, paths = read_inputs(cfg, images, root)
     labeller = SoftLabeller(cfg, checkpoint, settings.top_k, settings.devices[0])
     store = OutputStore.create(out, labeller.about)
     known = store.has(paths)

@@ -42,7 +42,7 @@ def score_at_precision(
 def thresholds_at(
     ann_file: Path,
     found: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
+    classes: Mapping[int, str],
     precision: float,
 ) -> dict[str, float | None]:
     """Return the least score of each class at a precision.
@@ -51,7 +51,8 @@ def thresholds_at(
         ann_file: COCO json with the ground truth.
         found: Detections on all of its images, as COCO results: `image_id`,
             `category_id`, `bbox`, `score`.
-        classes: Names of the classes.
+        classes: Name of each category that counts. Categories of one name are one
+            class.
         precision: The share of detections that are to be right.
 
     Returns:
@@ -60,19 +61,18 @@ def thresholds_at(
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ann_file))
         if not found:
-            return dict.fromkeys(classes)
+            return dict.fromkeys(classes.values())
         run = COCOeval(truth, truth.loadRes(list(found)), 'bbox')
         run.params.iouThrs = np.array([IOU])
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ['all']
         run.evaluate()
-    names = {c['id']: c['name'] for c in truth.loadCats(truth.getCatIds())}
-    scores: dict[str, list[float]] = {name: [] for name in classes}
-    right: dict[str, list[bool]] = {name: [] for name in classes}
+    scores: dict[str, list[float]] = {name: [] for name in classes.values()}
+    right: dict[str, list[bool]] = {name: [] for name in classes.values()}
     for one in run.evalImgs:
-        name = names.get(one['category_id']) if one else None
-        if name not in scores:
+        name = classes.get(one['category_id']) if one else None
+        if name is None:
             continue
         kept = ~one['dtIgnore'][0].astype(bool)
         scores[name] += list(np.asarray(one['dtScores'])[kept])
         right[name] += list(one['dtMatches'][0][kept] > 0)
-    return {n: score_at_precision(scores[n], right[n], precision) for n in classes}
+    return {n: score_at_precision(scores[n], right[n], precision) for n in scores}

@@ -156,9 +156,56 @@ def test_classes_are_chosen_by_name(root: Path, tmp_path: Path) -> None:
     whole = run(root, tmp_path / 'all.json')
     assert found.boxes[first] == whole.boxes[tiny.CLASSES[2]]
     assert found.boxes[second] == whole.boxes[tiny.CLASSES[0]]
-    assert found.boxes['unicorn'] == 0
+    assert found.boxes['unicorn'] == 0 and found.unknown == ('unicorn',)
     with pytest.raises(ConfigError):
         run(root, tmp_path / 'none.json', classes=('unicorn',))
+
+
+def test_a_class_map_gives_other_names(root: Path, tmp_path: Path) -> None:
+    first, second, third = tiny.CLASSES
+    pairs = {'unicorn': first, 'both': [second, 2], 'nothing': None}
+    found = run(root, tmp_path / 'some.json', class_map=pairs)
+    whole = run(root, tmp_path / 'all.json')
+    assert found.boxes == {
+        'unicorn': whole.boxes[first],
+        'both': whole.boxes[second] + whole.boxes[third],
+        'nothing': 0,
+    }
+    with pytest.raises(ConfigError, match='no class') as caught:
+        run(root, tmp_path / 'none.json', class_map=dict(unicorn='horse'))
+    assert list(caught.value.available) == list(tiny.CLASSES)
+    # Thresholds are those of the classes as the validation data calls them.
+    sure = run(root, tmp_path / 'sure.json', class_map=pairs, precision=0.0)
+    assert sure.boxes == found.boxes and sure.boxes['unicorn'] > 0
+
+
+def test_paths_of_a_list_begin_in_its_folder_or_at_the_root(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / 'data/images', tmp_path / 'images')
+    (tmp_path / 'list.txt').write_text('images/000.png\nimages/001.png\n')
+    listed = str(tmp_path / 'list.txt')
+    assert run(root, tmp_path / 'labels.json', images=listed).images == 2
+    (tmp_path / 'lists').mkdir()
+    moved = shutil.move(listed, tmp_path / 'lists')
+    with pytest.raises(DataError) as caught:
+        run(root, tmp_path / 'labels.json', images=str(moved))
+    assert '--root' in caught.value.fix
+    argv = ['label', str(root / 'model.py'), str(root / 'model.pth'), str(moved)]
+    argv += ['--out', str(tmp_path / 'labels.json'), '--root', str(tmp_path)]
+    config(root).dump(root / 'model.py')
+    assert main(argv) == 0
+
+
+def test_a_share_that_a_kill_has_cut_is_repaired(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'labels.json'
+    whole = run(root, out)
+    (kept,) = (tmp_path / 'labels.json.parts').rglob('images.jsonl')
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.unlink()
+    kept.with_name('images.0.jsonl').write_text(lines[0] + lines[1][:20])
+    kept.with_name('images.1.jsonl').write_text(lines[2])
+    assert run(root, out) == whole
 
 
 def test_a_score_at_a_precision() -> None:
@@ -193,7 +240,8 @@ def test_thresholds_by_class(root: Path) -> None:
                 score=0.4,
             )
         )
-    found = thresholds_at(root / 'data/annotations.json', results, tiny.CLASSES, 0.9)
+    names = dict(enumerate(tiny.CLASSES, 1))
+    found = thresholds_at(root / 'data/annotations.json', results, names, 0.9)
     assert found[tiny.CLASSES[0]] == pytest.approx(0.4)
     assert found[tiny.CLASSES[1]] is None
 
@@ -242,6 +290,13 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
     assert main([*argv, '--score-thr', '0']) == 0
     content = json.loads((tmp_path / 'labels.json').read_text())
     assert len(content['images']) == 5 and content['annotations']
+    for wrong in (
+        ['--soft', '--score-thr', '0'],
+        ['--soft', '--class-map', 'a=b'],
+        ['--top-k', '0'],
+        ['--precision', '0.9', '--score-thr', '0'],
+    ):
+        assert main([*argv, *wrong]) == 2
     torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
     argv[2] = str(tmp_path / 'empty.pth')
     assert main(argv) == 2
