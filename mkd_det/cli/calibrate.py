@@ -13,7 +13,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import add_config, command, command_parser, console, quiet_libraries
+from .common import (
+    add_config,
+    as_dict,
+    command,
+    command_parser,
+    console,
+    quiet_libraries,
+)
 
 POSITION = 35
 
@@ -76,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     check_out(out, args.config)
     if args.json:
         check_output_file(args.json, '--json', args.config)
-    found = calibrate(cfg, dict(args.shares), settings)
+    found = calibrate(cfg, as_dict(args.shares, '--shares'), settings)
     write_calibrated(out, args.config, cfg, found, args.cfg_options)
     shown: Any = console()
     shown.print(calibration_table(found))

@@ -17,6 +17,8 @@ from .common import (
     add_class_map,
     add_launcher,
     add_verbose,
+    as_dict,
+    class_map_table,
     command,
     command_parser,
     console,
@@ -91,7 +93,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='scale the learning rate with the batch size',
     )
-    add('--resume', action='store_true', help='go on with what has begun')
+    add(
+        '--resume',
+        action='store_true',
+        help='go on with what has begun, from its last checkpoint',
+    )
     add(
         '--cfg-options',
         nargs='+',
@@ -131,7 +137,10 @@ def run(args: argparse.Namespace) -> Any:
     path = write_and_calibrate(settings, args) if first else wait_for_first(settings)
     args.config, args.work_dir = str(path), str(settings.run_dir)
     args.resume = 'auto' if args.resume else None
-    if not (args.no_doctor or args.resume or args.launcher != 'none'):
+    if args.launcher != 'none' and first and not args.no_doctor:
+        text = f'Doctor: not run by several processes; mkd-det doctor {path}'
+        console().print(text, markup=False, soft_wrap=True)
+    elif not (args.no_doctor or args.resume or args.launcher != 'none'):
         from .doctor import examine
 
         if examine(args):
@@ -159,7 +168,7 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
             f'Train the teacher first, {trained["cfg"]}; its last checkpoint goes to'
             f' {trained["checkpoint"]}'
         ]
-    config = shlex.quote(str(settings.folder / 'distill.py'))
+    config = shlex.quote(str(settings.config))
     lines += [
         f'Weights for these data: mkd-det calibrate {config}',
         f'Training with those of the recipe: mkd-det train {config}',
@@ -199,7 +208,6 @@ def show_prepared(settings: Any, args: argparse.Namespace) -> PreparedDistillati
     from ..experiments.distillation.prepare import prepare
     from ..experiments.distillation.run import check_checkpoint
     from ..experiments.distillation.table import choice_table
-    from .plan import class_map_table
 
     check_checkpoint(settings, args.train_teacher)
     prepared = prepare(settings, args.resume)
@@ -242,10 +250,25 @@ def settings_of(args: argparse.Namespace) -> Any:
         args.unlabeled,
         args.epochs,
         args.init,
-        dict(args.cfg_options or {}),
+        options_of(args),
         not args.dry_run,
-        dict(args.class_map),
+        as_dict(args.class_map, '--class-map'),
     )
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the arguments override in the config, by dotted key.
+
+    Args:
+        args: The arguments.
+    """
+    given = dict(args.cfg_options or {})
+    if args.amp:
+        given['optim_wrapper.type'] = 'AmpOptimWrapper'
+        given.setdefault('optim_wrapper.loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        given['auto_scale_lr.enable'] = True
+    return given
 
 
 def finish(settings: Any, config: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .common import (
     add_class_map,
     add_config,
+    as_dict,
     command,
     command_parser,
     console,
@@ -147,7 +148,7 @@ def write_hard(args: argparse.Namespace, cfg: Config, devices: tuple[str, ...]) 
         LabelSettings.score_thr if args.score_thr is None else args.score_thr,
         args.precision,
         tuple(args.classes or ()),
-        dict(args.class_map),
+        as_dict(args.class_map, '--class-map'),
         args.batch_size,
         devices,
     )

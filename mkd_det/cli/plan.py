@@ -10,13 +10,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_config, command, command_parser, console, quiet_libraries
+from .common import (
+    add_config,
+    class_map_table,
+    command,
+    command_parser,
+    console,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from ..class_maps.class_map import ClassMap
     from ..distiller.model import Distiller
     from ..teachers.loading import Teacher
 
@@ -51,19 +57,6 @@ def run(args: argparse.Namespace) -> None:
     for part in (distiller.inherit, distiller.balance):
         if part is not None:
             out.print(str(part), markup=False)
-
-
-def class_map_table(classes: ClassMap) -> Table:
-    """Return the table of a class map: a row for each class of the student."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = Table(title=f'Class map of teacher {classes.teacher}', title_justify='left')
-    for name in ('student', classes.teacher, 'how'):
-        out.add_column(name, overflow='fold')
-    for row in classes.rows():
-        out.add_row(*map(escape, row))
-    return out
 
 
 def models_table(distiller: Distiller) -> Table:

@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from ..errors import MkdError, as_config_error
 from .checks import AnnotatedDataset, run_checks
 from .checks.evaluators import check_evaluators
+from .checks.overlap import check_overlap
 from .datasets import (
     checks_itself,
     dataset_class,
@@ -27,7 +28,6 @@ from .datasets import (
     open_dataset,
     reads_standard_format,
 )
-from .overlap import check_overlap
 
 MAX_IMAGES = 500
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,6 +173,27 @@ def open_dataset(cfg: Mapping, split: str) -> CocoDataset | XMLDataset:
     if count != len(names):
         raise ConfigError(f'{where}: a class is listed twice', actual=repr(names))
     return dataset
+
+
+def absent_data(cfg: Mapping[str, Any]) -> list[str]:
+    """Return the files and folders of training and validation data that do not exist.
+
+    Of COCO and VOC data: the annotation file, and the folder of the images.
+
+    Args:
+        cfg: A config of a training.
+    """
+    found = []
+    for split in ('train', 'val'):
+        for leaf in leaf_datasets(cfg, split):
+            if leaf.get('backend_args') or not reads_standard_format(
+                dataset_class(leaf, split)
+            ):
+                continue
+            dataset = open_dataset(leaf, split)
+            folder = dataset.data_prefix.get('img') or dataset.data_root
+            found += [str(p) for p in (dataset.ann_file, folder) if p]
+    return [path for path in dict.fromkeys(found) if not os.path.exists(path)]
 
 
 def class_names(dataset: CocoDataset | XMLDataset) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from mmdet.datasets.transforms import RandomCrop
 from mmdet.registry import DATASETS
 
 from ..errors import AnnotationError, ImageError
+from .checks.overlap import same_images
 from .formats import images as formats
-from .overlap import same_images
 
 # Key of a data sample's metainfo: the image has no labels.
 UNLABELED = 'unlabeled'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..class_maps.counting import class_count
 from ..data.pipelines import image_size, loads_masks, pipeline_of
 from ..distiller.model import Distiller
 from ..errors import ConfigError
+from ..io.launched import launched_processes
 from ..io.quiet import suppress_info_logs
 from ..io.random_state import preserved_random_state
 from ..structures import bytes_in
@@ -160,12 +160,7 @@ def wanted_batch(cfg: Config, ranks: int | None = None) -> int:
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not base or not torch.cuda.is_available():
         return own
-    return max(int(base) // (ranks or processes()), own)
-
-
-def processes() -> int:
-    """Return the number of processes of the training that was launched."""
-    return int(os.environ.get('WORLD_SIZE') or 1)
+    return max(int(base) // (ranks or launched_processes()), own)
 
 
 def fitting_batch(memory: StepMemory, wanted: int, free: int | None) -> int:
@@ -247,7 +242,7 @@ def batch_part(
     own = batch_of(cfg)
     given = cfg.get('auto_scale_lr') or {}
     base = int(given.get('base_batch_size') or own)
-    images = batch * (ranks or processes())
+    images = batch * (ranks or launched_processes())
     parts: dict[str, Any] = {}
     notes = []
     if batch != own:

@@ -9,12 +9,13 @@ from .arguments import (
     add_devices,
     add_launcher,
     add_verbose,
+    as_dict,
     command_parser,
 )
 from .executors import add_executor, use_executor
 from .guard import BAD_INPUT, command, guard, print_error
 from .interrupts import INTERRUPTED, leave_process
-from .output import console, quiet_libraries, shown_output
+from .output import class_map_table, console, quiet_libraries, shown_output
 from .work_dir import set_work_dir
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     'add_executor',
     'add_launcher',
     'add_verbose',
+    'as_dict',
+    'class_map_table',
     'command',
     'command_parser',
     'console',

@@ -151,6 +151,28 @@ def add_class_map(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
+def as_dict(pairs: list[tuple[str, Any]], option: str) -> dict[str, Any]:
+    """Return the pairs of an option as a dict.
+
+    Args:
+        pairs: Names and values.
+        option: Its name, for the message.
+
+    Raises:
+        ConfigError: A name is given twice.
+    """
+    from ...errors import ConfigError
+
+    names = [name for name, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ConfigError(
+            f'{option}: {twice[0]!r} is given twice',
+            actual=' '.join(f'{name}={value}' for name, value in pairs),
+            fix=f'{option} with each name once',
+        )
+    return dict(pairs)
+
+
 def _class_pair(text: str) -> tuple[str, Any]:
     """Return a class, and what another model calls it, by name or index."""
     ours, equals, theirs = text.partition('=')

@@ -12,6 +12,9 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from rich.table import Table
+
+    from ...class_maps.class_map import ClassMap
 
 
 def console() -> Console:
@@ -39,3 +42,16 @@ def shown_output(cfg: Config, args: argparse.Namespace) -> AbstractContextManage
     from ...io.terminal import short_terminal
 
     return short_terminal(args.verbose or cfg.get('log_level') == 'DEBUG')
+
+
+def class_map_table(classes: ClassMap) -> Table:
+    """Return the table of a class map: a row for each class of the student."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = Table(title=f'Class map of teacher {classes.teacher}', title_justify='left')
+    for name in ('student', classes.teacher, 'how'):
+        out.add_column(name, overflow='fold')
+    for row in classes.rows():
+        out.add_row(*map(escape, row))
+    return out

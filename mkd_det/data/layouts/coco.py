@@ -21,8 +21,14 @@ SPLIT_WORDS = {
 }
 # Parts of json files that are no annotations of boxes.
 _OTHER = ('caption', 'keypoint', 'panoptic', 'stuff', 'image_info')
-_EXPECTED = (
-    'images with id and file_name, annotations with image_id, categories with name'
+# What is read of each entry, and its types.
+_FIELDS: dict[str, dict[str, Any]] = {
+    'images': dict(id=(int, str), file_name=str),
+    'annotations': dict(image_id=(int, str), category_id=int, bbox=list),
+    'categories': dict(id=int, name=str),
+}
+_EXPECTED = '; '.join(
+    f'{kind} with {", ".join(fields)}' for kind, fields in _FIELDS.items()
 )
 
 
@@ -122,11 +128,14 @@ def _contents(root: Path) -> dict[Path, Any]:
 def _split(file: Path, content: Any, root: Path) -> Split:
     """Return the split of a json, after its fields were looked at."""
     try:
-        names = [(image['id'], image['file_name'])[1] for image in content['images']]
-        for box in content['annotations']:
-            box['image_id']
-        for category in content['categories']:
-            category['name']
+        for kind, fields in _FIELDS.items():
+            for index, entry in enumerate(content[kind]):
+                for name, types in fields.items():
+                    if isinstance(entry[name], bool) or not isinstance(
+                        entry[name], types
+                    ):
+                        raise TypeError(f'{kind}[{index}]: {name} is {entry[name]!r}')
+        names = [image['file_name'] for image in content['images']]
         content['categories'][0]
     except (KeyError, TypeError, IndexError) as error:
         raise _invalid(file, error) from error

@@ -15,7 +15,7 @@ def student_text(
     base: str,
     parts: Mapping[str, Any],
     lines: Sequence[str],
-    who: str = 'The student, alone',
+    who: str = 'The student, alone: it can be trained as it is.',
 ) -> str:
     """Return the config of the student on the data of the user.
 
@@ -23,9 +23,9 @@ def student_text(
         base: The config that it inherits from.
         parts: What to change in it, by variable.
         lines: Comments for people, a line each.
-        who: Whose config it is.
+        who: What config it is, in a sentence.
     """
-    head = [f'{who}: it can be trained as it is.', *lines]
+    head = [who, *lines]
     body = [f'{name} = {format_value(value)}' for name, value in parts.items()]
     return '\n'.join([_docstring(head), f'_base_ = [{base!r}]', *body, ''])
 
@@ -62,6 +62,28 @@ def distill_text(
             '',
         ]
     )
+
+
+def options_text(base: str, options: Mapping[str, Any]) -> str:
+    """Return a config with what the command line overrides.
+
+    Args:
+        base: The config that it inherits from.
+        options: Overrides by dotted key. Entries of lists, `datasets.0.times`, cannot
+            be inherited: a comment names them.
+    """
+    parts: dict[str, Any] = {}
+    lines = [f'{base}, with what the command line says.']
+    for key, value in options.items():
+        *above, last = key.split('.')
+        if any(name.isdigit() for name in (*above, last)):
+            lines.append(f'Not here, to be given again: --cfg-options {key}={value}')
+            continue
+        inner = parts
+        for name in above:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return student_text(base, parts, lines[1:], lines[0])
 
 
 def format_value(value: Any, indent: int = 0) -> str:

@@ -52,7 +52,10 @@ def plain_texts(
         other = replace(settings, student=settings.teacher, unlabeled=None)
         parts, more = _with_batch(other, bases[1], layout, batches[1], ranks=1)
         texts[TEACHER_CONFIG] = student_text(
-            settings.base_of(settings.teacher), parts, lines, 'The teacher'
+            settings.base_of(settings.teacher),
+            parts,
+            lines,
+            'The teacher: it can be trained as it is.',
         )
         notes += [f'the teacher: {note}' for note in more]
     return texts, notes

@@ -23,9 +23,9 @@ from ...preflight.checks import check_count
 from ...teachers.loading import Teacher
 from ...training.class_names import data_names, teacher_names
 from ...training.runtime import build_model, is_distill
-from .choice import Choice, choose_recipe
+from .choice import AUTO, Choice, choose_recipe
 from .class_part import with_class_map
-from .config_text import distill_text
+from .config_text import distill_text, options_text
 from .model_part import common_divisor
 from .plain_configs import (
     Batches,
@@ -48,6 +48,7 @@ class PreparedDistillation:
         notes: What was decided, a sentence each.
         warnings: What a person should know, a sentence each.
         sizes: Parameters of student and teacher.
+        rows: What is compared with what, see `plan_rows`.
         layout: The dataset of the user, if one was given.
         class_map: Which classes of the teacher are which of the student, if they
             differ.
@@ -58,6 +59,7 @@ class PreparedDistillation:
     notes: list[str]
     warnings: list[str]
     sizes: dict[str, int]
+    rows: list[tuple[str, str]]
     layout: Layout | None = None
     class_map: ClassMap | None = None
 
@@ -114,7 +116,7 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         Pair(model, big), classes, theirs, settings.class_map
     )
     choice = choose_recipe(pair, settings.recipe)
-    notes, warnings = _notes(layout, choice, divisor, class_map), []
+    notes, warnings = _notes(layout, choice, settings.recipe, divisor, class_map), []
     if class_map is not None:
         given['class_map'] = pair.class_map
     sizes = {'student': _parameters(model), 'teacher': _parameters(big)}
@@ -137,12 +139,16 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
             _lines(settings, kept),
             start,
         )
+        if settings.options:
+            text = options_text('distill.py', settings.options)
+            texts[settings.config.name] = text
         return PreparedDistillation(
             texts,
             choice,
             [*kept, *found.notes],
             [*warnings, *found.warnings],
             sizes,
+            found.rows,
             layout,
             class_map,
         )
@@ -220,6 +226,7 @@ def _parameters(model: nn.Module) -> int:
 def _notes(
     layout: Layout | None,
     choice: Choice,
+    asked: str,
     divisor: int | None,
     class_map: ClassMap | None,
 ) -> list[str]:
@@ -235,9 +242,15 @@ def _notes(
         if layout.test is None:
             notes.append('no test split: test figures are those of the validation data')
     others = ', '.join(name for name in choice.fits if name != choice.recipe.name)
-    notes.append(
-        f'recipe {choice.recipe.name}' + (f' ({others} fit too)' * bool(others))
-    )
+    why = 'outputs and features come first, then outputs, then features alone'
+    why = why if asked == AUTO else 'as asked for'
+    more = f'; {others} fit too' * bool(others)
+    notes.append(f'recipe {choice.recipe.name} ({why}{more})')
+    if choice.recipe.arguments.get('balance') is not None:
+        notes.append(
+            'weights are not calibrated: `balance` of the recipe keeps terms at their'
+            ' shares'
+        )
     if divisor:
         notes.append(f'images are padded to multiples of {divisor}, for the teacher')
     if class_map is not None:

@@ -16,7 +16,13 @@ from ...training.resume import has_begun
 from ..calibration import Settings, calibrate
 from ..calibration.config_file import write_calibrated
 from .prepare import PreparedDistillation
-from .settings import CALIBRATED, TEACHER_CONFIG, DistillSettings, note_sources
+from .settings import (
+    CALIBRATED,
+    OPTIONS_CONFIG,
+    TEACHER_CONFIG,
+    DistillSettings,
+    note_sources,
+)
 from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
@@ -45,13 +51,14 @@ def write_configs(
     """
     prepared.write(settings.folder)
     note_sources(settings)
-    config = settings.folder / 'distill.py'
+    config = settings.config
     if settings.checkpoint is None:
         train_teacher(settings, settings.folder / TEACHER_CONFIG)
     if not calibrated:
         return config
     cfg = load_config(str(config), settings.options)
-    if not any('share' in term for term in cfg.model.terms.values()):
+    shares = any('share' in term for term in cfg.model.terms.values())
+    if not shares or cfg.model.get('balance') is not None:  # it keeps to them itself
         return config
     out = settings.folder / CALIBRATED
     found = calibrate(cfg, {}, Settings(iters=CALIBRATION_ITERS))
@@ -96,7 +103,7 @@ def written_config(settings: DistillSettings) -> Path | None:
     """
     if not has_begun(str(settings.run_dir)):
         return None
-    names = (CALIBRATED, 'distill.py')
+    names = (CALIBRATED, OPTIONS_CONFIG, 'distill.py')
     files = (settings.folder / name for name in names)
     return next((file for file in files if file.is_file()), None)
 

@@ -12,13 +12,18 @@ from typing import Any
 from ...config_files.reading import load_config
 from ...errors import ConfigError, PathError
 from ...io.json_files import read_json, write_own_json
+from ...io.paths import check_writable_folder
 from ...training.resume import has_begun
 from .choice import AUTO
 
 # The written config of a teacher that is trained first.
 TEACHER_CONFIG = 'teacher.py'
+# The config with what the command line says, if it says something.
+OPTIONS_CONFIG = 'options.py'
 # The config with the weights that were found for the data.
 CALIBRATED = 'calibrated.py'
+# What a work dir of a distillation may hold before configs are written into it.
+_OWN = {'configs', 'student', 'teacher'}
 # File in the folder of the configs that says which data they were written for.
 _SOURCES = '.sources.json'
 
@@ -69,6 +74,11 @@ class DistillSettings:
     def teacher_dir(self) -> Path:
         """Folder of the teacher's training, if it is trained first."""
         return self.work_dir / 'teacher'
+
+    @property
+    def config(self) -> Path:
+        """The written config that is trained, before its terms are calibrated."""
+        return self.folder / (OPTIONS_CONFIG if self.options else 'distill.py')
 
     def base_of(self, config: str) -> str:
         """Return a config as the written configs name it.
@@ -126,8 +136,7 @@ def check_settings(settings: DistillSettings, resume: bool = False) -> None:
         PathError: The work dir holds something else.
     """
     one, other = settings.student, settings.teacher
-    files = os.path.isfile(one) and os.path.isfile(other)
-    if one == other or (files and os.path.samefile(one, other)):
+    if _is_same_file(*map(_file_of, (one, other))):
         raise ConfigError(
             '--student and --teacher are the same config',
             actual=settings.student,
@@ -147,6 +156,11 @@ def check_settings(settings: DistillSettings, resume: bool = False) -> None:
     _check_work_dir(settings, resume)
 
 
+def _file_of(config: str) -> str:
+    """Return the file of a config, also of a packaged one."""
+    return str(load_config(config).filename) if '::' in config else config
+
+
 def _is_same_file(one: str, other: str) -> bool:
     """Return whether two names are of one file, or of files with equal content."""
     if one == other:
@@ -163,19 +177,22 @@ def _is_same_file(one: str, other: str) -> bool:
 def _check_work_dir(settings: DistillSettings, resume: bool) -> None:
     """Raise PathError for a work dir that holds a run which this one would mix with."""
     work_dir = settings.work_dir
-    if has_begun(str(settings.run_dir)) and not resume:
+    check_writable_folder(work_dir, '--work-dir')
+    begun = has_begun(str(settings.run_dir))
+    if begun and not resume:
         raise PathError(
             '--work-dir holds a distillation that has begun',
             actual=str(settings.run_dir),
             fix=f'--resume to go on with it, or --work-dir {work_dir}_2',
         )
-    ours = (settings.folder / 'distill.py').is_file()
-    others = has_begun(str(work_dir)) or (work_dir / 'report').exists() and not ours
-    if others:
+    ours = begun or (settings.folder / 'distill.py').is_file()
+    found = {path.name for path in work_dir.iterdir()} if work_dir.is_dir() else set()
+    others = sorted(found - _OWN if not ours else {'last_checkpoint'} & found)
+    if others or has_begun(str(work_dir)):
         raise PathError(
-            '--work-dir holds another run',
+            '--work-dir holds something else',
             expected='a new folder, or one of mkd-det distill',
-            actual=str(work_dir),
+            actual=f'{work_dir} with {", ".join(others[:5]) or "checkpoints"}',
             fix=f'--work-dir {work_dir}_2',
         )
 

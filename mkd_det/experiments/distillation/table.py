@@ -21,6 +21,11 @@ def choice_table(prepared: PreparedDistillation) -> Table:
         table.add_row(side, f'{count / 1e6:.2f} M parameters')
     for note in prepared.notes:
         table.add_row('chosen', escape(note))
+    for part, what in prepared.rows:
+        table.add_row(escape(part), escape(what))
+    unfit: dict[str, list[str]] = {}
     for name, reason in prepared.choice.reasons.items():
-        table.add_row('left out', escape(f'{name}: {reason}'))
+        unfit.setdefault(reason, []).append(name)
+    for reason, names in unfit.items():
+        table.add_row('left out', escape(f'{", ".join(names)}: {reason}'))
     return table

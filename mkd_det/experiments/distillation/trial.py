@@ -6,10 +6,12 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 from ...config_files.reading import load_config
+from ...data.datasets import absent_data
 from ...io.quiet import suppress_info_logs
 from ...preflight.checks import check_before_start
 from ...training.class_names import with_class_names
@@ -25,6 +27,7 @@ from ..memory import (
     wanted_batch,
 )
 from .plain_configs import Batches
+from .plan_rows import plan_rows
 from .settings import TEACHER_CONFIG, DistillSettings
 from .start_metric import examine_start, warn_of_better_student
 
@@ -38,10 +41,12 @@ class Found:
     Args:
         notes: What was decided, a sentence each.
         warnings: What a person should know, a sentence each.
+        rows: What is compared with what, see `plan_rows`.
     """
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    rows: list[tuple[str, str]] = field(default_factory=list)
 
 
 def wanted_batches(settings: DistillSettings, bases: tuple[Config, Config]) -> Batches:
@@ -88,7 +93,7 @@ def try_configs(
         teacher = wanted[1]
         if settings.checkpoint is None:
             alone = load_config(str(folder / TEACHER_CONFIG))
-            if settings.trains:
+            if settings.trains or not absent_data(alone):
                 alone.work_dir = str(settings.teacher_dir.absolute())
                 alone.launcher = 'none'
                 check_before_start(alone)
@@ -98,15 +103,22 @@ def try_configs(
 
 
 def _check(cfg: Config, settings: DistillSettings, found: Found, folder: Path) -> None:
-    if not settings.trains:
+    """Check as a training would; without it, data may be on another machine."""
+    absent = [] if settings.trains else absent_data(cfg)
+    has_weights = settings.checkpoint is not None
+    model: Any
+    if absent:
         model = build_model(cfg)
-        if settings.checkpoint is not None:
+        if has_weights:
             model.teachers.load()
-    elif settings.init is not None and settings.checkpoint is not None:
+        found.notes.append(f'not checked, since it is not here: {", ".join(absent)}')
+    elif cfg.get('load_from') is not None and has_weights:
         case = examine_start(cfg, folder)
         found.warnings.extend(warn_of_better_student(case))
+        model = case.model
     else:
-        check_before_start(prepare_config(cfg), settings.checkpoint is not None)
+        model = check_before_start(prepare_config(cfg), has_weights)
+    found.rows.extend(plan_rows(model))
 
 
 def _fit(

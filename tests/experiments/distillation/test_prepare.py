@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from mkd_det.errors import (
     PlanError,
 )
 from mkd_det.experiments.distillation import prepare as prepare_module
-from mkd_det.experiments.distillation.config_text import format_value
+from mkd_det.experiments.distillation.config_text import format_value, options_text
 from mkd_det.experiments.distillation.model_part import (
     common_divisor,
     scaled_schedule,
@@ -87,7 +88,7 @@ def test_the_written_config_is_short_and_can_be_built(
     assert set(model.plan.terms) >= {'loss_soft', 'loss_feature'}
     model.teachers.load()
     text = (given.folder / 'distill.py').read_text()
-    assert len(text.splitlines()) <= 25 and 'mkd_dense' in text
+    assert len(text.splitlines()) <= 20 and 'mkd_dense' in text
     assert cfg.train_cfg.max_epochs == 2
     assert 'class_map' not in cfg.model.teachers.t
 
@@ -163,7 +164,12 @@ def test_swapped_models_are_told(files: Path, tmp_path: Path) -> None:
         teacher=str(files / 'small.py'),
         checkpoint=str(tmp_path / 'small.pth'),
     )
-    assert any('swapped' in warning for warning in prepare(given).warnings)
+    (warning,) = prepare(given).warnings
+    counts = [
+        sum(p.numel() for p in tiny.build(model).parameters())
+        for model in (tiny.gfl(8, 16), tiny.gfl(4, 8))
+    ]
+    assert 'swapped' in warning and all(f'{n:,}' in warning for n in counts)
     assert prepare(settings(files, tmp_path / 'run')).warnings == []
 
 
@@ -220,26 +226,40 @@ def test_other_names_of_classes_than_the_data(files: Path, tmp_path: Path) -> No
     assert not given.work_dir.exists()
 
 
-def test_no_recipe_fits_without_taps_in_common(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = 'mkd_det.experiments.distillation.choice.why_not'
-    monkeypatch.setattr(path, lambda *_: 'the student has no neck')
-    given = settings(files, tmp_path / 'run')
+def test_no_recipe_fits_without_taps_in_common(files: Path, tmp_path: Path) -> None:
+    """A two-stage student without a neck, and a one-stage teacher."""
+    student = tiny.faster_rcnn(4, 32)
+    del student['neck']
+    student['backbone']['out_indices'] = (3,)
+    student['rpn_head']['anchor_generator']['strides'] = [32]
+    student['roi_head']['bbox_roi_extractor']['featmap_strides'] = [32]
+    cfg = Config.fromfile(files / 'small.py')
+    cfg.model = student
+    cfg.dump(tmp_path / 'bare.py')
+    given = settings(files, tmp_path / 'run', student=str(tmp_path / 'bare.py'))
     with pytest.raises(PlanError) as caught:
         prepare(given)
-    assert 'no neck' in str(caught.value.actual) and 'inspect' in caught.value.fix
+    assert 'the student has no neck' in str(caught.value.actual)
+    assert 'inspect' in caught.value.fix
     assert not given.work_dir.exists()
 
 
 def test_a_work_dir_of_another_run_is_refused(files: Path, tmp_path: Path) -> None:
-    for name in ('epoch_1.pth', 'report'):
+    """Of a training that has begun, of a comparison, of anything else."""
+    for name in ('epoch_1.pth', 'report', 'runs', '20261129_120000', 'configs.txt'):
         folder = tmp_path / name / 'work'
         folder.mkdir(parents=True)
-        (folder / name).mkdir() if name == 'report' else (folder / name).touch()
+        (folder / name).touch() if '.' in name else (folder / name).mkdir()
         with pytest.raises(PathError) as caught:
             prepare(settings(files, folder), resume=True)
         assert caught.value.fix == f'--work-dir {folder}_2'
+        assert name in str(caught.value.actual)
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match='--work-dir'):
+        prepare(settings(files, tmp_path / 'file'))
+    for name in ('student', 'teacher'):  # trained before, by what the docs say
+        (tmp_path / 'own' / name).mkdir(parents=True)
+    prepare(settings(files, tmp_path / 'own'))
 
 
 def test_resuming_another_pair_is_refused(files: Path, tmp_path: Path) -> None:
@@ -263,6 +283,126 @@ def test_resuming_another_pair_is_refused(files: Path, tmp_path: Path) -> None:
             check_same_run(settings(files, tmp_path / 'run', **changes), config)
         assert 'another run' in caught.value.message
         assert '--resume' in caught.value.fix
+
+
+def changed_data(folder: Path, change: Callable[[dict], Any]) -> Path:
+    """Write data of which a person has changed something by hand."""
+    data = tiny.write_coco(folder, images=4) / 'annotations.json'
+    content = json.loads(data.read_text())
+    change(content)
+    data.write_text(json.dumps(content))
+    return data
+
+
+@pytest.mark.parametrize('trains', [True, False])
+def test_bad_data_is_refused_before_files(
+    files: Path, tmp_path: Path, trains: bool
+) -> None:
+    """A dry run finds what a training would."""
+    changes: dict[str, Callable[[dict], Any]] = {
+        'images': lambda c: c['images'][0].update(file_name='gone.png'),
+        'bbox': lambda c: [a.pop('bbox') for a in c['annotations']],
+        'id': lambda c: [a.pop('id') for a in c['categories']],
+        'name': lambda c: [a.update(name=None) for a in c['categories']],
+        'file_name': lambda c: [a.update(file_name=3) for a in c['images']],
+        'category_id': lambda c: c['annotations'][0].update(category_id='red'),
+    }
+    for name, change in changes.items():
+        data = changed_data(tmp_path / name, change)
+        given = settings(files, tmp_path / 'run', data=data, trains=trains)
+        with pytest.raises(MkdError):
+            prepare(given)
+    wrong = {'optim_wrapper.optimizer.lr': 'abc'}
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'other.pth')
+    for more in (dict(options=wrong), dict(init=str(tmp_path / 'other.pth'))):
+        with pytest.raises(MkdError):
+            prepare(settings(files, tmp_path / 'run', trains=trains, **more))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_dry_run_does_not_need_the_data(files: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(files / 'small.py')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'elsewhere')
+    cfg.dump(tmp_path / 'small.py')
+    student = str(tmp_path / 'small.py')
+    given = settings(files, tmp_path / 'run', student=student, trains=False)
+    prepared = prepare(given)
+    (note,) = [note for note in prepared.notes if 'not checked' in note]
+    assert str(tmp_path / 'elsewhere' / 'annotations.json') in note
+    with pytest.raises(MkdError):
+        prepare(settings(files, tmp_path / 'run', student=student))
+
+
+def test_the_table_says_what_is_compared_with_what(files: Path, tmp_path: Path) -> None:
+    """Of other widths and levels: what meets, and what is left out."""
+    student = tiny.gfl(4, 8)
+    student['data_preprocessor'].update(mean=[0.0] * 3, std=[255.0] * 3)
+    cfg = Config.fromfile(files / 'small.py')
+    cfg.model = student
+    cfg.dump(tmp_path / 'other.py')
+    given = settings(files, tmp_path / 'run', student=str(tmp_path / 'other.py'))
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(choice_table(prepare(given)))
+    text = console.export_text()
+    for part in (
+        'GFLHead (dense',
+        'images of t',
+        'levels of student',
+        'fpn: 8/8',
+        'fpn: 16/8',
+        'GuidanceLayer: explore.inherit <- t.fpn',
+        'SoftOutputKD: head <- t.head, on outputs of heads',
+        'features alone',
+    ):
+        assert part in text, part
+    # Recipes that do not fit for the same reason have one row.
+    reasons = [line for line in text.splitlines() if 'rpn_head' in line]
+    assert 0 < len(reasons) <= 2
+
+
+def test_what_the_command_line_says_is_written(files: Path, tmp_path: Path) -> None:
+    options = {
+        'train_dataloader.batch_size': 3,
+        'model.terms.loss_soft.weight': 0.25,
+        'model.student.bbox_head.loss_cls.loss_weight': 2.0,
+        'param_scheduler.0.end': 7,
+    }
+    given = settings(files, tmp_path / 'run', options=options)
+    del given.options['param_scheduler.0.end']
+    prepare(given).write(given.folder)
+    assert given.config.name == 'options.py'
+    cfg = load_config(str(given.config))
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.model.terms.loss_soft.weight == 0.25
+    assert cfg.model.student.bbox_head.loss_cls.loss_weight == 2.0
+    assert build_model(cfg).plan.terms
+    text = options_text('distill.py', {'param_scheduler.0.end': 7, 'a.b': 1})
+    assert '--cfg-options param_scheduler.0.end=7' in text and 'a = dict(b=1)' in text
+
+
+def test_a_recipe_that_balances_itself_is_not_calibrated(
+    files: Path, tmp_path: Path
+) -> None:
+    given = settings(files, tmp_path / 'run', recipe='mkd_balanced_dense')
+    prepared = prepare(given)
+    assert any('not calibrated' in note for note in prepared.notes)
+    config = write_configs(given, prepared)
+    assert config.name == 'distill.py'
+    assert load_config(str(config)).model.balance.type == 'GradientShare'
+
+
+def test_a_copy_or_the_packaged_form_of_a_config_is_the_same(
+    files: Path, tmp_path: Path
+) -> None:
+    shutil.copy(files / 'small.py', tmp_path / 'copy.py')
+    packaged = 'mkd_det::demo/gfl_r18-w16_digits.py'
+    path = str(load_config(packaged).filename)
+    for student, teacher in (
+        (str(files / 'small.py'), str(tmp_path / 'copy.py')),
+        (packaged, path),
+    ):
+        with pytest.raises(ConfigError, match='the same config'):
+            prepare(settings(files, tmp_path, student=student, teacher=teacher))
 
 
 def test_what_cannot_be_distilled(files: Path, tmp_path: Path) -> None:
@@ -593,7 +733,7 @@ def test_class_maps_are_written_as_they_are(count: int) -> None:
 def test_names_in_the_table_are_no_markup() -> None:
     console = Console(width=60, record=True, file=StringIO())
     prepared: Any = SimpleNamespace(
-        sizes={}, notes=['cat [b], a[/x]'], choice=SimpleNamespace(reasons={})
+        sizes={}, notes=['cat [b], a[/x]'], rows=[], choice=SimpleNamespace(reasons={})
     )
     console.print(choice_table(prepared))
     assert 'cat [b], a[/x]' in console.export_text()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ...errors import DataError
 
 
 def same_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
