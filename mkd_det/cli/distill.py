@@ -274,46 +274,17 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 def finish(settings: Any, config: Path) -> None:
     """Say how the student is loaded, and write the page, in the first process.
 
-    Whatever is wrong with the page, the training is done: it is said, and no error.
-
     Args:
         settings: What the user asked for.
         config: The config that was trained.
     """
-    from mmengine.dist import is_main_process
-    from torch import distributed
-
-    from ..experiments.distillation.report.page import write_report
-    from ..experiments.distillation.shipping import loading_lines, shipped_files
-
-    main_process = is_main_process()
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()  # the others are done
-    if not main_process:
-        return
-    shown: Any = console()
+    from ..experiments.distillation.finish import tell_finished
 
     def say(text: str, style: str = '') -> None:
+        shown: Any = console()
         shown.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    files = shipped_files(settings.run_dir)
-    if files is not None:
-        say(f'The student is {files[1]} with {files[0]}; no mkd_det is needed:')
-        for line in loading_lines(*files):
-            say(f'    {line}')
-    say('Makes the page: metrics, curves, detections, attention, speed')
-    try:
-        page, missing = write_report(
-            settings.work_dir, config, settings.run_dir, settings.options
-        )
-    except Exception as error:  # the training must not seem to have failed
-        first = (str(error).splitlines() or [''])[0]
-        say(f'No page: {type(error).__name__}: {first}', 'yellow')
-        say('The training is done. --resume makes the page again', 'yellow')
-        return
-    for text in missing:
-        say(f'Not on the page: {text}', 'yellow')
-    say(f'Page: {page}')
+    tell_finished(settings, config, say)
 
 
 main = command(make_parser, run)

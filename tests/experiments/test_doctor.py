@@ -32,6 +32,7 @@ from mkd_det.experiments.doctor import (
     distributed,
 )
 from mkd_det.experiments.doctor.checks import (
+    better_student,
     class_order,
     data,
     find_checks,
@@ -328,6 +329,28 @@ def test_shares(case: Examination) -> None:
     assert [one.level for one in found] == [WARNING, WARNING, OK]
     assert 'pulls too hard' in found[0].message and 'calibrate' in found[0].fix
     assert 'hardly pulls' in found[1].message
+
+
+def test_a_task_without_a_gradient_is_nothing_to_compare_with(
+    case: Examination,
+) -> None:
+    """As with `task_weight=0`: terms still reach the student."""
+    alone = Steps('backbone', {'loss_soft': [1.0]}, {}, {'loss_soft': 2.0})
+    spoilt = light(case, _steps=alone)
+    assert 'nothing to compare with' in only(shares, spoilt, OK).message
+    plan = SimpleNamespace(terms={'loss_soft': None})
+    spoilt = light(case, model=SimpleNamespace(plan=plan), _steps=alone)
+    assert not [one for one in run_check('it', terms, spoilt) if one.level == WRONG]
+
+
+def test_a_student_that_begins_as_good_as_its_teacher(
+    case: Examination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(better_student, 'warn_of_better_student', lambda _: ['it is'])
+    assert list(better_student.check(case)) == []
+    cfg = Config({**case.cfg, 'load_from': 'student.pth'})
+    [found] = better_student.check(light(case, cfg=cfg))
+    assert found.level == WARNING and 'swapped' in found.fix
 
 
 def test_heads(case: Examination, other: Callable) -> None:

@@ -17,6 +17,7 @@ from ...preflight.checks import check_before_start
 from ...training.class_names import with_class_names
 from ...training.runtime import build_model, prepare_config
 from ..doctor.run import own_instances
+from ..doctor.start_metric import examine_start, warn_of_better_student
 from ..memory import (
     batch_of,
     check_room,
@@ -29,7 +30,6 @@ from ..memory import (
 from .plain_configs import Batches
 from .plan_rows import plan_rows
 from .settings import TEACHER_CONFIG, DistillSettings
-from .start_metric import examine_start, warn_of_better_student
 
 BATCH = 'train_dataloader.batch_size'
 

@@ -179,7 +179,7 @@ def test_a_student_that_begins_better_is_told(
     """Both figures are named, by the metric."""
     tiny.write_checkpoint(tiny.gfl(4, 8), tmp_path / 'small.pth')
     figures = iter([{'coco/bbox_mAP': 0.25}, {'coco/bbox_mAP': 0.5}] * 2)
-    for where in ('doctor.teacher_metrics', 'distillation.start_metric'):
+    for where in ('doctor.teacher_metrics', 'doctor.start_metric'):
         monkeypatch.setattr(
             f'mkd_det.experiments.{where}.evaluate_teacher',
             lambda *_, **__: next(figures),

@@ -10,8 +10,8 @@ from ...config import TeacherConfig
 from ...errors import MkdError
 from ...hooks.teacher_evaluation import evaluate_teacher, sample_images
 from ...teachers.loading import Teacher
-from ..doctor.examination import Examination, Settings
-from ..doctor.teacher_metrics import configured_hook, measured_teachers
+from .examination import Examination, Settings
+from .teacher_metrics import configured_hook, measured_teachers
 
 # Validation images that both are measured on.
 IMAGES = 32

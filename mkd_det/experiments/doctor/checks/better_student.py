@@ -1,0 +1,25 @@
+"""A student should not begin as good as its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..examination import Examination
+from ..finding import WARNING, Finding
+from ..start_metric import warn_of_better_student
+
+POSITION = 35
+SLOW = True
+
+
+def check(case: Examination) -> Iterator[Finding]:
+    """Compare the metrics of teachers and student, where the student has a start."""
+    if case.cfg.get('load_from') is None:
+        return
+    for text in warn_of_better_student(case):
+        yield Finding(
+            'models',
+            WARNING,
+            text,
+            'look whether student and teacher are swapped; or a better teacher',
+        )
