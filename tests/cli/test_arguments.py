@@ -10,6 +10,9 @@ import torch
 
 import tiny
 from mkd_det.cli import train
+from mkd_det.cli.common import as_dict
+from mkd_det.errors import ConfigError
+from mkd_det.io.launched import launched_processes
 from tooling import distiller_cfg, fails, student_cfg
 
 Write = Callable[..., str]
@@ -100,3 +103,30 @@ def test_options_that_mmengine_cannot_read_are_shown(
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert f'cannot be read: {option};' in message and '_base_' in message
+
+
+def test_a_name_that_is_given_twice_is_refused() -> None:
+    assert as_dict([('a', 1), ('b', 2)], '--shares') == dict(a=1, b=2)
+    with pytest.raises(ConfigError, match="--shares: 'a' is given twice"):
+        as_dict([('a', 1), ('b', 2), ('a', 3)], '--shares')
+
+
+@pytest.mark.parametrize(
+    ('given', 'count'),
+    [
+        ({}, 1),
+        (dict(WORLD_SIZE='4'), 4),
+        (dict(SLURM_STEP_NUM_TASKS='3', SLURM_NTASKS='3'), 3),
+        (dict(SLURM_NTASKS='8'), 1),  # a batch script that launches nothing
+        (dict(OMPI_COMM_WORLD_SIZE='2'), 2),
+        (dict(WORLD_SIZE=''), 1),
+    ],
+)
+def test_processes_of_every_launcher_are_counted(
+    given: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('WORLD_SIZE', 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert launched_processes() == count

@@ -42,7 +42,7 @@ class ChosenClasses:
         Returns:
             By label; without those that the data does not have.
         """
-        found = {}
+        found: dict[int, int] = {}
         for names in (self.own, [self.name_of(i) for i in range(len(self.own))]):
             matched = match_names(names, list(known))
             found |= {i: list(known.values())[at] for i, (at, _) in matched.items()}

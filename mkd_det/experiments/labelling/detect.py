@@ -78,12 +78,13 @@ def read_inputs(
     """
     cfg = student_config(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    listed = isinstance(images, str) and os.path.isfile(images)
-    if listed:
+    folder = ''
+    if isinstance(images, str) and os.path.isfile(images):
         images = os.path.abspath(images)
+        folder = os.path.dirname(images)
     paths = [str(path) for path in list_images(images, root)]
-    if listed and paths and not root and not os.path.exists(paths[0]):
-        paths = [str(path) for path in list_images(images, os.path.dirname(images))]
+    if folder and paths and not root and not os.path.exists(paths[0]):
+        paths = [str(path) for path in list_images(images, folder)]
     if not paths:
         raise DataError('there are no images to label', actual=repr(images))
     return cfg, paths
