@@ -46,6 +46,12 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
 
     def _mix(self, data: dict) -> None:
         samples = data['data_samples']
+        if any(sample.get('gt_label') is None for sample in samples):
+            raise ConfigError(
+                'mixup needs a label of every image, and some have none',
+                actual='images without labels in the batch',
+                fix='mixup=0 in the data_preprocessor',
+            )
         labels = torch.stack([sample.gt_label for sample in samples]).view(-1)
         mix = MixUp(alpha=self.mixup, num_classes=self.num_classes)
         data['inputs'], scores = mix(data['inputs'], labels)

@@ -192,8 +192,7 @@ def check_sample(dataset: Any, what: str, train: bool) -> None:
     Raises:
         ConfigError: The pipeline fails, or does not yield what a model needs.
     """
-    with as_config_error(f'{what}: a sample'), _naming_transform(what):
-        item = dataset[0]
+    item = load_sample(dataset, 0, what)
     what = f'{what}: a sample'
     if not isinstance(item, Mapping) or 'inputs' not in item:
         raise ConfigError(
@@ -213,6 +212,21 @@ def check_sample(dataset: Any, what: str, train: bool) -> None:
             actual=boxes.keys(),
             fix="dict(type='LoadAnnotations', with_bbox=True) in the pipeline",
         )
+
+
+def load_sample(dataset: Any, index: int, what: str) -> Any:
+    """Return a sample of a data set.
+
+    Args:
+        dataset: The data set, built.
+        index: Number of the sample.
+        what: What the sample is of, for messages.
+
+    Raises:
+        ConfigError: The pipeline fails.
+    """
+    with as_config_error(f'{what}: a sample'), _naming_transform(what):
+        return dataset[index]
 
 
 @contextlib.contextmanager
@@ -251,7 +265,7 @@ def _naming_transform(what: str) -> Iterator[None]:
                 f" dataset=..., pipeline=[dict(type='{name}'), ...])"
             )
         raise ConfigError(
-            f'{what}: {name} fails for the first sample',
+            f'{what}: {name} fails for a sample',
             actual=describe_exception(error),
             fix=fix,
         ) from error

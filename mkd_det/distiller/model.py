@@ -70,6 +70,8 @@ class Distiller(BaseModel):
         plan: What is read where, and what meets what.
         teachers: The teachers, outside of the module tree.
         observers: Hooks that watch the training steps.
+        saw_unlabelled: Whether a step had images without labels: statistics then say
+            how many of each a step has.
 
     Raises:
         MkdError: The config does not fit the models; see `errors.py`.
@@ -97,6 +99,7 @@ class Distiller(BaseModel):
         self.config = config
         self.student = model
         self.observers: list[Any] = _Observers()
+        self.saw_unlabelled = False
         self._original: _Original | None = _Original()
         # What follows draws random numbers (teachers, adapters). The student's
         # own initialisation must not notice.

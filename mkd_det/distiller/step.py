@@ -65,7 +65,8 @@ def training_step(
         for group, one in zip(groups, known, strict=True)
     ]
     losses.add_means([group.weight for group in groups], parts)
-    if images.unlabelled:
+    model.saw_unlabelled = model.saw_unlabelled or images.unlabelled > 0
+    if model.saw_unlabelled:
         losses.update(_count_images(images))
 
     _balance_terms(model, losses, progress)

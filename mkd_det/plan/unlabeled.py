@@ -49,6 +49,8 @@ def describe_unlabeled(config: DistillConfig, plan: Plan) -> list[str]:
         )
     if config.unlabeled != UnlabeledConfig():
         notes += describe_left_out(config, plan)
+    if config.unlabeled.truth is not None and plan.truth is None:
+        notes.append('unlabeled.truth has no effect: no term asks for boxes')
     return notes
 
 

@@ -233,6 +233,9 @@ def test_the_preprocessor_normalises_and_mixes_in_training_only() -> None:
     mixed = model.data_preprocessor(deepcopy(batch), training=True)
     scores = torch.stack([s.gt_score for s in mixed['data_samples']])
     assert torch.allclose(scores.sum(1), torch.ones(3))
+    del batch['data_samples'][1].gt_label  # an image without a label
+    with pytest.raises(ConfigError, match='mixup needs a label'):
+        model.data_preprocessor(batch, training=True)
     # Images are mixed as their labels are: image 0 has as much of each as it says.
     again = torch.einsum('nk,kchw->nchw', scores, plain['inputs'])
     assert torch.allclose(mixed['inputs'], again, atol=1e-5)

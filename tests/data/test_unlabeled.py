@@ -262,6 +262,7 @@ def mixed(data: dict[str, Any], *steps: dict[str, Any]) -> dict[str, Any]:
 
 
 PACK = dict(type='PackDetInputs')
+SOFT = dict(type='SoftOutputKD', student='head', teacher='t.head')
 MARKING = dict(type='PackDetInputs', meta_keys=('img_id', 'unlabeled'))
 
 
@@ -282,13 +283,63 @@ def test_nested_wrappers_that_lose_the_mark_are_refused(root: Path) -> None:
             assert 'meta_keys' in caught.value.fix
 
 
+def test_a_pipeline_that_fails_without_labels_is_named(root: Path) -> None:
+    """Labelled images come first, and pass."""
+    init_default_scope('mmdet')
+    crop = dict(type='RandomCrop', crop_size=(32, 32))
+    for step in (crop, dict(type='RandomApply', transforms=[crop])):
+        data = DATASETS.build(mixed(kinds(root, dict)['datasets'][1], step, MARKING))
+        with pytest.raises(ConfigError) as caught:
+            check_unlabeled(data)
+        assert 'allow_negative_crop=True' in caught.value.fix
+        crop = dict(crop, allow_negative_crop=True)
+    check_unlabeled(DATASETS.build(mixed(kinds(root, dict), crop, MARKING)))
+    fails = dict(type='Resize', scale='a', keep_ratio=True)
+    with pytest.raises(ConfigError, match='UnlabeledImages: the pipeline: Resize'):
+        check_unlabeled(
+            DATASETS.build(mixed(kinds(root, dict)['datasets'][1], fails, MARKING))
+        )
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', 'I;16'])
+def test_images_of_other_modes_have_three_channels(tmp_path: Path, mode: str) -> None:
+    size = (96, 64)
+    suffix = 'jpg' if mode == 'CMYK' else 'png'
+    Image.new(mode, size).save(tmp_path / f'one.{suffix}')
+    data = dataset(images=str(tmp_path))
+    assert data[0]['inputs'].shape == (3, 64, 96)
+    check_unlabeled(data, plans.build(terms=dict(loss_soft=SOFT)))
+
+
+def test_other_channels_than_the_model_sees_are_refused(tmp_path: Path) -> None:
+    Image.new('L', (96, 64)).save(tmp_path / 'gray.png')
+    load = dict(type='LoadImageFromFile', color_type='unchanged')
+    data = dataset(images=str(tmp_path), pipeline=[load, PACK])
+    with pytest.raises(ConfigError, match='channels') as caught:
+        check_unlabeled(data, plans.build(terms=dict(loss_soft=SOFT)))
+    assert caught.value.expected == '3 channels'
+
+
+def test_images_of_other_sizes_are_learned_from(tmp_path: Path) -> None:
+    for number, size in enumerate([(20, 300), (300, 20), (64, 64)]):
+        Image.new('RGB', size).save(tmp_path / f'{number}.png')
+    data = dataset(images=str(tmp_path))
+    shapes = {tuple(data[i]['inputs'].shape) for i in range(3)}
+    assert shapes == {(3, 6, 96), (3, 96, 6), (3, 64, 64)}
+
+
 @pytest.mark.parametrize('step', ['Mosaic', 'CachedMosaic'])
 def test_mixing_both_kinds_is_refused(root: Path, step: str) -> None:
     """An object of an unlabelled image would be background in a labelled one."""
     init_default_scope('mmdet')
     mosaic = dict(type=step, img_scale=(96, 64))
     both = mixed(kinds(root, dict), mosaic, MARKING)
-    for data in (both, dict(type='RepeatDataset', times=2, dataset=both)):
+    inside = dict(type='RandomApply', transforms=[mosaic])
+    for data in (
+        mixed(kinds(root, dict), inside, MARKING),
+        both,
+        dict(type='RepeatDataset', times=2, dataset=both),
+    ):
         with pytest.raises(ConfigError) as caught:
             check_unlabeled(DATASETS.build(data))
         assert step in caught.value.message
@@ -307,6 +358,10 @@ def test_images_that_no_term_reads_are_refused(root: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         check_unlabeled(data, alone)
     assert "unlabeled=dict(truth='t.head')" in caught.value.fix
+    nothing = plans.build(terms=dict(loss_soft=soft), unlabeled=dict(weight=0.0))
+    check_unlabeled(data, nothing)  # they are left out of batches with labels
+    with pytest.raises(ConfigError, match='weight is 0'):
+        check_unlabeled(data.datasets[1], nothing)
     for given in (dict(truth='t.head'), dict(weight=0.0)):
         model = plans.build(student, terms=dict(loss_fgd=fgd), unlabeled=given)
         check_unlabeled(data, model)

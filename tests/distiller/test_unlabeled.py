@@ -96,6 +96,19 @@ def test_terms_read_all_images(student: Any) -> None:
     torch.testing.assert_close(whole, torch.stack(each).mean())
 
 
+def test_once_images_had_no_labels_every_step_is_counted() -> None:
+    model = plans.build(terms=dict(loss_soft=SOFT))
+    assert 'stat_labelled' not in losses(model, batch(2, ()))
+    losses(model, batch(2, (1,)))
+    found = losses(model, batch(2, ()))
+    assert (found['stat_labelled'], found['stat_unlabelled']) == (2, 0)
+
+
+def test_boxes_of_a_teacher_that_no_term_asks_for_are_told() -> None:
+    model = plans.build(terms=dict(loss_soft=SOFT), unlabeled=dict(truth='t.head'))
+    assert any('truth has no effect' in note for note in model.plan.notes)
+
+
 def test_the_order_of_a_batch_has_no_effect() -> None:
     model = plans.build(terms=dict(loss_soft=SOFT))
     data = batch(4, (0, 2))

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from mmengine.logging import MessageHub
-from torch import nn
+from torch import Tensor, nn
 
 import hook_runs
 import tiny
 from mkd_det.distiller.losses import StepLosses
 from mkd_det.errors import ConfigError
 from mkd_det.registry import BALANCES
+from mkd_det.weighting import gradient_share
 from mkd_det.weighting.gradient_share import (
     GradientShare,
     counted_module,
@@ -412,3 +413,23 @@ def test_a_hook_on_nothing_is_refused_before_the_first_step(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match='interval'):
         cfg.custom_hooks = [dict(type='GradientShareHook', interval=0)]
         hook_runs.build(cfg, 'never')
+
+
+def test_a_rank_without_a_loss_takes_part_in_the_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images without labels have no task; each rank must call `all_reduce` as often."""
+    gathered = [['loss_a'], ['task', 'loss_a']]
+    reduced: list[Tensor] = []
+    monkeypatch.setattr(gradient_share, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(gradient_share, 'all_gather_object', lambda _: gathered)
+    monkeypatch.setattr(
+        gradient_share, 'all_reduce', lambda norm, _: reduced.append(norm)
+    )
+    weight = torch.tensor([3.0], requires_grad=True)
+    norms = gradient_norms({'loss_a': (2 * weight).sum()}, [weight])
+    assert {name: float(norm) for name, norm in norms.items()} == {
+        'loss_a': 2.0,
+        'task': 0.0,
+    }
+    assert len(reduced) == 2

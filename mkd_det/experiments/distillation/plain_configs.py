@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from ...data.datasets import absent_data
 from ...data.layouts import Layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError
@@ -144,15 +145,18 @@ def _add_unlabelled(
         '_base_.train_dataloader.dataset'
     )
     path, leaf = '_base_.train_dataloader.dataset', cfg.train_dataloader.dataset
-    if isinstance(leaf.get('dataset'), Mapping):
+    if 'pipeline' not in leaf:
         raise ConfigError(
-            '--unlabeled: the training data of the student is in a wrapper',
+            '--unlabeled: the training data of the student is in a wrapper, or has'
+            ' several parts',
             actual=leaf.get('type'),
             fix='ConcatDataset with UnlabeledImages in a config of your own; see'
             ' docs/unlabelled.md',
         )
     if isinstance(labelled, dict):
         labelled.pop('_delete_')
+    if images is None and not absent_data(cfg):
+        images = len(DATASETS.build(cfg.train_dataloader.dataset.to_dict()))
     times = 1 if images is None else ceil(found / (UNLABELLED_RATIO * images))
     if times > 1:
         labelled = dict(type='RepeatDataset', times=times, dataset=labelled)

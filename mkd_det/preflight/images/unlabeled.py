@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mmdet.datasets.transforms import RandomCrop
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import Dataset
 
 from ...data.datasets import has_no_labels
+from ...data.loaders import load_sample
 from ...data.unlabeled import UNLABELED
 from ...distiller.model import Distiller
 from ...errors import ConfigError
+from ...heads.model_input import image_channels
 from ...io.random_state import preserved_random_state
 from ...plan.unlabeled import describe_left_out, terms_without_labels
 from ...registry import type_name
@@ -70,22 +73,44 @@ def check_unlabeled(dataset: Dataset, model: nn.Module | None = None) -> None:
     if not any(part.unlabelled for part in parts):
         return
     _check_mixing(dataset)
+    channels = image_channels(model) if model is not None else None
     for part in parts:
         if part.unlabelled:
-            _check_mark(dataset, part)
+            _check_sample(dataset, part, channels)
     metainfo: Any = getattr(dataset, 'metainfo', None)
     if isinstance(metainfo, list):
         _compare_metainfo([part.data.metainfo for part in parts])
     if isinstance(model, Distiller):
-        _check_terms(model)
-        if all(part.unlabelled for part in parts):
+        alone = all(part.unlabelled for part in parts)
+        _check_terms(model, alone)
+        if alone:
             _check_balance(model)
 
 
-def _check_mark(dataset: Any, part: _Part) -> None:
-    """Raise where a sample that comes out of all wrappers is not marked."""
+def _check_sample(dataset: Any, part: _Part, channels: int | None) -> None:
+    """Raise where a sample that comes out of all wrappers cannot be learned from.
+
+    Args:
+        dataset: The training data.
+        part: A part of it without labels.
+        channels: Channels of the images that the model sees, if it is known.
+
+    Raises:
+        ConfigError: The pipeline fails, loses the mark, or yields other channels.
+    """
+    name = type(part.data).__name__
     with preserved_random_state():
-        sample = dataset[part.number].get('data_samples')
+        item = load_sample(dataset, part.number, f'{name}: the pipeline')
+    inputs, sample = item.get('inputs'), item.get('data_samples')
+    found = inputs.shape[0] if getattr(inputs, 'ndim', 0) == 3 else channels
+    if channels is not None and found != channels:
+        raise ConfigError(
+            f'{name}: its images have another number of channels than the model sees',
+            expected=f'{channels} channels',
+            actual=f'{found} in {item["data_samples"].get("img_path", "a sample")}',
+            fix="dict(type='LoadImageFromFile'), without color_type, which makes all"
+            ' images of three channels',
+        )
     if sample is None or UNLABELED in sample.metainfo:
         return
     raise ConfigError(
@@ -106,14 +131,17 @@ def _check_mixing(dataset: Any) -> None:
     if not hasattr(dataset, 'dataset'):
         return
     _check_mixing(dataset.dataset)
-    pipeline = getattr(dataset, 'pipeline', ())
+    kinds = {part.unlabelled for part in _parts(dataset)}
+    every = list(_transforms(getattr(dataset, 'pipeline', ())))
+    if True in kinds:
+        _check_crops(type(dataset).__name__, every)
     steps = [
         type(step).__name__
-        for step in getattr(pipeline, 'transforms', pipeline)
+        for step in every
         # As Mosaic asks for other images, and as CachedMosaic keeps them.
         if hasattr(step, 'get_indexes') or hasattr(step, 'results_cache')
     ]
-    if steps and len({part.unlabelled for part in _parts(dataset)}) > 1:
+    if steps and len(kinds) > 1:
         name = type(dataset).__name__
         raise ConfigError(
             f'{name}: {steps[0]} would mix images without labels into labelled ones,'
@@ -126,9 +154,54 @@ def _check_mixing(dataset: Any) -> None:
         )
 
 
-def _check_terms(model: Distiller) -> None:
-    """Raise where no term reads images without labels; note which ones do not."""
+def _check_crops(wrapper: str, transforms: Sequence[Any]) -> None:
+    """Raise for a crop that would look for boxes in images without labels.
+
+    `UnlabeledImages` changes its own pipeline; a wrapper's is for labelled images, too.
+
+    Args:
+        wrapper: Type of the dataset whose pipeline it is.
+        transforms: The transforms.
+    """
+    for step in transforms:
+        if isinstance(step, RandomCrop) and not step.allow_negative_crop:
+            raise ConfigError(
+                f'{wrapper}: RandomCrop takes crops with a box only, and images without'
+                ' labels have none',
+                expected='allow_negative_crop=True',
+                actual='allow_negative_crop=False',
+                fix="dict(type='RandomCrop', allow_negative_crop=True, ...) in the"
+                f' pipeline of {wrapper}; or RandomCrop in that of UnlabeledImages',
+            )
+
+
+def _transforms(pipeline: Any) -> Iterator[Any]:
+    """Yield the transforms of a pipeline, also those inside others."""
+    inner = getattr(pipeline, 'transforms', pipeline)
+    if isinstance(inner, (list, tuple)):
+        for one in inner:
+            yield from _transforms(one)
+    elif inner is not pipeline:
+        yield from _transforms(inner)
+    if inner is pipeline and not isinstance(inner, (list, tuple)):
+        yield pipeline
+
+
+def _check_terms(model: Distiller, alone: bool) -> None:
+    """Raise where no term reads images without labels; note which ones do not.
+
+    Args:
+        model: The distiller.
+        alone: Whether there are no labelled images.
+    """
     if not model.config.unlabeled.weight:
+        if alone:
+            raise ConfigError(
+                'unlabeled.weight is 0, and no image of the training data has labels',
+                expected='labelled images, or a weight above 0',
+                actual='weight=0',
+                fix='unlabeled=dict(weight=1.0)',
+            )
         return  # they are left out on purpose
     reading = terms_without_labels(model.config, model.plan, model.plan.terms)
     if not reading and not model.plan.branches:

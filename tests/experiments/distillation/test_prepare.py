@@ -155,6 +155,32 @@ def test_images_without_labels(files: Path, tmp_path: Path) -> None:
     assert cfg.train_cfg.max_epochs == 1
 
 
+def test_a_batch_has_labels_beside_many_images_without(
+    files: Path, tmp_path: Path
+) -> None:
+    """Six labelled images and 20 others: labelled ones are repeated."""
+    other = tiny.write_coco(tmp_path / 'more', images=20, seed=5) / 'images'
+    cfg = distill_cfg(settings(files, tmp_path / 'run', unlabeled=other))
+    first = cfg.train_dataloader.dataset.datasets[0]
+    assert (first.type, first.times) == ('RepeatDataset', 2)
+
+
+def test_images_without_labels_beside_several_parts_are_refused(
+    files: Path, tmp_path: Path
+) -> None:
+    other = tiny.write_coco(tmp_path / 'more', images=3, seed=5) / 'images'
+    cfg = Config.fromfile(files / 'small.py')
+    part = cfg.train_dataloader.dataset.to_dict()
+    loader = cfg.train_dataloader.to_dict()
+    cfg.train_dataloader = dict(
+        loader, dataset=dict(type='ConcatDataset', datasets=[part, part])
+    )
+    cfg.dump(tmp_path / 'parts.py')
+    student = str(tmp_path / 'parts.py')
+    with pytest.raises(ConfigError, match='several parts'):
+        prepare(settings(files, tmp_path / 'run', student=student, unlabeled=other))
+
+
 def test_swapped_models_are_told(files: Path, tmp_path: Path) -> None:
     tiny.write_checkpoint(tiny.gfl(4, 8), tmp_path / 'small.pth')
     given = settings(
