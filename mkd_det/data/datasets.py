@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 from mmdet.datasets import CocoDataset, XMLDataset
@@ -194,6 +196,21 @@ def absent_data(cfg: Mapping[str, Any]) -> list[str]:
             folder = dataset.data_prefix.get('img') or dataset.data_root
             found += [str(p) for p in (dataset.ann_file, folder) if p]
     return [path for path in dict.fromkeys(found) if not os.path.exists(path)]
+
+
+def count_images(cfg: Mapping[str, Any]) -> int:
+    """Return the number of training images, after filters; wrappers do not count.
+
+    Args:
+        cfg: A config of a training.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
+        built = (
+            DATASETS.build({**leaf, 'pipeline': []})
+            for leaf in leaf_datasets(cfg, 'train')
+        )
+        return sum(map(len, built))
 
 
 def class_names(dataset: CocoDataset | XMLDataset) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ...data.datasets import absent_data
+from ...data.datasets import absent_data, count_images
 from ...data.layouts import Layout
 from ...data.unlabeled import UnlabeledImages
 from ...errors import ConfigError
@@ -156,7 +155,7 @@ def _add_unlabelled(
     if isinstance(labelled, dict):
         labelled.pop('_delete_')
     if images is None and not absent_data(cfg):
-        images = len(DATASETS.build(cfg.train_dataloader.dataset.to_dict()))
+        images = count_images(cfg)
     times = 1 if images is None else ceil(found / (UNLABELLED_RATIO * images))
     if times > 1:
         labelled = dict(type='RepeatDataset', times=times, dataset=labelled)
