@@ -7,8 +7,8 @@
 Each folder is the report of a comparison. A row with settings in its name
 ('M-KD, lr 0.01') or under another teacher ('M-KD, second teacher') counts as the row
 ('M-KD') with more figures. On each data set all rows are compared with the student
-alone by Dunnett's test. Over the data sets, rows are ranked by the mean share of the gap
-between the student alone and its teachers that they close. Writes <out>.json and
+alone by Dunnett's test. Over the data sets, rows are ranked by the mean share of the
+gap between the student alone and its teachers that they close. Writes <out>.json and
 <out>.md.
 """
 
@@ -66,7 +66,8 @@ def pool(report: Mapping[str, Any]) -> dict[str, PooledRow]:
     Args:
         report: Content of its json.
     """
-    key, values = report['key'], {}
+    key: str = report['key']
+    values: dict[str, list[float]] = {}
     for run in report['runs']:
         values.setdefault(plain_name(run['row']), []).append(run['metrics'][key])
     teachers = [teacher['metrics'].get(key) for teacher in report['teachers']]
@@ -82,7 +83,7 @@ def pool(report: Mapping[str, Any]) -> dict[str, PooledRow]:
             known.deviation,
             known.count,
             known.mean - base,
-            difference and difference.p_value,
+            difference.p_value if difference else None,
             (known.mean - base) / (goal - base) if goal != base else math.nan,
         )
     return found
