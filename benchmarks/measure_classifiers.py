@@ -5,12 +5,15 @@
 
 FOLDER holds the teachers resnet56_<data>.pth, and likewise 44 and 32: the last
 checkpoints of `mkd-det train` with their configs, those of another depth with
-`model.backbone.depth`. Each row is tried with eight settings on validation images; then
-what was best trains with all seeds and is tested (benchmarks/protocol.py). `--noise`
-replaces a fraction of the training labels, of which the teachers then have learned as
-well; they are resnet56_<data>_noise.pth. Writes docs/results/classifiers_<data>.
-CIFAR-10 has no validation images: a fifth of its test images are taken for them.
-Finished trainings are skipped, interrupted ones resumed.
+`model.backbone.depth`; and resnet56_<data>_1.pth and so on, of `randomness.seed=1`.
+Each row is tried with eight settings on validation images; then what was best trains
+with all seeds, under both teachers, and is tested (benchmarks/protocol.py). Students of
+another kind are compared with their own kind alone. `--noise` replaces a fraction of
+the training labels, of which the teachers then have learned as well; they are
+resnet56_<data>_noise.pth. `--augment` mixes the student's images, or changes them more.
+Writes docs/results/classifiers_<data>[_<student>]. CIFAR-10 has no validation images: a
+fifth of its test images are taken for them. Finished trainings are skipped, interrupted
+ones resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ class Row:
         aligned: Add the non-linear alignment of features.
         student: Key of `STUDENTS`.
         beyond_entropy: See `DLKD`.
+        weighed: Whether teachers count by sample (CA-MKD); else all alike.
     """
 
     terms: tuple[str, ...] = ()
@@ -63,6 +66,7 @@ class Row:
     aligned: bool = False
     student: str = 'ResNet-20'
     beyond_entropy: bool = False
+    weighed: bool = False
 
 
 SOFT = ('SoftOutputKD',)
@@ -83,6 +87,7 @@ ROWS = {
     'DIST, aligned': Row(('DIST',), aligned=True),
     'aggregation, CE + binary, aligned': Row(AGGREGATED, BINARY, aligned=True),
     'soft outputs, three teachers': Row(SOFT, depths=THREE),
+    'soft outputs, three teachers, by sample': Row(SOFT, depths=THREE, weighed=True),
     'soft outputs, aligned, three teachers': Row(SOFT, depths=THREE, aligned=True),
     'WRN-16-1 alone': Row(student='WRN-16-1'),
     'WRN-16-1, soft outputs': Row(SOFT, student='WRN-16-1'),
@@ -99,16 +104,25 @@ STAGES = (
     protocol.Stage('weight', (0.25, 0.5, 2.0, 4.0)),
 )
 TAU = 4.0
+# The student alone with more compute than any of the others has.
+TIMES = (2,)
+# What changes training images, beside the data's own crops and flips.
+AUGMENTED = ('mixup', 'heavy')
+HEAVY = dict(type='RandAugment', num_ops=2, magnitude=9)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments: which data and rows, and where the teachers are."""
     parser = protocol.make_parser(__doc__, 'work_dirs/classifiers')
+    parser.set_defaults(seeds=[0, 1, 2, 3, 4])
     add = parser.add_argument
     add('--weights', type=Path, required=True)
     add('--data', nargs='+', default=list(DATA), choices=DATA)
     add('--rows', nargs='+', default=list(ROWS), choices=list(ROWS))
     add('--noise', type=float, default=0.0, help='fraction of labels that are wrong')
+    add('--augment', choices=AUGMENTED, help="of the student's training images")
+    add('--images', type=int, help='training images; default: all')
+    add('--teachers', type=int, default=2, choices=(1, 2), help='teachers to test with')
     return parser.parse_args(argv)
 
 
@@ -116,33 +130,48 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_row(
-    args: argparse.Namespace, data: str, row: Row, settings: protocol.Settings
+    args: argparse.Namespace,
+    data: str,
+    row: Row,
+    settings: protocol.Settings,
+    seed: int = 0,
 ) -> Config:
-    """Return the config of a row with some settings."""
+    """Return the config of a row with some settings, under teachers of a seed."""
     cfg = load_config(f'mkd_det::classification/resnet20_{data}.py')
     if data == 'cifar10':
         split_test_images(cfg, args.work_dir)
     cfg.train_dataloader.dataset.label_noise = args.noise
+    if args.images:
+        cfg.train_dataloader.dataset.num_images = args.images
+    if args.augment == 'heavy':
+        cfg.train_dataloader.dataset.transforms.append(HEAVY)
+    elif args.augment == 'mixup':
+        classes = cfg.model.num_classes
+        cfg.model.data_preprocessor.update(mixup=0.2, num_classes=classes)
     cfg.optim_wrapper.optimizer.lr = settings['lr']
     cfg.model.backbone = STUDENTS[row.student]
     if row.members:
         cfg.model.loss = aggregated(row, cfg)
     if row.terms:
-        cfg.model = taught(args, data, row, cfg)
-        for term in cfg.model.terms.values():
-            term.weight = settings['weight'] * term.get('weight', 1.0)
+        cfg.model = taught(args, data, row, cfg, seed)
+        for part in (*cfg.model.terms.values(), *cfg.model.adapters.values()):
+            part.weight = settings['weight'] * part.get('weight', 1.0)
+        if 'DLKD' in row.terms:  # it warns of a teacher that is pruned too far
+            cfg.custom_hooks = [dict(type='DifficultyHook')]
     else:
         cfg.optim_wrapper.optimizer.weight_decay *= settings['weight']
     return cfg
 
 
-def taught(args: argparse.Namespace, data: str, row: Row, cfg: Config) -> Config:
+def taught(
+    args: argparse.Namespace, data: str, row: Row, cfg: Config, seed: int
+) -> Config:
     """Return the distiller of a student and its teachers."""
     names = [f't{depth}' for depth in row.depths]
     model: dict[str, Any] = dict(
         type='Distiller',
         student=cfg.model,
-        teachers={f't{depth}': teacher(args, data, depth) for depth in row.depths},
+        teachers={f't{d}': teacher(args, data, d, seed) for d in row.depths},
         taps=dict(logits='head'),
         adapters={},
         terms={},
@@ -161,7 +190,7 @@ def taught(args: argparse.Namespace, data: str, row: Row, cfg: Config) -> Config
             own['pruned'] = f'pruned_{name}.logits'
         if row.aligned:
             align(model, name, each)
-    if len(names) > 1:
+    if row.weighed:
         model['teacher_weights'] = dict(tap='logits')
     return Config(model)
 
@@ -213,13 +242,15 @@ def counts(cfg: Config) -> list[int]:
     return list(DATASETS.build(cfg.train_dataloader.dataset).counts)
 
 
-def teacher(args: argparse.Namespace, data: str, depth: int) -> dict[str, Any]:
+def teacher(
+    args: argparse.Namespace, data: str, depth: int, seed: int
+) -> dict[str, Any]:
     """Return the config of a teacher; its own config is written.
 
     Raises:
         CheckpointFileError: Its checkpoint is missing.
     """
-    suffix = '_noise' if args.noise else ''
+    suffix = '_noise' * bool(args.noise) + (f'_{seed}' if seed else '')
     checkpoint = args.weights / f'resnet{depth}_{data}{suffix}.pth'
     if not checkpoint.is_file():
         raise CheckpointFileError(
@@ -264,23 +295,56 @@ def split_test_images(cfg: Config, folder: Path) -> None:
 # -- the command -------------------------------------------------------------------
 
 
+def tasks(args: argparse.Namespace, data: str) -> list[protocol.Task]:
+    """Return the rows on a data set, those of each kind of student by themselves."""
+    name = '_'.join(
+        [data, *(['noise'] if args.noise else []), *filter(None, [args.augment])]
+    )
+    found = []
+    for student in STUDENTS:
+        own = {n: row for n, row in ROWS.items() if row.student == student}
+        alone = next(n for n, row in own.items() if row == Row(student=student))
+        wanted = [n for n in own if n == alone or n in args.rows]
+        if wanted == [alone] and alone not in args.rows:
+            continue
+
+        def make(row: Row, seed: int = 0, times: int = 1) -> protocol.Make:
+            def made(settings: protocol.Settings) -> Config:
+                cfg = make_row(args, data, row, settings, seed)
+                protocol.lengthen(cfg, times)
+                return cfg
+
+            return made
+
+        also = {
+            f'{n}, second teacher': (n, make(own[n], 1))
+            for n in wanted
+            if own[n].terms and args.teachers > 1
+        }
+        if not args.epochs:
+            also |= {
+                f'{alone}, {times} times as long': (alone, make(own[alone], 0, times))
+                for times in TIMES
+            }
+        suffix = '' if student == next(iter(STUDENTS)) else f'_{student.lower()}'
+        place = protocol.Place(
+            args.work_dir / f'{name}{suffix}',
+            args.out / f'classifiers_{name}{suffix}',
+            args.devices,
+            args.epochs,
+        )
+        rows = {n: make(own[n]) for n in wanted}
+        found.append(protocol.Task(rows, place, also))
+    return found
+
+
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure on each data set."""
     args = parse_args(argv)
     for data in args.data:
-        name = f'{data}_noise' if args.noise else data
-        rows = {
-            row: partial(make_row, args, data, ROWS[row])
-            for row in dict.fromkeys((BASE, *args.rows))
-        }
-        place = protocol.Place(
-            args.work_dir / name,
-            args.out / f'classifiers_{name}',
-            args.devices,
-            args.epochs,
-        )
-        protocol.measure(rows, STAGES, args.seeds, place)
+        for task in tasks(args, data):
+            protocol.measure([task], STAGES, args.seeds)
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = args.out / f'cards_{family}'
         place = protocol.Place(args.work_dir / family, out, args.devices, args.epochs)
         rows = make_rows(family, args.weights, args.work_dir / 'cache')
-        protocol.measure(rows, STAGES, args.seeds, place)
+        protocol.measure([protocol.Task(rows, place)], STAGES, args.seeds)
 
 
 if __name__ == '__main__':

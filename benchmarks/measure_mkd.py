@@ -5,12 +5,13 @@
 
 FOLDER holds the teachers gfl_r18-w64_bccd.pth, and likewise cards and pcb: the last
 checkpoints of `mkd-det train` with their configs, and gfl_r18-w64_bccd_1.pth and so on,
-trained with `randomness.seed=1`. Each method is tried with eight settings on validation
-images; then what was best trains with all seeds under the first teacher, and under the
-second, and is tested (benchmarks/protocol.py). M-KD with a part left out, and longer
-trainings, have the settings of the row that they belong to. Teachers are read from a
-cache. Writes docs/results/mkd_<data>. Finished trainings are skipped, interrupted ones
-resumed.
+trained with `randomness.seed=1`. Each method is tried with eight settings on the
+validation images of all data sets; then what was best for all together, by the mean
+share of the gap to the teacher, trains with all seeds under the first teacher, and
+under the second, and is tested (benchmarks/protocol.py). M-KD with a part left out, and
+longer trainings, have the settings of the row that they belong to. Teachers are read
+from a cache. Writes docs/results/mkd_<data>. Finished trainings are skipped,
+interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ import protocol
 from mmengine.config import Config
 
 from mkd_det.cli.common import guard
-from mkd_det.experiments.comparison.budget import set_budget
-from mkd_det.experiments.comparison.options import ComparisonOptions
+from mkd_det.errors import ConfigError
 from mkd_det.plan.recipes import apply_recipe, read_recipe
 
 BASE = 'student alone'
@@ -40,13 +40,20 @@ PARTS: dict[str, Mapping[str, float | None]] = {
     'soft outputs': dict(loss_soft=0.8),
     'attention': dict(loss_attention=20.0),
     'relations': dict(loss_relation=None),
+    'relations of regions': dict(loss_regions=None),
     WHOLE: EVERY,
+    'M-KD and relations of regions': dict(EVERY, loss_regions=None),
 }
+# A term that no recipe has, with the weight that pulls as hard as the task.
+REGIONS = dict(
+    type='RegionRelationKD', student='fpn', teacher='t.fpn', share=1.0, weight=3.0
+)
 # M-KD with a part left out, with the settings of the whole.
 LESS: dict[str, Mapping[str, float | None]] = {
     'M-KD without soft outputs': NECK,
     'M-KD, features alone': dict(loss_feature=None),
     'M-KD, features alone, without exploration': dict(loss_feature=None),
+    'M-KD, features alone, without guidance': dict(loss_feature=None),
     'M-KD without exploration': EVERY,
     'M-KD, faster convolutions instead of exploration': EVERY,
     'M-KD, features without guidance': EVERY,
@@ -54,7 +61,10 @@ LESS: dict[str, Mapping[str, float | None]] = {
 # The convolutions that the branch stands beside learn twice as fast instead.
 FASTER = 'M-KD, faster convolutions instead of exploration'
 # A linear layer in place of the guidance layer.
-LINEAR = 'M-KD, features without guidance'
+LINEAR = (
+    'M-KD, features without guidance',
+    'M-KD, features alone, without guidance',
+)
 # Longer trainings: the row that they belong to, and how many times as long.
 LONGER = {
     'student alone, twice as long': (BASE, 2),
@@ -114,14 +124,18 @@ def make_row(
             if 'inner' in recipe['taps']:  # heads of these pairs have two layers
                 recipe['taps']['inner'] = INNER
             teachers = cfg.model.teachers.to_dict()
+            for term in recipe['terms'].values():
+                if term['type'] == 'SoftOutputKD':  # as that of M-KD
+                    term['balance'] = 1.0
             cfg.model = apply_recipe(cfg.model.student, teachers, recipe)
         else:
+            cfg.model.terms.loss_regions = REGIONS
             keep_terms(cfg.model, {**PARTS, **LESS}[row])
             leave_out(cfg, row)
         for term in cfg.model.terms.values():
             term.weight = settings['weight'] * term.get('weight', 1.0)
     cfg.optim_wrapper.optimizer.lr = settings['lr']
-    lengthen(cfg, times)
+    protocol.lengthen(cfg, times)
     if settings['ema']:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), EMA]
     if settings['cosine']:
@@ -129,13 +143,6 @@ def make_row(
         cosine = dict(COSINE, T_max=end, end=end)
         cfg.param_scheduler = [cfg.param_scheduler[0], cosine]
     return cfg
-
-
-def lengthen(cfg: Config, times: int) -> None:
-    """Let a training and its schedule be so many times as long."""
-    epochs = times * cfg.train_cfg.max_epochs
-    kept = {'train_cfg.val_interval': cfg.train_cfg.val_interval}
-    set_budget(cfg, ComparisonOptions(epochs=epochs, options=kept))
 
 
 def keep_terms(model: Any, kept: Mapping[str, float | None]) -> None:
@@ -158,15 +165,15 @@ def leave_out(cfg: Config, row: str) -> None:
     if row == FASTER:
         faster = {'neck.fpn_convs': dict(lr_mult=2.0)}
         cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=faster)
-    if row == LINEAR:
+    if row in LINEAR:
         guide = model.adapters.guide_fpn
         model.adapters.guide_fpn = dict(
             type='LinearAlign', student=guide.student, teacher=guide.teacher
         )
 
 
-def measure(args: argparse.Namespace, data: str) -> None:
-    """Measure the rows on a data set."""
+def task(args: argparse.Namespace, data: str) -> protocol.Task:
+    """Return the rows on a data set."""
     gfl_pairs.prepare(args.work_dir, data)
 
     def make(row: str, teacher: int = 0) -> protocol.Make:
@@ -181,15 +188,22 @@ def measure(args: argparse.Namespace, data: str) -> None:
             also[f'{row}, second teacher'] = row, make(row, teacher=1)
     out = args.out / f'mkd_{data}'
     place = protocol.Place(args.work_dir / data, out, args.devices, args.epochs)
-    protocol.measure(rows, STAGES, args.seeds, place, also)
+    return protocol.Task(rows, place, also)
 
 
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure on each data set."""
+    """Choose for all data sets together, and test on each."""
     args = parse_args(argv)
-    for data in args.data:
-        measure(args, data)
+    longer = [row for row in args.rows if row in LONGER]
+    if args.epochs and longer:
+        raise ConfigError(
+            '--epochs gives all rows the same length',
+            actual=', '.join(longer),
+            fix='--rows without them; or no --epochs',
+        )
+    tasks = [task(args, data) for data in args.data]
+    protocol.measure(tasks, STAGES, args.seeds)
 
 
 if __name__ == '__main__':

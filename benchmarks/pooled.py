@@ -7,9 +7,10 @@
 Each folder is the report of a comparison. A row with settings in its name
 ('M-KD, lr 0.01') or under another teacher ('M-KD, second teacher') counts as the row
 ('M-KD') with more figures. On each data set all rows are compared with the student
-alone by Dunnett's test. Over the data sets, rows are ranked by the mean share of the
-gap between the student alone and its teachers that they close. Writes <out>.json and
-<out>.md.
+alone, or with the row of `--control`, by Dunnett's test. Over the data sets, rows are
+ranked by the mean share of the gap between the student alone and its teachers that they
+close. `--split val` reads the figures of validation images, of which things are chosen.
+Writes <out>.json and <out>.md.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ class PooledRow:
         mean: Mean of its figures.
         deviation: Their standard deviation; None for one.
         count: Their number.
-        gain: Mean minus that of the student alone.
-        p_value: By Dunnett's test, for all rows together; None for the base.
-        share: Part of the gap to the teachers that it closes.
+        gain: Mean minus that of the control.
+        p_value: By Dunnett's test, for all rows together; None for the control.
+        share: Part of the gap between the student alone and the teachers that it
+            closes.
+        image_error: Standard deviation over resampled test images; None where they
+            were not resampled.
     """
 
     mean: float
@@ -53,6 +57,7 @@ class PooledRow:
     gain: float
     p_value: float | None
     share: float
+    image_error: float | None
 
 
 def plain_name(row: str) -> str:
@@ -60,23 +65,38 @@ def plain_name(row: str) -> str:
     return _ADDED.sub('', row)
 
 
-def pool(report: Mapping[str, Any]) -> dict[str, PooledRow]:
+def pool(
+    report: Mapping[str, Any], split: str = '', control: str = ''
+) -> dict[str, PooledRow]:
     """Return the pooled rows of a comparison; the first is the student alone.
 
     Args:
         report: Content of its json.
+        split: 'val' for figures of validation images; else those of the report.
+        control: The row that others are compared with; '' for the student alone.
     """
     key: str = report['key']
+    of = 'validation' if split == 'val' and report['split'] != 'val' else 'metrics'
     values: dict[str, list[float]] = {}
     for run in report['runs']:
-        values.setdefault(plain_name(run['row']), []).append(run['metrics'][key])
-    teachers = [teacher['metrics'].get(key) for teacher in report['teachers']]
-    goal = spread([value for value in teachers if value is not None]).mean
-    analysis = compare_with_base(values)
-    base = spread(next(iter(values.values()))).mean
+        values.setdefault(plain_name(run['row']), []).append(run[of][key])
+    alone = next(iter(values))
+    control = control or alone
+    if control not in values:
+        raise ExperimentError(
+            f'there is no row {control!r}', available=list(values), fix='--control ROW'
+        )
+    goal = spread([teacher[of][key] for teacher in report['teachers']]).mean
+    others = {row: figures for row, figures in values.items() if row != control}
+    analysis = compare_with_base({control: values[control], **others})
+    means = {row: spread(figures) for row, figures in values.items()}
+    base, zero = means[control].mean, means[alone].mean
+    errors = {
+        plain_name(row['name']): (row.get('image_error') or {}).get('deviation')
+        for row in report.get('rows', ())
+    }
     found = {}
-    for row, figures in values.items():
-        known = spread(figures)
+    for row, known in means.items():
         difference = analysis.differences.get(row)
         found[row] = PooledRow(
             known.mean,
@@ -84,7 +104,8 @@ def pool(report: Mapping[str, Any]) -> dict[str, PooledRow]:
             known.count,
             known.mean - base,
             difference.p_value if difference else None,
-            (known.mean - base) / (goal - base) if goal != base else math.nan,
+            (known.mean - zero) / (goal - zero) if goal != zero else math.nan,
+            errors.get(row),
         )
     return found
 
@@ -106,6 +127,7 @@ def page(
     found: Mapping[str, Mapping[str, PooledRow]],
     shares: Mapping[str, float],
     title: str,
+    control: str = '',
 ) -> str:
     """Return the page: a row for each row, a column for each data set."""
     names = list(dict.fromkeys(row for rows in found.values() for row in rows))
@@ -114,7 +136,8 @@ def page(
         f'# {title}',
         '',
         "Mean ± standard deviation (number of trainings), with the p value of Dunnett's"
-        ' test against the student alone; the last column is the mean share of the gap'
+        f' test against {control or "the student alone"}, and after a semicolon the'
+        ' error that the images leave; the last column is the mean share of the gap'
         ' to the teachers that is closed, where all data sets have the row.',
         '',
         '| | ' + ' | '.join([*found, 'share of the gap']) + ' |',
@@ -132,7 +155,8 @@ def _cell(row: PooledRow | None) -> str:
         return ''
     deviation = '' if row.deviation is None else f' ± {row.deviation:.3f}'
     chance = '' if row.p_value is None else f', p {row.p_value:.2g}'
-    return f'{row.mean:.3f}{deviation} ({row.count}){chance}'
+    error = '' if row.image_error is None else f'; {row.image_error:.3f}'
+    return f'{row.mean:.3f}{deviation} ({row.count}){chance}{error}'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -143,6 +167,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add('reports', type=Path, nargs='+', help='folders of comparisons')
     add('--out', type=Path, required=True, help='the files to write, without ending')
+    add('--split', choices=('val', 'test'), default='test', help='default: test')
+    add('--control', default='', help='row to compare with; default: the student alone')
     add('--title', default='Pooled over data sets')
     add('--debug', action='store_true', help='show tracebacks')
     return parser.parse_args(argv)
@@ -161,14 +187,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 expected=folder / JSON,
                 fix='folders that mkd-det compare --out has written',
             )
-        found[folder.name.rpartition('_')[2]] = pool(report)
+        found[folder.name] = pool(report, args.split, args.control)
     shares = rank(found)
     rows = {
         data: {row: asdict(value) for row, value in pooled.items()}
         for data, pooled in found.items()
     }
     write_json(args.out.with_suffix('.json'), finite(dict(data=rows, shares=shares)))
-    args.out.with_suffix('.md').write_text(page(found, shares, args.title))
+    args.out.with_suffix('.md').write_text(
+        page(found, shares, args.title, args.control)
+    )
 
 
 if __name__ == '__main__':

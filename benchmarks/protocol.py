@@ -1,17 +1,17 @@
 """The protocol of measurements: equally many tries for each row, then one test.
 
 All tries of all rows train with the first seed and are judged on validation images; one
-that fails is the worst. What was best of each row trains with all seeds, and is tested
-once. Figures of tries stay in `tries.json`: a try that has one there is not trained
-again, on whatever machine (but for one, the base of the others). Remove the file where
-configs have changed.
+that fails is the worst. What was best of each row, on all data sets together, trains
+with all seeds, and is tested once. Figures of tries stay in `tries.json`: a try that
+has one there is not trained again, on whatever machine (but for one, the base of the
+others). Remove the file where configs have changed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from measuring import dump
@@ -20,6 +20,8 @@ from mmengine.config import Config
 from mkd_det.cli import compare
 from mkd_det.cli.common import add_devices
 from mkd_det.errors import ExperimentError
+from mkd_det.experiments.comparison.budget import set_budget
+from mkd_det.experiments.comparison.options import ComparisonOptions
 from mkd_det.experiments.comparison.report.page import JSON
 from mkd_det.experiments.comparison.rows import file_stem
 from mkd_det.io.json_files import finite, read_json, write_json
@@ -28,6 +30,8 @@ from mkd_det.io.json_files import finite, read_json, write_json
 Settings = Mapping[str, float]
 # Figure of a try that has failed.
 WORST = float('-inf')
+# Row and try of the teacher's figure, beside those of students.
+TEACHER = 'teacher'
 # Makes the config of a row with some settings.
 Make = Callable[[Settings], Config]
 
@@ -84,64 +88,140 @@ def make_parser(description: str | None, work_dir: str) -> argparse.ArgumentPars
     return parser
 
 
+@dataclass(frozen=True)
+class Task:
+    """Rows on a data set.
+
+    Args:
+        rows: What makes the config of each row; the first is the student alone.
+        place: Where to train and report.
+        also: Rows without tries of their own: the row whose settings they take, and
+            what makes their config.
+    """
+
+    rows: Mapping[str, Make]
+    place: Place
+    also: Mapping[str, tuple[str, Make]] = field(default_factory=dict)
+
+
 def measure(
-    rows: Mapping[str, Make],
-    stages: Sequence[Stage],
-    seeds: Sequence[int],
-    place: Place,
-    also: Mapping[str, tuple[str, Make]] | None = None,
+    tasks: Sequence[Task], stages: Sequence[Stage], seeds: Sequence[int]
 ) -> dict[str, Settings]:
     """Try, choose, train with all seeds, and test.
 
     Args:
-        rows: The rows; the first is the student alone.
+        tasks: The same rows on some data sets, for all of which settings are chosen
+            together: by the mean share of the gap between the student alone and its
+            teacher that a try closes.
         stages: What is tried of each row, one setting after the other.
         seeds: All seeds; the tries have the first.
-        place: Where to train and report.
-        also: Rows without tries of their own: the row whose settings they take, and
-            what makes their config.
 
     Returns:
         What was chosen, by row.
     """
-    start = {stage.name: stage.start for stage in stages}
-    best: dict[str, Settings] = dict.fromkeys(rows, start)
-    tries = Tries(place.out / 'tries.json')
-    files: dict[str, Path] = {}
-    made: dict[str, tuple[str, Settings]] = {}
-    for stage in stages:
-        for row, make in rows.items():
-            for value in stage.values:
-                settings = {**best[row], stage.name: value}
-                name = f'{row}, {label(settings)}'
-                made[name] = row, settings
-                files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
-                dump(make(settings), files[name])
-        left = tries.left(files)
-        rows_of = {name: made[name][0] for name in left}
-        try:
-            tries.add(rows_of, run_tries(left, seeds[:1], place))
-        finally:  # a run that is stopped has figures as well
-            tries.add(rows_of, figures(place.folder / 'tries'))
-        names = {row: tries.best(row, made) for row in rows}
-        best = {row: made[name][1] for row, name in names.items()}
-    chosen = {name: files[name] for name in names.values()}
-    for name, (row, make) in (also or {}).items():
-        chosen[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
-        dump(make(best[row]), chosen[name])
-    run_compare(chosen, seeds, place, place.out, test=True)
+    best = choose(tasks, stages, seeds[0])
+    for task in tasks:
+        folder = task.place.folder / 'configs'
+        chosen = {
+            f'{row}, {label(best[row])}': (row, m) for row, m in task.rows.items()
+        }
+        files = {}
+        for name, (row, make) in {**chosen, **task.also}.items():
+            files[name] = folder / f'{file_stem(name)}.py'
+            dump(make(best[row]), files[name])
+        run_compare(files, seeds, task.place, task.place.out, test=True)
     return best
 
 
+def choose(
+    tasks: Sequence[Task], stages: Sequence[Stage], seed: int
+) -> dict[str, Settings]:
+    """Try settings on all data sets, and return the best of each row.
+
+    Args:
+        tasks: The same rows on some data sets.
+        stages: What is tried of each row, one setting after the other.
+        seed: Seed of the trainings.
+    """
+    rows = list(tasks[0].rows)
+    start = {stage.name: stage.start for stage in stages}
+    best: dict[str, Settings] = dict.fromkeys(rows, start)
+    tries = [Tries(task.place.out / 'tries.json', rows[0]) for task in tasks]
+    made: dict[str, tuple[str, Settings]] = {}
+    for stage in stages:
+        for row in rows:
+            for value in stage.values:
+                settings = {**best[row], stage.name: value}
+                made[f'{row}, {label(settings)}'] = row, settings
+        for task, own in zip(tasks, tries, strict=True):
+            try_all(task, made, own, seed)
+        best = {row: made[best_try(tries, row, made)][1] for row in rows}
+    return best
+
+
+def try_all(
+    task: Task, made: Mapping[str, tuple[str, Settings]], tries: Tries, seed: int
+) -> None:
+    """Train the tries of a data set that have no figure yet.
+
+    Args:
+        task: The data set.
+        made: Row and settings of each try.
+        tries: What is known, to which figures are added.
+        seed: Seed of the trainings.
+    """
+    place, files = task.place, {}
+    for name, (row, settings) in made.items():
+        files[name] = place.folder / 'configs' / f'{file_stem(name)}.py'
+        dump(task.rows[row](settings), files[name])
+    left = tries.left(files)
+    rows_of = {name: made[name][0] for name in left} | {TEACHER: TEACHER}
+    try:
+        tries.add(rows_of, run_tries(left, [seed], place))
+    finally:  # a run that is stopped has figures as well
+        out = place.folder / 'tries'
+        tries.add(rows_of, {**figures(out), **teacher_figure(out)})
+
+
+def best_try(
+    tries: Sequence[Tries], row: str, made: Mapping[str, tuple[str, Settings]]
+) -> str:
+    """Return the try of a row that is best on all data sets together.
+
+    Args:
+        tries: Figures on each data set.
+        row: Name of the row.
+        made: The tries that count; files of figures may have others.
+
+    Raises:
+        ExperimentError: Each try of the row has failed on some data set.
+    """
+    names = [name for name, (of, _) in made.items() if of == row]
+    means = {n: sum(own.share(row, n) for own in tries) / len(tries) for n in names}
+    name = max(means, key=means.__getitem__)
+    if means[name] == WORST:
+        raise ExperimentError(
+            f'all tries of {row!r} have failed',
+            expected='one that trains to its end',
+            actual=', '.join(names),
+            fix='remove them from '
+            + ', '.join(str(own.file) for own in tries)
+            + ', and run the same command again, once what the logs in runs/ show is'
+            ' mended; or other values in STAGES of the script',
+        )
+    return name
+
+
 class Tries:
-    """Figures of tries, by row, kept in a file.
+    """Figures of tries on a data set, by row, kept in a file.
 
     Args:
         file: Figures of an earlier run are read from it.
+        base: The row of the student alone.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, base: str) -> None:
+        self.file, self.base = file, base
         self.figures: dict[str, dict[str, float]] = {
             # -inf is null in json.
             row: {name: WORST if v is None else v for name, v in own.items()}
@@ -174,28 +254,17 @@ class Tries:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.file, finite(self.figures))
 
-    def best(self, row: str, names: Collection[str]) -> str:
-        """Return the best try of a row.
+    def share(self, row: str, name: str) -> float:
+        """Return the share of the gap that a try closes; without a teacher, its gain.
 
         Args:
-            row: Name of the row.
-            names: The tries that count; the file may have others.
-
-        Raises:
-            ExperimentError: All tries of the row have failed.
+            row: The row of the try.
+            name: The try.
         """
-        own = {n: v for n, v in self.figures.get(row, {}).items() if n in names}
-        name = max(own, key=own.__getitem__)
-        if own[name] == WORST:
-            raise ExperimentError(
-                f'all tries of {row!r} have failed',
-                expected='one that trains to its end',
-                actual=', '.join(own),
-                fix=f'remove them from {self.file}, and run the same command again,'
-                ' once what the logs in runs/ show is mended; or other values in'
-                ' STAGES of the script',
-            )
-        return name
+        alone = max(self.figures[self.base].values())
+        gain = self.figures[row][name] - alone if alone != WORST else WORST
+        gap = self.figures.get(TEACHER, {}).get(TEACHER, WORST) - alone
+        return gain / gap if gap > 0 else gain
 
 
 def label(settings: Settings) -> str:
@@ -231,6 +300,26 @@ def run_tries(
         if name not in found:
             print(f'{name}: it has failed, or has no figure; counts as the worst')
     return {name: found.get(name, WORST) for name in files}
+
+
+def teacher_figure(out: Path) -> dict[str, float]:
+    """Return the figure of the best teacher of a report, by `TEACHER`; or nothing."""
+    report = read_json(out / JSON) or {}
+    metrics = [teacher['metrics'] for teacher in report.get('teachers', ())]
+    known = [value for m in metrics if (value := m.get(report['key'])) is not None]
+    return {TEACHER: max(known)} if known else {}
+
+
+def lengthen(cfg: Config, times: int) -> None:
+    """Let a training and its schedule be so many times as long.
+
+    Args:
+        cfg: Its config, which counts epochs.
+        times: How many times.
+    """
+    epochs = times * cfg.train_cfg.max_epochs
+    kept = {'train_cfg.val_interval': cfg.train_cfg.val_interval}
+    set_budget(cfg, ComparisonOptions(epochs=epochs, options=kept))
 
 
 def figures(out: Path) -> dict[str, float]:

@@ -253,6 +253,8 @@ def test_every_row_of_mkd_is_planned(
     model = build_model(cfg)
     kept = {**measure_mkd.PARTS, **measure_mkd.LESS}.get(of, cfg.model.terms)
     assert set(model.plan.terms) == set(kept)
+    soft = [t for t in cfg.model.terms.values() if t.type == 'SoftOutputKD']
+    assert all(term.balance == 1.0 for term in soft)
     explored = 'loss_feature' in kept and 'exploration' not in row
     assert bool(cfg.model.get('branches')) == (explored and row not in PEERS)
     if row == measure_mkd.FASTER:
@@ -288,18 +290,18 @@ def test_rows_of_mkd_that_belong_to_another_bring_it_along(
 ) -> None:
     calls = []
     monkeypatch.setattr(protocol, 'measure', lambda *given: calls.append(given))
-    args = measure_mkd.parse_args(
-        [*gfl_args, '--rows', measure_mkd.LINEAR, 'student alone, twice as long']
-    )
-    measure_mkd.measure(args, 'cards')
-    [(rows, _, seeds, place, also)] = calls
-    assert list(rows) == ['student alone', 'M-KD'] and seeds == [0, 1, 2, 3, 4]
-    assert {row: of for row, (of, _) in also.items()} == {
-        measure_mkd.LINEAR: 'M-KD',
+    argv = [*gfl_args, '--data', 'cards', 'pcb', '--rows', measure_mkd.LINEAR[0]]
+    argv.append('student alone, twice as long')
+    assert measure_mkd.main(argv) in (None, 0)
+    [([task, other], _, seeds)] = calls
+    assert list(task.rows) == ['student alone', 'M-KD'] and seeds == [0, 1, 2, 3, 4]
+    assert (task.place.out.name, other.place.out.name) == ('mkd_cards', 'mkd_pcb')
+    assert {row: of for row, (of, _) in task.also.items()} == {
+        measure_mkd.LINEAR[0]: 'M-KD',
         'student alone, twice as long': 'student alone',
         'M-KD, second teacher': 'M-KD',
     }
-    assert place.out.name == 'mkd_cards'
+    assert measure_mkd.main([*argv, '--epochs', '2']) == 2  # it would not be longer
 
 
 def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> None:
@@ -463,7 +465,8 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     def more(settings: protocol.Settings) -> Config:
         return Config(dict(settings, other=1))
 
-    best = protocol.measure(rows, stages, [5, 6], place, dict(more=('taught', more)))
+    task = protocol.Task(rows, place, dict(more=('taught', more)))
+    best = protocol.measure([task], stages, [5, 6])
     assert best == dict(alone=dict(lr=1, weight=1), taught=dict(lr=3, weight=2))
     *tries, last = calls
     assert [(c.seeds, c.test, len(c.rows)) for c in tries] == [
@@ -484,11 +487,49 @@ def test_the_protocol_tests_what_was_best_of_each_row(
     saved['taught']['taught, lr 9, weight 1'] = 0.9  # of another version of the script
     (tmp_path / 'out' / 'tries.json').write_text(json.dumps(saved))
     place = protocol.Place(tmp_path / 'other', tmp_path / 'out', ['cpu'], epochs=2)
-    assert protocol.measure(rows, stages, [5, 6], place) == best
+    task = protocol.Task(rows, place)
+    assert protocol.measure([task], stages, [5, 6]) == best
     [left, last] = calls
     assert left.base.startswith('alone, lr 1, weight 1=')
     assert [row.partition('=')[0] for row in left.rows] == ['taught, lr 3, weight 2']
     assert last.test
+
+
+def test_settings_are_chosen_for_all_data_sets_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By shares of the gap: a gain counts more where the teacher is near."""
+    reached = dict(
+        a={'alone, lr 1': 0.2, 'alone, lr 2': 0.1, 'kd, lr 1': 0.3, 'kd, lr 2': 0.5},
+        b={'alone, lr 1': 0.5, 'alone, lr 2': 0.5, 'kd, lr 1': 0.6, 'kd, lr 2': 0.55},
+    )
+    goals = dict(a=1.2, b=0.7)
+
+    def run(argv: list[str]) -> None:
+        args = compare.make_parser().parse_args(argv)
+        names = [row.partition('=')[0] for row in (args.base, *args.rows)]
+        data = args.work_dir.parent.name
+        rows = [dict(name=n, metric=dict(mean=reached[data][n])) for n in names]
+        teachers = [dict(metrics=dict(mAP=goals[data]))]
+        args.out.mkdir(parents=True, exist_ok=True)
+        content = dict(key='mAP', rows=rows, teachers=teachers)
+        (args.out / 'report.json').write_text(json.dumps(content))
+
+    monkeypatch.setattr(compare, 'main', run)
+    rows: dict[str, protocol.Make] = dict(alone=Config, kd=Config)
+    tasks = [
+        protocol.Task(
+            rows, protocol.Place(tmp_path / n, tmp_path / f'out_{n}', ['cpu'])
+        )
+        for n in reached
+    ]
+    stages = [protocol.Stage('lr', (1, 2))]
+    # Shares of lr 1: 0.1 and 0.5; of lr 2: 0.3 and 0.25.
+    assert protocol.measure(tasks, stages, [0])['kd'] == dict(lr=1)
+    goals['b'] = 1.5  # now 0.1 and 0.1 against 0.3 and 0.05
+    for task in tasks:
+        (task.place.out / 'tries.json').unlink()
+    assert protocol.measure(tasks, stages, [0])['kd'] == dict(lr=2)
 
 
 def test_figures_of_tries_stay_where_the_protocol_is_stopped(
@@ -505,7 +546,7 @@ def test_figures_of_tries_stay_where_the_protocol_is_stopped(
     place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
     stages = [protocol.Stage('lr', (1, 2))]
     with pytest.raises(SystemExit):
-        protocol.measure(dict(alone=Config), stages, [0], place)
+        protocol.measure([protocol.Task(dict(alone=Config), place)], stages, [0])
     saved = json.loads((tmp_path / 'out' / 'tries.json').read_text())
     assert saved == dict(alone={'alone, lr 1': 0.5})
 
@@ -544,7 +585,7 @@ def test_a_try_that_diverges_is_the_worst(
     rows: dict[str, protocol.Make] = dict(alone=Config, taught=Config)
     stages = [protocol.Stage('lr', (1, 2, 3))]
     place = protocol.Place(tmp_path / 'runs', tmp_path / 'out', ['cpu'])
-    best = protocol.measure(rows, stages, [0], place)
+    best = protocol.measure([protocol.Task(rows, place)], stages, [0])
     chosen = {f'{row}, lr {s["lr"]}' for row, s in best.items()}
     assert set(made[-1]) == chosen and not chosen & (wrong | {missing})
     said = capsys.readouterr().out
@@ -567,9 +608,8 @@ def test_tries_that_all_fail_and_other_errors_end_the_protocol(
 
         monkeypatch.setattr(compare, 'main', run)
         with pytest.raises(type(error)):
-            protocol.measure(
-                dict(alone=Config), [protocol.Stage('lr', (1, 2))], [0], place
-            )
+            task = protocol.Task(dict(alone=Config), place)
+            protocol.measure([task], [protocol.Stage('lr', (1, 2))], [0])
     assert len(calls) == 2
 
 
@@ -658,6 +698,7 @@ def test_every_row_of_classifiers_is_planned(
     assert sum(t.weight for t in cfg.model.terms.values()) == pytest.approx(
         4.0 * each / len(row.depths)
     )
+    assert bool(cfg.get('custom_hooks')) == ('DLKD' in row.terms)
     for teacher in cfg.model.teachers.values():
         if 'checkpoint' in teacher:
             teacher.checkpoint = None
@@ -675,6 +716,47 @@ def test_noisy_labels_have_teachers_of_their_own(
     cfg = measure_classifiers.make_row(signs, 'signs', soft, dict(lr=0.1, weight=1))
     assert cfg.train_dataloader.dataset.label_noise == 0.2
     assert cfg.val_dataloader.dataset.get('label_noise', 0) == 0
+
+
+def test_students_of_each_kind_are_compared_with_their_own_kind_alone(
+    signs: argparse.Namespace, tmp_path: Path
+) -> None:
+    signs.rows = ['soft outputs', 'VGG-8, soft outputs', 'aggregation on labels alone']
+    first, second = measure_classifiers.tasks(signs, 'signs')
+    assert list(first.rows) == ['student alone', *signs.rows[:1], signs.rows[2]]
+    assert list(second.rows) == ['VGG-8 alone', 'VGG-8, soft outputs']
+    names = [task.place.out.name for task in (first, second)]
+    assert names == ['classifiers_signs', 'classifiers_signs_vgg-8']
+    assert {name: of for name, (of, _) in first.also.items()} == {
+        'soft outputs, second teacher': 'soft outputs',
+        'student alone, 2 times as long': 'student alone',
+    }
+    settings = dict(lr=0.1, weight=1.0)
+    (tmp_path / 'resnet56_signs_1.pth').touch()
+    cfg = first.also['soft outputs, second teacher'][1](settings)
+    assert cfg.model.teachers.t56.checkpoint.endswith('resnet56_signs_1.pth')
+    longer = first.also['student alone, 2 times as long'][1](settings)
+    assert longer.train_cfg.max_epochs == 60
+
+
+def test_images_are_fewer_mixed_or_changed_more(signs: argparse.Namespace) -> None:
+    settings, row = dict(lr=0.1, weight=1.0), measure_classifiers.ROWS['soft outputs']
+    signs.images = 10
+    for name in ('mixup', 'heavy'):
+        signs.augment = name
+        cfg = measure_classifiers.make_row(signs, 'signs', row, settings)
+        data = cfg.train_dataloader.dataset
+        assert data.num_images == 10
+        kinds = [step['type'] for step in data.transforms]
+        assert ('RandAugment' in kinds) == (name == 'heavy')
+        mixed = cfg.model.student.data_preprocessor.get('mixup', 0)
+        assert bool(mixed) == (name == 'mixup')
+        cfg.model.teachers.t56.checkpoint = None
+        assert build_model(cfg).plan.terms
+        (task,) = measure_classifiers.tasks(
+            argparse.Namespace(**{**vars(signs), 'rows': ['soft outputs']}), 'signs'
+        )
+        assert task.place.out.name == f'classifiers_signs_{name}'
 
 
 def test_cifar10_is_chosen_on_other_images_than_it_is_tested_on(
