@@ -25,6 +25,7 @@ class Variant:
         last: Changes of its last stage.
         only: Assistants that are kept; None for all.
         given: Members that another row has trained: their names, and that row.
+        options: Of a student that is trained alone.
     """
 
     chain: str
@@ -32,6 +33,7 @@ class Variant:
     last: Mapping[str, Any] = field(default_factory=dict)
     only: Sequence[str] | None = None
     given: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,49 @@ class Experiment:
         rows: Variants by name.
         metric: The metric that counts.
         weights: File of each member that is given, in the folder of the weights.
+        data: 'cifar10', 'bccd', or a data set of small images with a test split, of
+            which the figures are: nothing is chosen.
     """
 
     title: str
     rows: Mapping[str, Variant]
     metric: Metric = TOP1
     weights: Mapping[str, str] = field(default_factory=dict)
+    data: str = 'cifar10'
 
 
 PREVIOUS = {'guides': 'previous'}
 DENSE_1, DENSE_2 = 'one assistant, dense', 'two assistants, dense'
+
+
+def small(
+    title: str, data: str, chain: str, members: Sequence[str], **backbone: Any
+) -> Experiment:
+    """Return a whole chain on small images, with one assistant.
+
+    Args:
+        title: Title of the page.
+        data: The data set.
+        chain: The chain file.
+        members: Names of root and assistant, which the first row trains for all.
+        **backbone: Of the student, alone.
+    """
+    file = f'{CHAINS}/{chain}.py'
+    root, assistant = members
+    given = {root: 'DGKD', assistant: 'DGKD'}
+    alone = {f'model.backbone.{key}': value for key, value in backbone.items()}
+    rows = {
+        'alone': Variant(f'mkd_det::classification/resnet56_{data}.py', options=alone),
+        'DGKD': Variant(file),
+        'TAKD': Variant(file, PREVIOUS, given=given),
+        'from the teacher': Variant(file, only=(), given={root: 'DGKD'}),
+        'DGKD, one dropped': Variant(
+            file, last=dict(sampling=dict(drop_exact=1)), given=given
+        ),
+    }
+    return Experiment(title, rows, data=data)
+
+
 EXPERIMENTS = {
     'cifar10': Experiment(
         'Chains on CIFAR-10',
@@ -94,6 +129,7 @@ EXPERIMENTS = {
         # A chain names its metric as the log does, without `coco/`.
         Metric('bbox_mAP', BOX_MAP.title),
         {'w64': 'gfl_r18-w64_bccd.pth'},
+        'bccd',
     ),
     'whole': Experiment(
         'A chain from its root',
@@ -102,5 +138,30 @@ EXPERIMENTS = {
             'TAKD': Variant(SQUARE, PREVIOUS, given={'t56': 'DGKD', 'a44': 'DGKD'}),
             'from the teacher': Variant(SQUARE, only=(), given={'t56': 'DGKD'}),
         },
+    ),
+    'wrn': small(
+        'WideResNets on hand signs',
+        'signs',
+        'wrn40-2-16-2_dgkd_wrn16-1_signs',
+        ('w40', 'w16x2'),
+        type='CifarWideResNet',
+        depth=16,
+        widen=1,
+    ),
+    'vgg': small(
+        'VGGs on clothes',
+        'clothing',
+        'vgg16-13_dgkd_vgg8_clothing',
+        ('v16', 'v13'),
+        type='CifarVGG',
+        depth=8,
+        base_channels=16,
+    ),
+    'gap': small(
+        'A large gap on hand signs',
+        'signs',
+        'resnet56-20_dgkd_resnet8_signs',
+        ('t56', 'a20'),
+        depth=8,
     ),
 }

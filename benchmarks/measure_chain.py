@@ -4,13 +4,16 @@
     python benchmarks/measure_chain.py cifar10 --weights FOLDER --seeds 0 1 2
     python benchmarks/measure_chain.py rows --weights FOLDER --seeds 0 1 2
     python benchmarks/measure_chain.py bccd --weights FOLDER --seeds 0 1 2
-    python benchmarks/measure_chain.py whole --seeds 0 --epochs 6
+    python benchmarks/measure_chain.py whole --seeds 0 1 2 --epochs 6
+    python benchmarks/measure_chain.py wrn --seeds 0 1 2
 
 cifar10: ResNet-56, 44 and 32, with the weights in FOLDER (resnet56-cifar10jpeg.pth,
 ...), teach ResNet-20. rows: a ResNet-20 of 1x3 filters, alone, by the teacher, by
 parallel assistants. bccd: gfl_r18-w64_bccd.pth teaches, with one assistant and with
-two. whole: as cifar10, but the teacher and all assistants are trained, too. Every row
-is a chain of its own. Finished trainings are skipped, interrupted ones resumed.
+two. whole: as cifar10, but the teacher and all assistants are trained, too. wrn, vgg,
+gap: whole chains of WideResNets on hand signs, of VGGs on clothes, and from ResNet-56
+to ResNet-8 on hand signs, with the figures of test images. Every row is a chain of its
+own. Finished trainings are skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +27,6 @@ from typing import Any
 
 from chain_experiments import EXPERIMENTS
 from measuring import (
-    CIFAR_BATCH,
     CIFAR_LAYERS,
     TOP1,
     Entry,
@@ -38,7 +40,8 @@ from measuring import (
 )
 
 from mkd_det.cli.common import guard
-from mkd_det.config_files.reading import read_config
+from mkd_det.config_files.reading import load_config, read_config
+from mkd_det.data.datasets import count_images
 from mkd_det.errors import CheckpointFileError
 from mkd_det.experiments.chain.report import draw_sizes
 from mkd_det.experiments.chain.run import run_chain
@@ -60,7 +63,7 @@ def chain_of(args: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
         member['options'] = {**member.get('options', {}), **options}
         if name in experiment.weights:
             member['checkpoint'] = str(args.weights / experiment.weights[name])
-            if args.experiment != 'bccd':
+            if experiment.data == 'cifar10':
                 member['teacher'] = {'revise_keys': CIFAR_LAYERS}
         if name in variant.given:
             other = folder_of(args, variant.given[name], seed)
@@ -69,9 +72,16 @@ def chain_of(args: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
 
 
 def budget(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Return the options of every training on CIFAR-10; none for BCCD."""
-    if args.experiment == 'bccd':
+    """Return the options of every training: images and epochs of CIFAR-10.
+
+    Small images of other data have a test split, on which their trainings are measured.
+    """
+    data = EXPERIMENTS[args.experiment].data
+    if data == 'bccd':
         return {}
+    if data != 'cifar10':
+        cfg = load_config(f'mkd_det::classification/resnet56_{data}.py')
+        return {'val_dataloader.dataset.root': cfg.test_dataloader.dataset.root}
     return {
         'train_dataloader.dataset.seed': seed,
         'train_dataloader.dataset.num_images': args.images,
@@ -125,17 +135,21 @@ def run_alone(args: argparse.Namespace, row: str, seed: int) -> Entry:
         row: Name of its row.
         seed: Its seed.
     """
-    config = EXPERIMENTS[args.experiment].rows[row].chain
-    folder = folder_of(args, row, seed)
+    variant = EXPERIMENTS[args.experiment].rows[row]
+    folder, options = folder_of(args, row, seed), budget(args, seed)
+    cfg = load_config(variant.chain, {**variant.options, **options})
+    config = str(folder.with_name(folder.name + '.py'))
+    dump(cfg, Path(config))
+    images, batch = count_images(cfg), cfg.train_dataloader.batch_size
     training = TrainingRun(
         name=row,
         title=f'{args.experiment}: {row}, seed {seed}',
         config=config,
         folder=folder,
-        budget=args.epochs,
-        iterations=args.epochs * -(-args.images // CIFAR_BATCH),
+        budget=cfg.train_cfg.max_epochs,
+        iterations=cfg.train_cfg.max_epochs * -(-images // batch),
         settings=settings_of(config, folder),
-        options={'randomness.seed': seed, **budget(args, seed)},
+        options={'randomness.seed': seed},
         metrics={TOP1.name: 'accuracy/top1'},
     )
     with make_display(1, training.title) as display:
@@ -147,25 +161,27 @@ def run_alone(args: argparse.Namespace, row: str, seed: int) -> Entry:
 def write(args: argparse.Namespace, entries: Sequence[Entry]) -> None:
     """Write page and figures of the experiment, and all raw numbers in chain.json."""
     experiment = EXPERIMENTS[args.experiment]
-    bccd = args.experiment == 'bccd'
-    note = (
-        'Beside them, full M-KD without a chain: [bccd.md](bccd.md).'
-        if bccd
-        else f'{args.images} images (JPEG), {args.epochs} epochs, tested on 10,000.'
+    data = experiment.data
+    note = {
+        'bccd': 'Beside them, full M-KD without a chain: [bccd.md](bccd.md).',
+        'cifar10': f'{args.images} images (JPEG), {args.epochs} epochs, tested on'
+        ' 10,000.',
+    }.get(
+        data, 'Figures are of test images; nothing was chosen.'
     ) + ' Seconds are of the last stage; runs shared the machine.'
     if args.experiment == 'cifar10':
         note += ' The student alone: [cifar10.md](cifar10.md).'
-    where = 'the test split of BCCD' if bccd else 'the test images of CIFAR-10'
+    where = dict(bccd='the test split of BCCD', cifar10='the test images of CIFAR-10')
     report = Report(
         stem=f'chain_{args.experiment}',
         title=experiment.title,
         note=note,
         metrics=[experiment.metric],
-        axis=f'{experiment.metric.title} on {where}',
+        axis=f'{experiment.metric.title} on {where.get(data, f"{data}, test images")}',
     )
     seeds = ' '.join(map(str, args.seeds))
     weights = ' --weights FOLDER' if experiment.weights else ''
-    size = '' if bccd else f' --images {args.images} --epochs {args.epochs}'
+    size = f' --images {args.images} --epochs {args.epochs}' * (data == 'cifar10')
     command = (
         f'python benchmarks/measure_chain.py {args.experiment}{weights}{size}'
         f' --seeds {seeds}'

@@ -479,9 +479,13 @@ def test_name_of_a_chain_matches_its_contents(file: Path) -> None:
 
 
 def size(member: ChainMember) -> str:
-    """What tells the members of a chain apart: depth or width."""
-    model = plain(load_config(member.cfg, dict(member.options)).model)
-    return str(model.backbone.get('base_channels') or model.backbone.depth)
+    """What tells the members of a chain apart: depth, width or both."""
+    backbone = plain(load_config(member.cfg, dict(member.options)).model).backbone
+    if 'widen' in backbone:
+        return f'{backbone.depth}-{backbone.widen}'
+    if backbone.type == 'CifarVGG':
+        return str(backbone.depth)
+    return str(backbone.get('base_channels') or backbone.depth)
 
 
 @pytest.mark.parametrize('file', DISTILL[::4], ids=named)

@@ -207,7 +207,7 @@ def count_images(cfg: Mapping[str, Any]) -> int:
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     with redirect_stdout(StringIO()):  # pycocotools prints its progress
         built = (
-            DATASETS.build({**leaf, 'pipeline': []})
+            DATASETS.build({**leaf, 'pipeline': []} if 'pipeline' in leaf else {**leaf})
             for leaf in leaf_datasets(cfg, 'train')
         )
         return sum(map(len, built))
