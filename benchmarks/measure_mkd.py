@@ -65,6 +65,8 @@ LINEAR = (
     'M-KD, features without guidance',
     'M-KD, features alone, without guidance',
 )
+# Half of the weight of each position by the teacher's attention.
+ATTEND = 'M-KD, features where the teacher is active'
 # Longer trainings: the row that they belong to, and how many times as long.
 LONGER = {
     'student alone, twice as long': (BASE, 2),
@@ -165,6 +167,8 @@ def leave_out(cfg: Config, row: str) -> None:
     if row == FASTER:
         faster = {'neck.fpn_convs': dict(lr_mult=2.0)}
         cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=faster)
+    if row == ATTEND:
+        model.terms.loss_feature.attend = 0.5
     if row in LINEAR:
         guide = model.adapters.guide_fpn
         model.adapters.guide_fpn = dict(

@@ -476,6 +476,20 @@ def test_features_l2() -> None:
     assert summed(two[:1], two[1:]).item() == pytest.approx(5)
 
 
+def test_features_count_more_where_the_teacher_is_active() -> None:
+    """Its attention is (0, 16), in parts of the mean (0, 2)."""
+    student, teacher = maps([1.0, 2.0], width=2), maps([0.0, 4.0], width=2)
+    half = FeatureKD(form='l2', attend=0.5)
+    assert half([student], [teacher]).item() == pytest.approx((0.5 * 1 + 1.5 * 4) / 2)
+    whole = FeatureKD(form='l2_sum', attend=1.0)
+    assert whole([student], [teacher]).item() == pytest.approx(2 * 4)
+    mask = torch.tensor([3.0, 1.0]).reshape(1, 1, 1, 2)
+    both = half([student], [teacher], [mask])
+    assert both.item() == pytest.approx((1.5 * 1 + 1.5 * 4) / 3)
+    dark = torch.zeros(1, 2, 1, 3)
+    assert torch.isfinite(FeatureKD(attend=1.0)([torch.ones(1, 2, 1, 3)], [dark]))
+
+
 def test_features_pearson_is_one_minus_the_correlation() -> None:
     student = maps([1.0, 2.0, 3.0], [1.0, 0.0, 5.0], width=3)
     teacher = maps([1.0, 3.0, 2.0], [-2.0, 0.0, -10.0], width=3)
@@ -525,7 +539,16 @@ def test_features_of_vectors_and_tokens_are_those_of_maps(form: str) -> None:
     )
 
 
-@pytest.mark.parametrize('bad', [dict(form='cosine'), dict(tau=0.0)])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        dict(form='cosine'),
+        dict(tau=0.0),
+        dict(attend=1.5),
+        dict(attend='a'),
+        dict(form='channel', attend=0.5),
+    ],
+)
 def test_impossible_arguments_of_features(bad: dict) -> None:
     with pytest.raises(ConfigError):
         FeatureKD(**bad)

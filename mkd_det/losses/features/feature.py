@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from ...errors import ConfigError
+from ...errors import ConfigError, is_number
 from ...functional import (
     as_map,
+    attention_map,
     channel_kl,
     channel_standardise,
     pool_to,
@@ -51,6 +52,11 @@ class FeatureKD(PairLoss):
     Args:
         form: 'pearson', 'l2', 'l2_sum' or 'channel'.
         tau: Temperature of 'channel'; the other forms ignore it.
+        attend: Part of the weight that goes where the teacher is active, from 0 to 1:
+            a position p counts :math:`1 - a + a \, A_p / \bar A` with the teacher's
+            attention A, the sum of squares over channels, and its mean over the image.
+            Attention as a weight is what FGD gains from. Not for 'channel', which is a
+            distribution over positions already.
         **base: `weight` and `schedule`, see `PairLoss`.
 
     Shape:
@@ -66,7 +72,13 @@ class FeatureKD(PairLoss):
         '': "form='l2', or a tap with more than one position"
     }
 
-    def __init__(self, form: Form = 'pearson', tau: float = 1.0, **base: Any) -> None:
+    def __init__(
+        self,
+        form: Form = 'pearson',
+        tau: float = 1.0,
+        attend: float = 0.0,
+        **base: Any,
+    ) -> None:
         super().__init__(**base)
         if form not in get_args(Form):
             raise ConfigError(
@@ -74,8 +86,18 @@ class FeatureKD(PairLoss):
             )
         if not tau > 0:
             raise ConfigError('FeatureKD: tau must be above 0', actual=tau)
-        self.form = form
-        self.tau = tau
+        if not (is_number(attend) and 0 <= attend <= 1):
+            raise ConfigError(
+                'FeatureKD: attend must be a number from 0 to 1', actual=repr(attend)
+            )
+        if attend and form == 'channel':
+            raise ConfigError(
+                "FeatureKD: attend has no effect on form='channel', a distribution"
+                ' over positions',
+                actual=attend,
+                fix="form='pearson', or attend=0",
+            )
+        self.form, self.tau, self.attend = form, tau, attend
 
     def over_levels(
         self,
@@ -95,6 +117,11 @@ class FeatureKD(PairLoss):
         student, teacher = pool_to_smaller(as_map(student), as_map(teacher))
         if mask is not None:
             mask = pool_to(mask, (student.shape[-2], student.shape[-1]))
+        if self.attend:
+            attention = attention_map(teacher)
+            mean = attention.mean((2, 3), keepdim=True).clamp_min(1e-12)
+            weights = 1 - self.attend + self.attend * attention / mean
+            mask = weights if mask is None else mask * weights
         if self.form == 'channel':
             kl = channel_kl(student, teacher, self.tau, mask).mean(1)
             if mask is None:
