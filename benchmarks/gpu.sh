@@ -77,7 +77,23 @@ training() {
         count_seconds
     fi
     say "$name: $(cat "$out/$name.seconds" 2> /dev/null || echo unknown) s, $(grep -o \
-        'coco/bbox_mAP: [0-9.-]*' "$log" | tail -n 1)"
+        'coco/bbox_mAP: [0-9.-]*' "$log" | tail -n 1)$("$python" - "$out/$name" <<'END'
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+lines = [
+    json.loads(line)
+    for file in Path(sys.argv[1]).glob('*/vis_data/scalars.json')
+    for line in file.read_text().splitlines()
+]
+steps = [line for line in lines if 'data_time' in line and 'lr' in line]
+if steps:
+    step, data = (median(line[key] for line in steps) for key in ('time', 'data_time'))
+    print(f', step {step:.4f} s, of it {data:.4f} s for data (medians)')
+END
+)"
 }
 
 "$python" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name()
