@@ -62,7 +62,9 @@ class PooledRow:
 
 def plain_name(row: str) -> str:
     """Return the name of a row without settings, and without its teacher."""
-    return _ADDED.sub('', row)
+    while (shorter := _ADDED.sub('', row)) != row:
+        row = shorter
+    return row
 
 
 def pool(
@@ -79,14 +81,19 @@ def pool(
     of = 'validation' if split == 'val' and report['split'] != 'val' else 'metrics'
     values: dict[str, list[float]] = {}
     for run in report['runs']:
-        values.setdefault(plain_name(run['row']), []).append(run[of][key])
+        figure = run.get(of, {}).get(key)
+        if figure is not None:  # null where a training has diverged
+            values.setdefault(plain_name(run['row']), []).append(figure)
+    if not values:
+        raise ExperimentError(f'no training has a figure of {split or "the report"}')
     alone = next(iter(values))
     control = control or alone
     if control not in values:
         raise ExperimentError(
             f'there is no row {control!r}', available=list(values), fix='--control ROW'
         )
-    goal = spread([teacher[of][key] for teacher in report['teachers']]).mean
+    goals = [(teacher.get(of) or {}).get(key) for teacher in report['teachers']]
+    goal = spread([value for value in goals if value is not None]).mean
     others = {row: figures for row, figures in values.items() if row != control}
     analysis = compare_with_base({control: values[control], **others})
     means = {row: spread(figures) for row, figures in values.items()}
@@ -187,16 +194,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 expected=folder / JSON,
                 fix='folders that mkd-det compare --out has written',
             )
-        found[folder.name] = pool(report, args.split, args.control)
+        name = str(folder) if folder.name in found else folder.name
+        found[name] = pool(report, args.split, args.control)
     shares = rank(found)
     rows = {
         data: {row: asdict(value) for row, value in pooled.items()}
         for data, pooled in found.items()
     }
-    write_json(args.out.with_suffix('.json'), finite(dict(data=rows, shares=shares)))
-    args.out.with_suffix('.md').write_text(
-        page(found, shares, args.title, args.control)
-    )
+    write_json(Path(f'{args.out}.json'), finite(dict(data=rows, shares=shares)))
+    Path(f'{args.out}.md').write_text(page(found, shares, args.title, args.control))
 
 
 if __name__ == '__main__':

@@ -284,6 +284,12 @@ def run_tries(
         seeds: Seeds of the trainings.
         place: Where to train.
     """
+    if len(files) == 1:
+        raise ExperimentError(
+            'one try alone cannot be compared',
+            actual=next(iter(files)),
+            fix='more values in STAGES of the script, or more rows',
+        )
     out, left = place.folder / 'tries', dict(files)
     found: dict[str, float] = {}
     while len(left) > 1 and not found:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 # Similarity above which a name is proposed for one that is not matched.
 _SIMILAR = 0.8
@@ -42,6 +43,21 @@ def match_names(
         if len(indices) == len(theirs) == 1:
             found[indices[0]] = (theirs[0], SAME_LETTERS)
     return dict(sorted(found.items()))
+
+
+def as_named(theirs: Any, names: Sequence[str]) -> Any:
+    """Return what a class map gives for a class, with names in place of numbers.
+
+    On a command line '3' may be the name of a class; it is an index where no class is
+    called so.
+
+    Args:
+        theirs: A name, an index, several of them, or None.
+        names: Names of the classes that are meant.
+    """
+    if isinstance(theirs, (list, tuple)):
+        return [as_named(one, names) for one in theirs]
+    return str(theirs) if isinstance(theirs, int) and str(theirs) in names else theirs
 
 
 def similar_name(name: str, names: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from .common import (
     command,
     command_parser,
     console,
+    options_of,
     quiet_libraries,
 )
 from .common.arguments import Options
@@ -160,7 +161,10 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
         settings: What the user asked for.
         args: The arguments.
     """
-    files = show_prepared(settings, args).write(settings.folder)
+    from ..experiments.distillation.config_text import of_lists
+
+    prepared = show_prepared(settings, args)
+    files = prepared.write(settings.folder)
     lines = [f'Written: {file}' for file in files]
     if settings.checkpoint is None:
         trained = settings.teacher_part
@@ -169,10 +173,11 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
             f' {trained["checkpoint"]}'
         ]
     config = shlex.quote(str(settings.config))
-    lines += [
-        f'Weights for these data: mkd-det calibrate {config}',
-        f'Training with those of the recipe: mkd-det train {config}',
-    ]
+    if again := [f'{key}={value}' for key, value in of_lists(settings.options).items()]:
+        config += ' --cfg-options ' + shlex.join(again)
+    if prepared.choice.recipe.arguments.get('balance') is None:
+        lines.append(f'Weights for these data: mkd-det calibrate {config}')
+    lines.append(f'Training with those of the recipe: mkd-det train {config}')
     for line in lines:
         console().print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -254,21 +259,6 @@ def settings_of(args: argparse.Namespace) -> Any:
         not args.dry_run,
         as_dict(args.class_map, '--class-map'),
     )
-
-
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the arguments override in the config, by dotted key.
-
-    Args:
-        args: The arguments.
-    """
-    given = dict(args.cfg_options or {})
-    if args.amp:
-        given['optim_wrapper.type'] = 'AmpOptimWrapper'
-        given.setdefault('optim_wrapper.loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        given['auto_scale_lr.enable'] = True
-    return given
 
 
 def finish(settings: Any, config: Path) -> None:

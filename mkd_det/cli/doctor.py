@@ -43,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=32,
         help='validation images that teachers are measured on',
     )
-    add('--ranks', type=int, default=1, help='processes to try a training with; 1 or 2')
+    add(
+        '--ranks',
+        type=int,
+        default=1,
+        help='processes of the training, of which two are tried; default: 1',
+    )
     add('--quick', action='store_true', help='leave out speed, time and memory')
     add('--json', type=Path, help='write the findings there too')
     add('--picture', type=Path, help='default: doctor.png in the work dir')

@@ -203,14 +203,18 @@ def count_images(cfg: Mapping[str, Any]) -> int:
 
     Args:
         cfg: A config of a training.
+
+    Raises:
+        ConfigError: A dataset cannot be built.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    with redirect_stdout(StringIO()):  # pycocotools prints its progress
-        built = (
-            DATASETS.build({**leaf, 'pipeline': []} if 'pipeline' in leaf else {**leaf})
-            for leaf in leaf_datasets(cfg, 'train')
-        )
-        return sum(map(len, built))
+    found = 0
+    for leaf in leaf_datasets(cfg, 'train'):
+        given = {**leaf, 'pipeline': []} if 'pipeline' in leaf else {**leaf}
+        # pycocotools prints its progress.
+        with as_config_error('train_dataloader'), redirect_stdout(StringIO()):
+            found += len(DATASETS.build(given))
+    return found
 
 
 def class_names(dataset: CocoDataset | XMLDataset) -> tuple[str, ...]:

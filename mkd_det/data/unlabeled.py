@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,8 +52,8 @@ class UnlabeledImages(BaseDetDataset):
         unlabeled: Tells checks that there are no labels.
 
     Raises:
-        AnnotationError: There are no images, or a list cannot be read, or an image that
-            is to be left out does not exist.
+        AnnotationError: There are no images, or a list cannot be read, or none of the
+            images exists that are to be left out.
         ImageError: An image is missing, or is no image.
     """
 
@@ -86,15 +87,17 @@ class UnlabeledImages(BaseDetDataset):
             `instances`, and `unlabeled=True`.
         """
         paths, excluded = self._list(self.images), self._list(self.exclude)
-        if missing := [str(path) for path in excluded if not path.is_file()]:
+        missing = [str(path) for path in excluded if not path.is_file()]
+        if missing and len(missing) == len(excluded):
             raise AnnotationError(
-                'UnlabeledImages: an image that is to be left out does not exist',
+                'UnlabeledImages: no image that is to be left out exists',
                 actual=', '.join(missing[:3]),
-                fix='exclude=[...] with paths from data_root, or a folder',
+                fix='exclude=[...] with absolute paths or paths from data_root, or a'
+                ' folder',
             )
         left_out = {one for one, _ in same_images(map(str, paths), map(str, excluded))}
         paths = [path for path in paths if str(path) not in left_out]
-        self.excluded = len(left_out)
+        self.excluded, self.missing = len(left_out), len(missing)
         if not paths:
             raise AnnotationError(
                 'UnlabeledImages: there are no images',
@@ -139,6 +142,8 @@ class UnlabeledImages(BaseDetDataset):
         decoded = len(formats.check_images(paths, images))
         counted = 'all' if decoded == len(paths) else decoded
         left_out = f' ({self.excluded} excluded)' if self.exclude else ''
+        if self.missing:
+            left_out += f' ({self.missing} that are to be excluded do not exist)'
         return f'{len(paths)} images without labels{left_out}, {counted} images decoded'
 
     @property
@@ -245,5 +250,7 @@ def _broken(path: str, error: Exception) -> ImageError:
     return ImageError(
         f'an unlabelled image cannot be read: {path}',
         actual=getattr(error, 'actual', None) or f'{type(error).__name__}: {error}',
-        fix=f'repair or remove the file; or UnlabeledImages(exclude=[{path!r}])',
+        fix=f'repair or remove the file; or exclude=[{os.path.abspath(path)!r}]'
+        if os.path.exists(path)
+        else 'take it out of the list; or data_root, where relative paths begin',
     )

@@ -9,7 +9,7 @@ import pooled
 import pytest
 
 
-def report(folder: Path, goal: float, **rows: list[float]) -> Path:
+def report(folder: Path, goal: float, **rows: list[float | None]) -> Path:
     """Write the json of a comparison: figures of each row, under one teacher."""
     folder.mkdir()
     runs = [
@@ -17,7 +17,7 @@ def report(folder: Path, goal: float, **rows: list[float]) -> Path:
             row=name,
             seed=seed,
             metrics=dict(mAP=value),
-            validation=dict(mAP=value / 2),
+            validation=dict(mAP=value and value / 2),
         )
         for name, values in rows.items()
         for seed, value in enumerate(values)
@@ -34,6 +34,7 @@ def report(folder: Path, goal: float, **rows: list[float]) -> Path:
     [
         ('M-KD, lr 0.01, weight 0.5', 'M-KD'),
         ('M-KD, second teacher', 'M-KD'),
+        ('M-KD, lr 0.01, second teacher', 'M-KD'),
         ('M-KD, calibrated', 'M-KD, calibrated'),
         ('M-KD, 3 times as long', 'M-KD, 3 times as long'),
         ('student alone, lr 2e-05, weight 1, ema 0, cosine 1', 'student alone'),
@@ -55,18 +56,18 @@ def test_rows_are_pooled_and_ranked(tmp_path: Path) -> None:
         },
     )
     second = report(
-        tmp_path / 'mkd_cards', 0.6, alone=[0.4, 0.4], a=[0.41, 0.43], c=[0.9, 0.9]
+        tmp_path / 'mkd_cards', 0.6, alone=[0.4, 0.4], a=[0.41, 0.43], c=[0.9, None]
     )
-    out = tmp_path / 'pooled'
+    out = tmp_path / 'v0.2_pooled'
     assert pooled.main([str(first), str(second), '--out', str(out)]) in (None, 0)
-    found = json.loads((tmp_path / 'pooled.json').read_text())
+    found = json.loads((tmp_path / 'v0.2_pooled.json').read_text())
     a = found['data']['mkd_bccd']['a']
     assert a['image_error'] == 0.01
     assert a['count'] == 4 and a['mean'] == pytest.approx(0.4)
     assert a['share'] == pytest.approx(0.5) and a['p_value'] < 0.01
     # c is on one data set only; a closes a half and a tenth.
     assert found['shares'] == dict(a=pytest.approx(0.3), alone=0.0)
-    text = (tmp_path / 'pooled.md').read_text()
+    text = (tmp_path / 'v0.2_pooled.md').read_text()
     assert '| a | 0.400 ± 0.008 (4), p ' in text and '| 30% |' in text
     assert pooled.main([str(tmp_path), '--out', str(out)]) == 2
 

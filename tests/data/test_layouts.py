@@ -91,6 +91,27 @@ def test_a_single_json_is_split(coco: Path, tmp_path: Path) -> None:
     assert boxes(find_layout(coco / 'annotations.json'), 'val') == val
 
 
+def test_numbers_that_pandas_has_written_are_integers(
+    coco: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(coco, tmp_path / 'data')
+    content = json.loads((data / 'annotations.json').read_text())
+    for one in content['annotations']:
+        one['category_id'], one['image_id'] = (
+            1.0 * one['category_id'],
+            1.0 * one['image_id'],
+        )
+    (data / 'annotations.json').write_text(json.dumps(content))
+    layout = find_layout(data / 'annotations.json')
+    assert boxes(layout) == boxes(find_layout(coco / 'annotations.json'))
+    content['annotations'][3]['bbox'] = None
+    (data / 'annotations.json').write_text(json.dumps(content))
+    with pytest.raises(AnnotationError) as caught:
+        find_layout(data / 'annotations.json')
+    assert 'annotations[3]: bbox is None' in str(caught.value.actual)
+    assert 'repair that entry' in caught.value.fix
+
+
 @pytest.mark.parametrize('write', [write_voc, write_yolo])
 def test_other_layouts_have_the_same_boxes(
     coco: Path, tmp_path: Path, write: object

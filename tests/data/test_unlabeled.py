@@ -168,10 +168,12 @@ def test_test_images_are_told(root: Path, tmp_path: Path) -> None:
 
 def test_what_is_to_be_left_out_must_exist(root: Path) -> None:
     more = str(root / 'more')
-    with pytest.raises(AnnotationError, match='does not exist'):
+    with pytest.raises(AnnotationError, match='no image that is to be left out'):
         dataset(images=more, exclude=[str(root / 'none.png')])
     data = dataset(images=Path(more), exclude=[f'{more}/000.png'])
-    assert '2 images without labels (1 excluded)' in data.check(5)
+    assert '2 images without labels (1 excluded), all' in data.check(5)
+    data = dataset(images=more, exclude=[f'{more}/000.png', f'{more}/gone.png'])
+    assert '1 that are to be excluded do not exist' in data.check(5)
 
 
 def test_rotated_and_hidden_files(root: Path, tmp_path: Path) -> None:

@@ -46,6 +46,21 @@ def cfg(tmp_path: Path) -> Config:
     return cfg
 
 
+def test_parts_with_metainfo_of_their_own_are_left_as_they_are(tmp_path: Path) -> None:
+    """A ConcatDataset of such parts has a list of them."""
+    data = tiny.write_coco(tmp_path / 'data', images=2)
+    cfg = tiny.runner_cfg(tiny.gfl(4, 8), data, tmp_path / 'run', val=False)
+    parts = [cfg.train_dataloader.dataset.to_dict() for _ in range(2)]
+    for number, part in enumerate(parts):
+        part['metainfo'] = dict(classes=tiny.CLASSES, palette=[(number,) * 3] * 3)
+    loader = cfg.train_dataloader.to_dict()
+    both = dict(type='ConcatDataset', datasets=parts)
+    cfg.train_dataloader = dict(loader, dataset=both)
+    train(cfg, 'parts')
+    meta = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['meta']
+    assert [one['palette'][0][0] for one in meta['dataset_meta']] == [0, 1]
+
+
 def test_a_checkpoint_notes_labels_processes_and_batch_size(cfg: Config) -> None:
     train(cfg, 'first')
     content = read_checkpoint(Path(cfg.work_dir, 'epoch_1.pth'))

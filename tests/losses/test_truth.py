@@ -245,6 +245,17 @@ def test_relations_reach_over_images_and_widths_and_sizes_may_differ() -> None:
     torch.testing.assert_close(loss([student], [moved], truth=one), found)
 
 
+def test_equal_regions_have_no_relations() -> None:
+    """A level of one cell, and one without structure: rounding is no direction."""
+    torch.manual_seed(0)
+    boxes = cells(0, 1, 2)
+    for size, scale in ((1, 1), 1.0), ((8, 8), 10.0):
+        level = scale * torch.rand(1, 64, 1, 1).expand(1, 64, *size).contiguous()
+        level.requires_grad_()
+        loss = RegionRelationKD()([level], [torch.randn(1, 32, 1, 1)], truth=boxes)
+        assert loss.item() == 0
+
+
 def test_relations_without_boxes_or_maps_are_refused() -> None:
     maps, vectors = [torch.ones(1, 2, 1, 3)], [torch.ones(1, 2)]
     for levels, given in (maps, None), (vectors, cells(0)):

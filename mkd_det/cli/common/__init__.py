@@ -11,6 +11,7 @@ from .arguments import (
     add_verbose,
     as_dict,
     command_parser,
+    options_of,
 )
 from .executors import add_executor, use_executor
 from .guard import BAD_INPUT, command, guard, print_error
@@ -34,6 +35,7 @@ __all__ = [
     'console',
     'guard',
     'leave_process',
+    'options_of',
     'print_error',
     'quiet_libraries',
     'set_work_dir',

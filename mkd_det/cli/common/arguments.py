@@ -183,3 +183,21 @@ def _class_pair(text: str) -> tuple[str, Any]:
     names = [name.strip() for name in theirs.split(',') if name.strip()]
     found = [int(name) if name.isdecimal() else name for name in names]
     return ours, found if len(found) > 1 else next(iter(found), None)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `--cfg-options`, `--amp` and `--auto-scale-lr` override in a config.
+
+    Args:
+        args: The arguments.
+
+    Returns:
+        Overrides by dotted key.
+    """
+    given = dict(args.cfg_options or {})
+    if args.amp:
+        given['optim_wrapper.type'] = 'AmpOptimWrapper'
+        given.setdefault('optim_wrapper.loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        given['auto_scale_lr.enable'] = True
+    return given

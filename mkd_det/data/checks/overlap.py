@@ -67,7 +67,7 @@ def check_overlap(
         )
     leaked = same_images(unlabelled, measured)
     if leaked and strict:
-        names = [path for path, _ in leaked[:3]]
+        names = [os.path.abspath(path) for path, _ in leaked[:3]]
         raise DataError(
             f'{len(leaked)} images without labels are images that results are measured'
             ' on',

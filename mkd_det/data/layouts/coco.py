@@ -24,8 +24,8 @@ _OTHER = ('caption', 'keypoint', 'panoptic', 'stuff', 'image_info')
 # What is read of each entry, and its types.
 _FIELDS: dict[str, dict[str, Any]] = {
     'images': dict(id=(int, str), file_name=str),
-    'annotations': dict(image_id=(int, str), category_id=int, bbox=list),
-    'categories': dict(id=int, name=str),
+    'annotations': dict(image_id=(int, str), category_id=(int, str), bbox=list),
+    'categories': dict(id=(int, str), name=str),
 }
 _EXPECTED = '; '.join(
     f'{kind} with {", ".join(fields)}' for kind, fields in _FIELDS.items()
@@ -131,9 +131,7 @@ def _split(file: Path, content: Any, root: Path) -> Split:
         for kind, fields in _FIELDS.items():
             for index, entry in enumerate(content[kind]):
                 for name, types in fields.items():
-                    if isinstance(entry[name], bool) or not isinstance(
-                        entry[name], types
-                    ):
+                    if not _is_one(entry[name], types):
                         raise TypeError(f'{kind}[{index}]: {name} is {entry[name]!r}')
         names = [image['file_name'] for image in content['images']]
         content['categories'][0]
@@ -148,13 +146,22 @@ def _split(file: Path, content: Any, root: Path) -> Split:
     return Split(images, content, None if marked else file)
 
 
+def _is_one(value: Any, types: Any) -> bool:
+    """Return whether a value has one of some types; 3.0, of pandas, is an integer."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
 def _invalid(file: Path, error: Exception) -> AnnotationError:
     missing = isinstance(error, KeyError)
     return AnnotationError(
         f'{file} is no COCO annotation file',
         expected=_EXPECTED,
         actual=f'no {error}' if missing else f'{type(error).__name__}: {error}',
-        fix=f'write {error} wherever it is missing' if missing else '',
+        fix=f'write {error} wherever it is missing'
+        if missing
+        else 'repair that entry, or take it out',
     )
 
 

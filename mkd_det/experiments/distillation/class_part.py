@@ -8,7 +8,7 @@ from typing import Any
 
 from ...class_maps.class_map import ClassMap
 from ...class_maps.counting import class_count
-from ...class_maps.matching import similar_name
+from ...class_maps.matching import as_named, similar_name
 from ...class_maps.resolving import ALL_OTHERS, resolve_class_maps
 from ...config import DistillConfig
 from ...errors import ConfigError, TeacherClassesError
@@ -48,6 +48,7 @@ def with_class_map(
     counts = class_count(pair.student), class_count(pair.teacher)
     if not given and not others and counts[0] == counts[1]:
         return pair, None
+    given = {name: as_named(value, theirs) for name, value in given.items()}
     rest = {ALL_OTHERS: 'auto'} if theirs else {}
     pair = replace(
         pair,

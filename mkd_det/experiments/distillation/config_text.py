@@ -41,7 +41,7 @@ def distill_text(
 
     Args:
         base: Config of the student.
-        recipe: Name of the recipe.
+        recipe: Config of the recipe.
         teacher: Settings of the teacher.
         lines: Comments for people, a line each.
         parts: More variables of the config.
@@ -51,7 +51,7 @@ def distill_text(
             _docstring(lines),
             '_base_ = [',
             f'    {base!r},',
-            f"    'mkd_det::_base_/recipes/{recipe}.py']",
+            f'    {recipe!r}]',
             'model = dict(',
             '    _delete_=True,',
             "    type='Distiller',",
@@ -62,6 +62,19 @@ def distill_text(
             '',
         ]
     )
+
+
+def recipe_text(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return the config of a recipe, for students that import modules as it does.
+
+    Of two bases with `custom_imports`, none can be inherited.
+
+    Args:
+        name: Name of the recipe.
+        arguments: Its arguments of `Distiller`.
+    """
+    head = _docstring([f'The recipe {name}.py of mkd_det, without its imports.'])
+    return f'{head}\nrecipe = {format_value(arguments)}\n'
 
 
 def options_text(base: str, options: Mapping[str, Any]) -> str:
@@ -75,15 +88,28 @@ def options_text(base: str, options: Mapping[str, Any]) -> str:
     parts: dict[str, Any] = {}
     lines = [f'{base}, with what the command line says.']
     for key, value in options.items():
-        *above, last = key.split('.')
-        if any(name.isdigit() for name in (*above, last)):
+        if key in of_lists(options):
             lines.append(f'Not here, to be given again: --cfg-options {key}={value}')
             continue
+        *above, last = key.split('.')
         inner = parts
         for name in above:
             inner = inner.setdefault(name, {})
         inner[last] = value
     return student_text(base, parts, lines[1:], lines[0])
+
+
+def of_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those overrides that change entries of lists, which no config inherits.
+
+    Args:
+        options: Overrides by dotted key.
+    """
+    return {
+        key: value
+        for key, value in options.items()
+        if any(name.isdigit() for name in key.split('.'))
+    }
 
 
 def format_value(value: Any, indent: int = 0) -> str:

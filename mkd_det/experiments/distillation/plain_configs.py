@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...data.datasets import absent_data, count_images
+from ...data.datasets import count_images
 from ...data.layouts import Layout
 from ...data.unlabeled import UnlabeledImages
-from ...errors import ConfigError
+from ...errors import ConfigError, MkdError
 from ..memory import batch_part
 from .config_text import student_text
 from .data_part import Expression, data_part
@@ -144,7 +146,7 @@ def _add_unlabelled(
         '_base_.train_dataloader.dataset'
     )
     path, leaf = '_base_.train_dataloader.dataset', cfg.train_dataloader.dataset
-    if 'pipeline' not in leaf:
+    if 'pipeline' not in leaf or isinstance(leaf.get('dataset'), Mapping):
         raise ConfigError(
             '--unlabeled: the training data of the student is in a wrapper, or has'
             ' several parts',
@@ -154,8 +156,9 @@ def _add_unlabelled(
         )
     if isinstance(labelled, dict):
         labelled.pop('_delete_')
-    if images is None and not absent_data(cfg):
-        images = count_images(cfg)
+    if images is None:
+        with suppress(MkdError):  # checks of the data say what is wrong
+            images = count_images(cfg)
     times = 1 if images is None else ceil(found / (UNLABELLED_RATIO * images))
     if times > 1:
         labelled = dict(type='RepeatDataset', times=times, dataset=labelled)

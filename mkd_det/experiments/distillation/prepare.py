@@ -13,7 +13,7 @@ from torch import nn
 
 from ...checkpoints.checkpoint import read_checkpoint
 from ...class_maps.class_map import ClassMap
-from ...config_files.reading import load_config
+from ...config_files.reading import custom_imports_of, load_config
 from ...data.datasets import dataset_classes
 from ...data.formats.annotations import list_names
 from ...data.layouts import Layout, find_layout
@@ -25,7 +25,7 @@ from ...training.class_names import data_names, teacher_names
 from ...training.runtime import build_model, is_distill
 from .choice import AUTO, Choice, choose_recipe
 from .class_part import with_class_map
-from .config_text import distill_text, options_text
+from .config_text import distill_text, options_text, recipe_text
 from .model_part import common_divisor
 from .plain_configs import (
     Batches,
@@ -34,7 +34,14 @@ from .plain_configs import (
     teacher_parts,
     with_divisor,
 )
-from .settings import CALIBRATED, DistillSettings, absolute, check_settings, located
+from .settings import (
+    CALIBRATED,
+    OPTIONS_CONFIG,
+    DistillSettings,
+    absolute,
+    check_settings,
+    located,
+)
 from .trial import Found, try_configs, wanted_batches
 
 
@@ -73,8 +80,8 @@ class PreparedDistillation:
             PathError: A config there was edited, or is of other settings.
         """
         files = {folder / name: text for name, text in self.texts.items()}
-        calibrated = folder / CALIBRATED
-        trained = calibrated if calibrated.is_file() else folder / 'distill.py'
+        names = (CALIBRATED, OPTIONS_CONFIG, 'distill.py')
+        trained = next((folder / n for n in names if (folder / n).is_file()), folder)
         for file, text in files.items():
             if file.is_file() and file.read_text(encoding='utf-8') != text:
                 raise PathError(
@@ -131,17 +138,7 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
             settings, (student, teacher), layout, batches, divisor
         )
         kept = [*notes, *more]  # free memory is another one tomorrow
-        start = {'load_from': located(settings.init)} if settings.init else {}
-        texts['distill.py'] = distill_text(
-            'student.py',
-            choice.recipe.name,
-            given,
-            _lines(settings, kept),
-            start,
-        )
-        if settings.options:
-            text = options_text('distill.py', settings.options)
-            texts[settings.config.name] = text
+        texts |= _distill_texts(settings, choice, given, kept, student)
         return PreparedDistillation(
             texts,
             choice,
@@ -154,6 +151,34 @@ def prepare(settings: DistillSettings, resume: bool = False) -> PreparedDistilla
         )
 
     return _checked(settings, (student, teacher), made)
+
+
+def _distill_texts(
+    settings: DistillSettings,
+    choice: Choice,
+    teacher: Mapping[str, Any],
+    notes: list[str],
+    student: Config,
+) -> dict[str, str]:
+    """Return the text of the distill config, and of what it needs beside it."""
+    texts: dict[str, str] = {}
+    parts: dict[str, Any] = {}
+    name = choice.recipe.name
+    base = f'mkd_det::_base_/recipes/{name}.py'
+    if settings.init:
+        parts['load_from'] = located(settings.init)
+    if imports := custom_imports_of(student):
+        base = 'recipe.py'
+        arguments = Config(dict(recipe=choice.recipe.arguments)).to_dict()
+        texts[base] = recipe_text(name, arguments['recipe'])
+        every = list(dict.fromkeys(['mkd_det', *imports]))
+        parts['custom_imports'] = dict(imports=every, allow_failed_imports=False)
+    lines = _lines(settings, notes)
+    texts['distill.py'] = distill_text('student.py', base, teacher, lines, parts)
+    if settings.options:
+        text = options_text('distill.py', settings.options)
+        texts[settings.config.name] = text
+    return texts
 
 
 def _read_configs(settings: DistillSettings) -> tuple[Config, Config]:

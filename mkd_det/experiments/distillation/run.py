@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from .shipping import shipped_files
 
 # Iterations that are trained to find the weights of the terms.
 CALIBRATION_ITERS = 200
-# File in the folder of the configs that names the one to train.
-_HANDED_OVER = '.trained_config'
+# Files in the folder of the configs that name the one to train: while a launch begins,
+# and from then on.
+_HANDED_OVER, _TRAINED = '.handed_over', '.trained_config'
 
 
 def write_configs(
@@ -49,6 +51,14 @@ def write_configs(
     Raises:
         MkdError: The teacher cannot be trained, or the terms cannot be calibrated.
     """
+    config = _written(settings, prepared, calibrated)
+    write_own(settings.folder / _TRAINED, config.name.encode())
+    return config
+
+
+def _written(
+    settings: DistillSettings, prepared: PreparedDistillation, calibrated: bool
+) -> Path:
     prepared.write(settings.folder)
     note_sources(settings)
     config = settings.config
@@ -75,7 +85,8 @@ def hand_over(settings: DistillSettings, config: Path | None) -> None:
     """
     note = settings.folder / _HANDED_OVER
     if config is None:
-        note.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            note.unlink()
     else:
         write_own(note, config.name.encode())
 
@@ -103,7 +114,9 @@ def written_config(settings: DistillSettings) -> Path | None:
     """
     if not has_begun(str(settings.run_dir)):
         return None
-    names = (CALIBRATED, OPTIONS_CONFIG, 'distill.py')
+    note = settings.folder / _TRAINED
+    noted = [Path(note.read_text(encoding='utf-8')).name] if note.is_file() else []
+    names = (*noted, CALIBRATED, OPTIONS_CONFIG, 'distill.py')
     files = (settings.folder / name for name in names)
     return next((file for file in files if file.is_file()), None)
 

@@ -22,8 +22,9 @@ TEACHER_CONFIG = 'teacher.py'
 OPTIONS_CONFIG = 'options.py'
 # The config with the weights that were found for the data.
 CALIBRATED = 'calibrated.py'
-# What a work dir of a distillation may hold before configs are written into it.
-_OWN = {'configs', 'student', 'teacher'}
+# Folders of a distillation's own trainings, and what other runs leave.
+_OWN = {'student', 'teacher', 'distill'}
+_TRACES = ('report', 'report.json', '*/vis_data', '*/*/vis_data', '*/last_checkpoint')
 # File in the folder of the configs that says which data they were written for.
 _SOURCES = '.sources.json'
 
@@ -135,8 +136,7 @@ def check_settings(settings: DistillSettings, resume: bool = False) -> None:
         ConfigError: The settings cannot be meant so.
         PathError: The work dir holds something else.
     """
-    one, other = settings.student, settings.teacher
-    if _is_same_file(*map(_file_of, (one, other))):
+    if _is_same_config(settings.student, settings.teacher):
         raise ConfigError(
             '--student and --teacher are the same config',
             actual=settings.student,
@@ -156,9 +156,11 @@ def check_settings(settings: DistillSettings, resume: bool = False) -> None:
     _check_work_dir(settings, resume)
 
 
-def _file_of(config: str) -> str:
-    """Return the file of a config, also of a packaged one."""
-    return str(load_config(config).filename) if '::' in config else config
+def _is_same_config(one: str, other: str) -> bool:
+    """Return whether two configs are one file, or say the same."""
+    first, second = load_config(one), load_config(other)
+    files = str(first.filename), str(second.filename)
+    return os.path.samefile(*files) or first.to_dict() == second.to_dict()
 
 
 def _is_same_file(one: str, other: str) -> bool:
@@ -186,11 +188,11 @@ def _check_work_dir(settings: DistillSettings, resume: bool) -> None:
             fix=f'--resume to go on with it, or --work-dir {work_dir}_2',
         )
     ours = begun or (settings.folder / 'distill.py').is_file()
-    found = {path.name for path in work_dir.iterdir()} if work_dir.is_dir() else set()
-    others = sorted(found - _OWN if not ours else {'last_checkpoint'} & found)
-    if others or has_begun(str(work_dir)):
+    found = {path.relative_to(work_dir) for t in _TRACES for path in work_dir.glob(t)}
+    others = sorted(str(path) for path in found if path.parts[0] not in _OWN)
+    if (others and not ours) or has_begun(str(work_dir)):
         raise PathError(
-            '--work-dir holds something else',
+            '--work-dir holds another run',
             expected='a new folder, or one of mkd-det distill',
             actual=f'{work_dir} with {", ".join(others[:5]) or "checkpoints"}',
             fix=f'--work-dir {work_dir}_2',
@@ -231,7 +233,8 @@ def check_same_run(settings: DistillSettings, config: Path) -> None:
     if settings.recipe != AUTO:
         asked['--recipe'] = settings.recipe
         bases = _bases(settings.folder / 'distill.py')
-        found['--recipe'] = Path(bases[-1]).stem if bases else ''
+        own = bases[-1:] == ['recipe.py']  # a copy, whose name is not its recipe's
+        found['--recipe'] = Path(bases[-1]).stem if bases and not own else ''
     if settings.epochs is not None:
         asked['--epochs'] = str(settings.epochs)
         found['--epochs'] = str((cfg.get('train_cfg') or {}).get('max_epochs'))

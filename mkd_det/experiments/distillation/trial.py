@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from ...config_files.reading import load_config
 from ...data.datasets import absent_data
 from ...io.quiet import suppress_info_logs
 from ...preflight.checks import check_before_start
+from ...registry import type_name
 from ...training.class_names import with_class_names
 from ...training.runtime import build_model, prepare_config
 from ..doctor.run import own_instances
@@ -105,13 +108,16 @@ def try_configs(
 def _check(cfg: Config, settings: DistillSettings, found: Found, folder: Path) -> None:
     """Check as a training would; without it, data may be on another machine."""
     absent = [] if settings.trains else absent_data(cfg)
+    elsewhere = [] if settings.trains else _leave_out(cfg)
+    if absent or elsewhere:
+        what = ', '.join([*absent, *elsewhere])
+        found.notes.append(f'not checked, since it is not here: {what}')
     has_weights = settings.checkpoint is not None
     model: Any
     if absent:
         model = build_model(cfg)
         if has_weights:
             model.teachers.load()
-        found.notes.append(f'not checked, since it is not here: {", ".join(absent)}')
     elif cfg.get('load_from') is not None and has_weights:
         case = examine_start(cfg, folder)
         found.warnings.extend(warn_of_better_student(case))
@@ -119,6 +125,22 @@ def _check(cfg: Config, settings: DistillSettings, found: Found, folder: Path) -
     else:
         model = check_before_start(prepare_config(cfg), has_weights)
     found.rows.extend(plan_rows(model))
+
+
+def _leave_out(cfg: Config) -> list[str]:
+    """Take out of a config what may be on the machine that trains; return its names."""
+    found = []
+    start = cfg.get('load_from')
+    if start is not None and not os.path.isfile(start):
+        found.append(f'load_from {start}')
+        cfg.load_from = None
+    wrapper: Any = cfg.get('optim_wrapper') or {}
+    if type_name(wrapper.get('type')) == 'AmpOptimWrapper' and get_device() == 'cpu':
+        found.append('a GPU for mixed precision')
+        wrapper.type = 'OptimWrapper'
+        wrapper.pop('loss_scale', None)
+        wrapper.pop('dtype', None)
+    return found
 
 
 def _fit(

@@ -54,12 +54,6 @@ class Settings:
                 raise ConfigError(
                     f'--{name} must be at least 1', actual=getattr(self, name)
                 )
-        if self.ranks > 2:
-            raise ConfigError(
-                '--ranks: two processes show what more would show',
-                actual=self.ranks,
-                fix='--ranks 2',
-            )
 
 
 class NotExamined(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...class_maps.class_map import Classes
-from ...class_maps.matching import match_names
+from ...class_maps.matching import as_named, match_names
 from ...class_maps.resolving import ALL_OTHERS, resolve_class_map
 from ...errors import ConfigError, nearest_names
 
@@ -72,7 +72,9 @@ def choose_classes(
     if not names:
         every = {index: index for index in range(len(own))}
         return ChosenClasses(tuple(own), every, tuple(own))
-    by_hand = {ours: _several(theirs) for ours, theirs in class_map.items()}
+    by_hand = {
+        ours: _several(as_named(theirs, own)) for ours, theirs in class_map.items()
+    }
     for name in (name for theirs in by_hand.values() for name in theirs):
         if name not in own and name not in range(len(own)):
             raise ConfigError(
@@ -80,6 +82,7 @@ def choose_classes(
                 available=nearest_names(str(name), list(own), limit=8),
                 fix='--class-map OURS=THEIRS with names of the detector',
             )
+    _check_twice(by_hand, wanted, own)
     if not match_names(names, own) and not any(by_hand.values()):
         raise ConfigError(
             'the detector knows none of these classes',
@@ -92,6 +95,23 @@ def choose_classes(
     found = resolve_class_map('detector', given, ours, theirs)
     kept = {label: i for i, group in enumerate(found.sources) for label in group}
     return ChosenClasses(names, kept, tuple(own))
+
+
+def _check_twice(
+    by_hand: Mapping[str, Sequence[Any]], wanted: Sequence[str], own: Sequence[str]
+) -> None:
+    """Raise where a class of the detector would have two names."""
+    named: dict[str, str] = {}
+    for ours, theirs in by_hand.items():
+        for one in (own[t] if isinstance(t, int) else t for t in theirs):
+            if one in named or (one in wanted and one not in by_hand):
+                other = named.get(one, one)
+                raise ConfigError(
+                    f'{one!r} of the detector would be written as two classes',
+                    actual=f'{other} and {ours}',
+                    fix=f'--class-map {ours}={one}, without {other}',
+                )
+            named[one] = ours
 
 
 def _several(theirs: Any) -> list[Any]:

@@ -70,8 +70,8 @@ def read_inputs(
     Args:
         cfg: Config of the detector; of a distill config, its student's is returned.
         images: See `list_images`.
-        root: Where relative paths of a list begin. If none is given and the first
-            image is not found, they begin in the folder of the list.
+        root: Where relative paths of a list begin. If none is given and no image is
+            found, they begin in the folder of the list.
 
     Raises:
         DataError: There are no images.
@@ -83,7 +83,7 @@ def read_inputs(
         images = os.path.abspath(images)
         folder = os.path.dirname(images)
     paths = [str(path) for path in list_images(images, root)]
-    if folder and paths and not root and not os.path.exists(paths[0]):
+    if folder and not root and not any(map(os.path.exists, paths)):
         paths = [str(path) for path in list_images(images, folder)]
     if not paths:
         raise DataError('there are no images to label', actual=repr(images))

@@ -55,7 +55,9 @@ class RunRecordHook(Hook):
         meta = checkpoint['meta']
         meta[RUN_RECORD] = self.facts(runner)
         data = meta.get('dataset_meta') or {}
-        if not data.get('classes') and (names := self._classes(runner)):
+        # Parts of a ConcatDataset that differ have a list of them.
+        named = not isinstance(data, Mapping) or data.get('classes')
+        if not named and (names := self._classes(runner)):
             meta['dataset_meta'] = {**data, 'classes': names}
 
     def _classes(self, runner: Runner) -> tuple[str, ...]:

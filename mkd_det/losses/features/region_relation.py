@@ -14,6 +14,9 @@ from ...registry import LOSSES
 from ...structures import GroundTruth
 from ..base import PairLoss
 
+# Least distance of a feature to the mean, in parts of the mean length of features.
+LEAST = 1e-4
+
 
 @LOSSES.register_module()
 class RegionRelationKD(PairLoss):
@@ -104,7 +107,8 @@ def relations(features: Tensor) -> Tensor:
         - output: (R, R)
     """
     centred = features - features.mean(0)
-    if len(features) < 3:
-        centred = centred * 0
-    unit = l2_normalize(centred, dim=1, eps=1e-6)
+    # What rounding leaves of equal features has no direction.
+    noise = LEAST * features.detach().norm(dim=1).mean()
+    has_direction = (centred.norm(dim=1, keepdim=True) > noise) & (len(features) > 2)
+    unit = l2_normalize(torch.where(has_direction, centred, 0.0), dim=1)
     return unit @ unit.T

@@ -39,7 +39,11 @@ from mkd_det.experiments.distillation.model_part import (
 )
 from mkd_det.experiments.distillation.prepare import prepare
 from mkd_det.experiments.distillation.report.finished_run import FinishedRun
-from mkd_det.experiments.distillation.run import check_checkpoint, write_configs
+from mkd_det.experiments.distillation.run import (
+    check_checkpoint,
+    write_configs,
+    written_config,
+)
 from mkd_det.experiments.distillation.settings import (
     DistillSettings,
     check_same_run,
@@ -179,6 +183,11 @@ def test_images_without_labels_beside_several_parts_are_refused(
     student = str(tmp_path / 'parts.py')
     with pytest.raises(ConfigError, match='several parts'):
         prepare(settings(files, tmp_path / 'run', student=student, unlabeled=other))
+    mixed = dict(type='MultiImageMixDataset', dataset=part, pipeline=[])
+    cfg.train_dataloader = dict(loader, dataset=mixed)
+    cfg.dump(tmp_path / 'parts.py')
+    with pytest.raises(ConfigError, match='in a wrapper'):
+        prepare(settings(files, tmp_path / 'run', student=student, unlabeled=other))
 
 
 def test_swapped_models_are_told(files: Path, tmp_path: Path) -> None:
@@ -272,14 +281,20 @@ def test_no_recipe_fits_without_taps_in_common(files: Path, tmp_path: Path) -> N
 
 def test_a_work_dir_of_another_run_is_refused(files: Path, tmp_path: Path) -> None:
     """Of a training that has begun, of a comparison, of anything else."""
-    for name in ('epoch_1.pth', 'report', 'runs', '20261129_120000', 'configs.txt'):
-        folder = tmp_path / name / 'work'
-        folder.mkdir(parents=True)
+    names = ('epoch_1.pth', 'report', '20261129_1200/vis_data', 'runs/a-0/vis_data')
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        (folder / name).parent.mkdir(parents=True)
         (folder / name).touch() if '.' in name else (folder / name).mkdir()
         with pytest.raises(PathError) as caught:
             prepare(settings(files, folder), resume=True)
         assert caught.value.fix == f'--work-dir {folder}_2'
-        assert name in str(caught.value.actual)
+        wanted = name if number else 'checkpoints'
+        assert wanted in str(caught.value.actual)
+    (tmp_path / 'logs').mkdir()
+    for name in ('train.log', '.gitkeep', 'small.py', 'slurm-1.out'):
+        (tmp_path / 'logs' / name).touch()
+    prepare(settings(files, tmp_path / 'logs'))
     (tmp_path / 'file').touch()
     with pytest.raises(ConfigError, match='--work-dir'):
         prepare(settings(files, tmp_path / 'file'))
@@ -331,7 +346,7 @@ def test_bad_data_is_refused_before_files(
         'id': lambda c: [a.pop('id') for a in c['categories']],
         'name': lambda c: [a.update(name=None) for a in c['categories']],
         'file_name': lambda c: [a.update(file_name=3) for a in c['images']],
-        'category_id': lambda c: c['annotations'][0].update(category_id='red'),
+        'category_id': lambda c: c['annotations'][0].update(category_id=None),
     }
     for name, change in changes.items():
         data = changed_data(tmp_path / name, change)
@@ -415,6 +430,69 @@ def test_a_recipe_that_balances_itself_is_not_calibrated(
     config = write_configs(given, prepared)
     assert config.name == 'distill.py'
     assert load_config(str(config)).model.balance.type == 'GradientShare'
+
+
+def test_configs_of_equal_text_over_other_bases_are_two(
+    files: Path, tmp_path: Path
+) -> None:
+    for name in ('small', 'big'):
+        (tmp_path / name).mkdir()
+        shutil.copy(files / f'{name}.py', tmp_path / name / 'base.py')
+        (tmp_path / name / 'train.py').write_text("_base_ = ['base.py']\n")
+    student, teacher = (str(tmp_path / n / 'train.py') for n in ('small', 'big'))
+    prepare(settings(files, tmp_path / 'run', student=student, teacher=teacher))
+
+
+def test_a_dry_run_leaves_out_what_is_on_another_machine(
+    files: Path, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(files / 'small.py')
+    cfg.load_from = str(tmp_path / 'elsewhere.pth')
+    cfg.dump(tmp_path / 'small.py')
+    options = {
+        'optim_wrapper.type': 'AmpOptimWrapper',
+        'optim_wrapper.loss_scale': 'dynamic',
+    }
+    student = str(tmp_path / 'small.py')
+    given = dict(student=student, options=options)
+    prepared = prepare(settings(files, tmp_path / 'run', trains=False, **given))
+    (note,) = [note for note in prepared.notes if 'not checked' in note]
+    assert 'elsewhere.pth' in note and 'mixed precision' in note
+    wrong = {**options, 'optim_wrapper.optimizer.lr': 'abc'}
+    with pytest.raises(MkdError):  # the rest is checked
+        prepare(settings(files, tmp_path / 'run', trains=False, options=wrong))
+
+
+def test_a_student_with_modules_of_its_own(files: Path, tmp_path: Path) -> None:
+    """Both it and the recipe import modules, which two bases may not."""
+    text = "_base_ = ['small.py']\ncustom_imports = dict(imports=['json'])\n"
+    shutil.copy(files / 'small.py', tmp_path)
+    (tmp_path / 'own.py').write_text(text)
+    given = settings(files, tmp_path / 'run', student=str(tmp_path / 'own.py'))
+    cfg = distill_cfg(given)
+    assert cfg.custom_imports.imports == ['mkd_det', 'json']
+    model = build_model(cfg)
+    assert set(model.plan.terms) >= {'loss_soft', 'loss_relation'}
+    plain = distill_cfg(settings(files, tmp_path / 'other'))
+    for name, term in cfg.model.terms.items():
+        other = plain.model.terms[name]
+        assert term == {k: v for k, v in other.items() if k != '_scope_'}
+    check_same_run(given, given.folder / 'distill.py')
+
+
+def test_what_is_resumed_is_what_was_trained(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another try has left a config with options."""
+    work_dir = tmp_path / 'run'
+    options = {'optim_wrapper.optimizer.lr': 0.1}
+    first = settings(files, work_dir, options=options)
+    assert write_configs(first, prepare(first), calibrated=False).name == 'options.py'
+    second = settings(files, work_dir)
+    write_configs(second, prepare(second), calibrated=False)
+    second.run_dir.mkdir()
+    (second.run_dir / 'last_checkpoint').touch()
+    assert written_config(second) == second.folder / 'distill.py'
 
 
 def test_a_copy_or_the_packaged_form_of_a_config_is_the_same(
@@ -725,6 +803,12 @@ def test_a_dry_run_names_what_follows(
     out = capsys.readouterr().out
     assert f"mkd-det calibrate '{file}'" in out
     assert f"mkd-det train '{file}'" in out
+    entry = 'train_dataloader.dataset.pipeline.0.to_float32=False'
+    more = ['--recipe', 'mkd_balanced_dense', '--cfg-options', entry]
+    assert main([*argv, '--work-dir', str(tmp_path / 'other'), *more]) == 0
+    out = capsys.readouterr().out
+    assert 'mkd-det calibrate' not in out
+    assert f'options.py --cfg-options {entry}' in out
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import tiny
 from mkd_det.cli import main
 from mkd_det.errors import ConfigError, DataError, MkdError
 from mkd_det.experiments.labelling import detect
+from mkd_det.experiments.labelling.classes import choose_classes
 from mkd_det.experiments.labelling.run import LabelSettings, _fingerprint, label
 from mkd_det.experiments.labelling.thresholds import score_at_precision, thresholds_at
 
@@ -174,9 +175,23 @@ def test_a_class_map_gives_other_names(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='no class') as caught:
         run(root, tmp_path / 'none.json', class_map=dict(unicorn='horse'))
     assert list(caught.value.available) == list(tiny.CLASSES)
+    for twice in (dict(a=first, b=first), dict(vehicle=first)):
+        with pytest.raises(ConfigError, match='as two classes') as caught:
+            run(root, tmp_path / 'none.json', class_map=twice, classes=(first,))
+        assert '--class-map' in caught.value.fix
     # Thresholds are those of the classes as the validation data calls them.
     sure = run(root, tmp_path / 'sure.json', class_map=pairs, precision=0.0)
     assert sure.boxes == found.boxes and sure.boxes['unicorn'] > 0
+
+
+def test_a_number_is_a_name_where_a_class_is_called_so() -> None:
+    own = [str(number) for number in range(1, 7)]
+    chosen = choose_classes(own, (), dict(three=3, last=[6]))
+    assert [chosen.name_of(label) for label in range(6)] == [
+        *['', '', 'three', '', '', 'last']
+    ]
+    chosen = choose_classes(['a', 'b'], (), dict(second=1))
+    assert chosen.name_of(1) == 'second' and chosen.unknown == ()
 
 
 def test_paths_of_a_list_begin_in_its_folder_or_at_the_root(
@@ -186,6 +201,11 @@ def test_paths_of_a_list_begin_in_its_folder_or_at_the_root(
     (tmp_path / 'list.txt').write_text('images/000.png\nimages/001.png\n')
     listed = str(tmp_path / 'list.txt')
     assert run(root, tmp_path / 'labels.json', images=listed).images == 2
+    # One that exists from the current folder keeps all there, also if others do not.
+    own = f'{tmp_path}/images/000.png\nimages/001.png\n'
+    (tmp_path / 'own.txt').write_text(own)
+    found = run(root, tmp_path / 'own.json', images=str(tmp_path / 'own.txt'))
+    assert found.images == 1 and list(found.failed) == ['images/001.png']
     (tmp_path / 'lists').mkdir()
     moved = shutil.move(listed, tmp_path / 'lists')
     with pytest.raises(DataError) as caught:

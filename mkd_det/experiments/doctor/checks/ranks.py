@@ -13,7 +13,7 @@ POSITION = 150
 
 def check(case: Examination) -> Iterator[Finding]:
     """Run some steps under DDP on a CPU; all ranks must end with equal weights."""
-    count = case.settings.ranks
+    count = min(case.settings.ranks, 2)  # more would show nothing else
     if count < 2:
         return
     case.model  # noqa: B018 (a model that cannot be built is reported elsewhere)
