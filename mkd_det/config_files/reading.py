@@ -222,6 +222,12 @@ def _suggest_fix(error: Exception, text: str, path: str) -> str:
             'write `_base_` relative to the folder of the config that names it, or to'
             " the current folder; or _base_ = ['mkd_det::...']"
         )
+    if 'Duplicate key' in text and 'custom_imports' in text:
+        return (
+            "custom_imports = dict(imports=['mkd_det', 'your.module'],"
+            " allow_failed_imports=False) in this config, and not in the student's; or"
+            ' mkd-det distill, which writes a config for students that have it'
+        )
     if 'Duplicate key' in text:
         return (
             'remove one of the bases that have these keys, and write what it set in the'

@@ -95,6 +95,7 @@ def test_a_plan_that_does_not_fit_is_refused_by_name(
         ("_base_ = ['absent.py']", '_base_'),
         ("custom_imports = dict(imports=['no_module'])", 'PYTHONPATH='),
         ("_base_ = ['a.py', 'b.py']", 'Duplicate key'),
+        ("_base_ = ['c.py', 'd.py']", "imports=['mkd_det', 'your.module']"),
         ('optim_wrapper = dict()', 'no `model`'),
         ("model = dict(type='Distiler')", 'Distiler'),
     ],
@@ -104,6 +105,8 @@ def test_a_broken_config_is_told(
 ) -> None:
     for name in 'ab':
         (tmp_path / f'{name}.py').write_text('x = 1')
+    for name in 'cd':
+        (tmp_path / f'{name}.py').write_text("custom_imports = dict(imports=['json'])")
     (tmp_path / 'broken.py').write_text(text)
     fails(capsys, 'plan', [tmp_path / 'broken.py'], 'ConfigError', words)
 
