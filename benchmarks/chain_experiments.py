@@ -45,8 +45,8 @@ class Experiment:
         rows: Variants by name.
         metric: The metric that counts.
         weights: File of each member that is given, in the folder of the weights.
-        data: 'cifar10', 'bccd', or a data set of small images with a test split, of
-            which the figures are: nothing is chosen.
+        data: 'cifar10', 'bccd', or a data set of small images, which is measured on its
+            test split without choosing anything.
     """
 
     title: str
@@ -60,10 +60,10 @@ PREVIOUS = {'guides': 'previous'}
 DENSE_1, DENSE_2 = 'one assistant, dense', 'two assistants, dense'
 
 
-def small(
+def small_images(
     title: str, data: str, chain: str, members: Sequence[str], **backbone: Any
 ) -> Experiment:
-    """Return a whole chain on small images, with one assistant.
+    """Return a whole chain with one assistant on small images, and its comparison.
 
     Args:
         title: Title of the page.
@@ -139,7 +139,7 @@ EXPERIMENTS = {
             'from the teacher': Variant(SQUARE, only=(), given={'t56': 'DGKD'}),
         },
     ),
-    'wrn': small(
+    'wrn': small_images(
         'WideResNets on hand signs',
         'signs',
         'wrn40-2-16-2_dgkd_wrn16-1_signs',
@@ -148,7 +148,7 @@ EXPERIMENTS = {
         depth=16,
         widen=1,
     ),
-    'vgg': small(
+    'vgg': small_images(
         'VGGs on clothes',
         'clothing',
         'vgg16-13_dgkd_vgg8_clothing',
@@ -157,7 +157,7 @@ EXPERIMENTS = {
         depth=8,
         base_channels=16,
     ),
-    'gap': small(
+    'gap': small_images(
         'A large gap on hand signs',
         'signs',
         'resnet56-20_dgkd_resnet8_signs',

@@ -10,10 +10,11 @@ Each row is tried with eight settings on validation images; then what was best t
 with all seeds, under both teachers, and is tested (benchmarks/protocol.py). Students of
 another kind are compared with their own kind alone. `--noise` replaces a fraction of
 the training labels, of which the teachers then have learned as well; they are
-resnet56_<data>_noise.pth. `--augment` mixes the student's images, or changes them more.
-Writes docs/results/classifiers_<data>[_<student>]. CIFAR-10 has no validation images: a
-fifth of its test images are taken for them. Finished trainings are skipped, interrupted
-ones resumed.
+resnet56_<data>_noise.pth, the second resnet56_<data>_noise_1.pth. `--augment` mixes the
+student's images, or changes them more. Writes
+docs/results/classifiers_<data>[_noise<f>][_mixup|_heavy][_<student>]. CIFAR-10 has no
+validation images: a fifth of its test images are taken for them. Finished trainings are
+skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ STAGES = (
     protocol.Stage('weight', (0.25, 0.5, 2.0, 4.0)),
 )
 TAU = 4.0
-# The student alone with more compute than any of the others has.
-TIMES = (2,)
+# The student alone with about the compute that one teacher adds, and three teachers.
+TIMES = (2, 3)
 # What changes training images, beside the data's own crops and flips.
 AUGMENTED = ('mixup', 'heavy')
 HEAVY = dict(type='RandAugment', num_ops=2, magnitude=9)
@@ -297,9 +298,9 @@ def split_test_images(cfg: Config, folder: Path) -> None:
 
 def tasks(args: argparse.Namespace, data: str) -> list[protocol.Task]:
     """Return the rows on a data set, those of each kind of student by themselves."""
-    name = '_'.join(
-        [data, *(['noise'] if args.noise else []), *filter(None, [args.augment])]
-    )
+    noise = f'noise{args.noise:g}' if args.noise else None
+    images = f'{args.images}_images' if args.images else None
+    name = '_'.join(filter(None, [data, noise, args.augment, images]))
     found = []
     for student in STUDENTS:
         own = {n: row for n, row in ROWS.items() if row.student == student}

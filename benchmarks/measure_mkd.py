@@ -57,6 +57,7 @@ LESS: dict[str, Mapping[str, float | None]] = {
     'M-KD without exploration': EVERY,
     'M-KD, faster convolutions instead of exploration': EVERY,
     'M-KD, features without guidance': EVERY,
+    'M-KD, features where the teacher is active': EVERY,
 }
 # The convolutions that the branch stands beside learn twice as fast instead.
 FASTER = 'M-KD, faster convolutions instead of exploration'

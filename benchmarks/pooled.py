@@ -47,8 +47,8 @@ class PooledRow:
         p_value: By Dunnett's test, for all rows together; None for the control.
         share: Part of the gap between the student alone and the teachers that it
             closes.
-        image_error: Standard deviation over resampled test images; None where they
-            were not resampled.
+        image_error: Standard deviation over resampled test images, under the first
+            teacher; None where they were not resampled, and for validation images.
     """
 
     mean: float
@@ -76,6 +76,9 @@ def pool(
         report: Content of its json.
         split: 'val' for figures of validation images; else those of the report.
         control: The row that others are compared with; '' for the student alone.
+
+    Raises:
+        ExperimentError: The student alone has no figure, or there is no such control.
     """
     key: str = report['key']
     of = 'validation' if split == 'val' and report['split'] != 'val' else 'metrics'
@@ -84,9 +87,9 @@ def pool(
         figure = run.get(of, {}).get(key)
         if figure is not None:  # null where a training has diverged
             values.setdefault(plain_name(run['row']), []).append(figure)
-    if not values:
-        raise ExperimentError(f'no training has a figure of {split or "the report"}')
-    alone = next(iter(values))
+    alone = plain_name(report['runs'][0]['row'])
+    if alone not in values:
+        raise ExperimentError(f'{alone!r} has no figure', fix='train it once more')
     control = control or alone
     if control not in values:
         raise ExperimentError(
@@ -98,10 +101,10 @@ def pool(
     analysis = compare_with_base({control: values[control], **others})
     means = {row: spread(figures) for row, figures in values.items()}
     base, zero = means[control].mean, means[alone].mean
-    errors = {
-        plain_name(row['name']): (row.get('image_error') or {}).get('deviation')
-        for row in report.get('rows', ())
-    }
+    errors: dict[str, float] = {}
+    for row in report.get('rows', ()) if of == 'metrics' else ():
+        if row.get('image_error'):
+            errors.setdefault(plain_name(row['name']), row['image_error']['deviation'])
     found = {}
     for row, known in means.items():
         difference = analysis.differences.get(row)

@@ -255,7 +255,10 @@ class Tries:
         write_json(self.file, finite(self.figures))
 
     def share(self, row: str, name: str) -> float:
-        """Return the share of the gap that a try closes; without a teacher, its gain.
+        """Return the share of the gap that a try closes.
+
+        Its gain without a teacher, or with one that is no better than the student. The
+        student alone counts with its best figure in the file.
 
         Args:
             row: The row of the try.
@@ -283,6 +286,9 @@ def run_tries(
         files: Config of each try.
         seeds: Seeds of the trainings.
         place: Where to train.
+
+    Raises:
+        ExperimentError: There is one try only.
     """
     if len(files) == 1:
         raise ExperimentError(

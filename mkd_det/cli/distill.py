@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> Any:
     path = write_and_calibrate(settings, args) if first else wait_for_first(settings)
     args.config, args.work_dir = str(path), str(settings.run_dir)
     args.resume = 'auto' if args.resume else None
-    if args.launcher != 'none' and first and not args.no_doctor:
+    if args.launcher != 'none' and first and not (args.no_doctor or args.resume):
         text = f'Doctor: not run by several processes; mkd-det doctor {path}'
         console().print(text, markup=False, soft_wrap=True)
     elif not (args.no_doctor or args.resume or args.launcher != 'none'):
@@ -161,7 +161,7 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
         settings: What the user asked for.
         args: The arguments.
     """
-    from ..experiments.distillation.config_text import of_lists
+    from ..experiments.distillation.config_text import list_overrides
 
     prepared = show_prepared(settings, args)
     files = prepared.write(settings.folder)
@@ -173,7 +173,9 @@ def write_only(settings: Any, args: argparse.Namespace) -> None:
             f' {trained["checkpoint"]}'
         ]
     config = shlex.quote(str(settings.config))
-    if again := [f'{key}={value}' for key, value in of_lists(settings.options).items()]:
+    if again := [
+        f'{key}={value}' for key, value in list_overrides(settings.options).items()
+    ]:
         config += ' --cfg-options ' + shlex.join(again)
     if prepared.choice.recipe.arguments.get('balance') is None:
         lines.append(f'Weights for these data: mkd-det calibrate {config}')

@@ -199,7 +199,7 @@ def absent_data(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def count_images(cfg: Mapping[str, Any]) -> int:
-    """Return the number of training images, after filters; wrappers do not count.
+    """Return the number of training images after filters, not counting repeats.
 
     Args:
         cfg: A config of a training.

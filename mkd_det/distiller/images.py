@@ -114,6 +114,9 @@ def plan_groups(
         model: The distiller.
         images: The images of the step.
         terms: The terms of the step, by name.
+
+    Raises:
+        ConfigError: Nothing is learned from a batch without labels.
     """
     if not images.unlabelled:
         return [Group(images, dict(terms))]

@@ -6,7 +6,7 @@ import os
 
 # Of torchrun, Slurm and Open MPI.
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-# A batch script of Slurm that launches nothing has SLURM_NTASKS, too.
+# Not SLURM_NTASKS: a batch script has it, although it launches nothing.
 _SIZES = ('WORLD_SIZE', 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
 
 

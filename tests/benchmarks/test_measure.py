@@ -730,6 +730,7 @@ def test_students_of_each_kind_are_compared_with_their_own_kind_alone(
     assert {name: of for name, (of, _) in first.also.items()} == {
         'soft outputs, second teacher': 'soft outputs',
         'student alone, 2 times as long': 'student alone',
+        'student alone, 3 times as long': 'student alone',
     }
     settings = dict(lr=0.1, weight=1.0)
     (tmp_path / 'resnet56_signs_1.pth').touch()
@@ -756,7 +757,7 @@ def test_images_are_fewer_mixed_or_changed_more(signs: argparse.Namespace) -> No
         (task,) = measure_classifiers.tasks(
             argparse.Namespace(**{**vars(signs), 'rows': ['soft outputs']}), 'signs'
         )
-        assert task.place.out.name == f'classifiers_signs_{name}'
+        assert task.place.out.name == f'classifiers_signs_{name}_10_images'
 
 
 def test_cifar10_is_chosen_on_other_images_than_it_is_tested_on(

@@ -80,7 +80,7 @@ def test_another_control_and_validation_images(tmp_path: Path) -> None:
     argv = [str(folder), '--out', str(out), '--control', 'b', '--split', 'val']
     assert pooled.main(argv) in (None, 0)
     rows = json.loads((tmp_path / 'pooled.json').read_text())['data']['mkd_bccd']
-    assert rows['a']['mean'] == pytest.approx(0.2)
+    assert rows['a']['mean'] == pytest.approx(0.2) and rows['a']['image_error'] is None
     assert rows['a']['gain'] == pytest.approx(-0.05) and rows['b']['p_value'] is None
     assert rows['a']['share'] == pytest.approx(1 / 3)
     assert 'against b' in (tmp_path / 'pooled.md').read_text()

@@ -197,7 +197,6 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     given = dict(args.cfg_options or {})
     if args.amp:
         given['optim_wrapper.type'] = 'AmpOptimWrapper'
-        given.setdefault('optim_wrapper.loss_scale', 'dynamic')
     if args.auto_scale_lr:
         given['auto_scale_lr.enable'] = True
     return given

@@ -87,8 +87,9 @@ def options_text(base: str, options: Mapping[str, Any]) -> str:
     """
     parts: dict[str, Any] = {}
     lines = [f'{base}, with what the command line says.']
+    entries = list_overrides(options)
     for key, value in options.items():
-        if key in of_lists(options):
+        if key in entries:
             lines.append(f'Not here, to be given again: --cfg-options {key}={value}')
             continue
         *above, last = key.split('.')
@@ -99,7 +100,7 @@ def options_text(base: str, options: Mapping[str, Any]) -> str:
     return student_text(base, parts, lines[1:], lines[0])
 
 
-def of_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+def list_overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those overrides that change entries of lists, which no config inherits.
 
     Args:

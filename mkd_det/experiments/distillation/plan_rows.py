@@ -1,4 +1,4 @@
-"""What a distillation compares with what, in rows of a table."""
+"""Rows on heads, images, levels and terms, for the table of `mkd-det distill`."""
 
 from __future__ import annotations
 

@@ -20,17 +20,20 @@ class ChosenClasses:
         names: Their names, in the order of their categories.
         kept: Index in `names` by label of the detector.
         own: Names of the detector's classes by label.
+        left_out: Names that are mapped to no class on purpose.
     """
 
     names: tuple[str, ...]
     kept: Mapping[int, int]
     own: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Names that the detector does not know: they get no boxes."""
-        known = set(self.kept.values())
-        return tuple(name for i, name in enumerate(self.names) if i not in known)
+        known = {self.names[index] for index in self.kept.values()}
+        known.update(self.left_out)
+        return tuple(name for name in self.names if name not in known)
 
     def categories(self, known: Mapping[str, int]) -> dict[int, int]:
         """Return the category of labelled data that each label means.
@@ -43,7 +46,7 @@ class ChosenClasses:
             By label; without those that the data does not have.
         """
         found: dict[int, int] = {}
-        for names in (self.own, [self.name_of(i) for i in range(len(self.own))]):
+        for names in ([self.name_of(i) for i in range(len(self.own))], self.own):
             matched = match_names(names, list(known))
             found |= {i: list(known.values())[at] for i, (at, _) in matched.items()}
         return {label: number for label, number in found.items() if label in self.kept}
@@ -66,7 +69,8 @@ def choose_classes(
             several, or None.
 
     Raises:
-        ConfigError: The detector has no such class, or none of all.
+        ConfigError: The detector has no such class, or none of all, or a class would
+            have two names.
     """
     names = tuple(dict.fromkeys([*wanted, *class_map]))
     if not names:
@@ -94,7 +98,8 @@ def choose_classes(
     given = {**by_hand, ALL_OTHERS: 'auto'}
     found = resolve_class_map('detector', given, ours, theirs)
     kept = {label: i for i, group in enumerate(found.sources) for label in group}
-    return ChosenClasses(names, kept, tuple(own))
+    left_out = tuple(ours for ours, theirs in by_hand.items() if not theirs)
+    return ChosenClasses(names, kept, tuple(own), left_out)
 
 
 def _check_twice(

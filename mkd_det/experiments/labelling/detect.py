@@ -70,8 +70,8 @@ def read_inputs(
     Args:
         cfg: Config of the detector; of a distill config, its student's is returned.
         images: See `list_images`.
-        root: Where relative paths of a list begin. If none is given and no image is
-            found, they begin in the folder of the list.
+        root: Where relative paths of a list begin; a folder is found without it. If
+            none is given and no image is found, they begin in the folder of the list.
 
     Raises:
         DataError: There are no images.
@@ -82,6 +82,8 @@ def read_inputs(
     if isinstance(images, str) and os.path.isfile(images):
         images = os.path.abspath(images)
         folder = os.path.dirname(images)
+    if isinstance(images, str) and not folder:
+        root = ''
     paths = [str(path) for path in list_images(images, root)]
     if folder and not root and not any(map(os.path.exists, paths)):
         paths = [str(path) for path in list_images(images, folder)]

@@ -55,7 +55,7 @@ class FeatureKD(PairLoss):
         attend: Part of the weight that goes where the teacher is active, from 0 to 1:
             a position p counts :math:`1 - a + a \, A_p / \bar A` with the teacher's
             attention A, the sum of squares over channels, and its mean over the image.
-            Attention as a weight is what FGD gains from. Not for 'channel', which is a
+            FGD weighs positions by attention, too. Not for 'channel', which is a
             distribution over positions already.
         **base: `weight` and `schedule`, see `PairLoss`.
 

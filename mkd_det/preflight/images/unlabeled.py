@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ...data.datasets import has_no_labels
+from ...data.determinism import transforms_in
 from ...data.loaders import load_sample
 from ...data.unlabeled import UNLABELED
 from ...distiller.model import Distiller
@@ -132,7 +133,7 @@ def _check_mixing(dataset: Any) -> None:
         return
     _check_mixing(dataset.dataset)
     kinds = {part.unlabelled for part in _parts(dataset)}
-    every = list(_transforms(getattr(dataset, 'pipeline', ())))
+    every = list(transforms_in(getattr(dataset, 'pipeline', ())))
     if True in kinds:
         _check_crops(type(dataset).__name__, every)
     steps = [
@@ -173,18 +174,6 @@ def _check_crops(wrapper: str, transforms: Sequence[Any]) -> None:
                 fix="dict(type='RandomCrop', allow_negative_crop=True, ...) in the"
                 f' pipeline of {wrapper}; or RandomCrop in that of UnlabeledImages',
             )
-
-
-def _transforms(pipeline: Any) -> Iterator[Any]:
-    """Yield the transforms of a pipeline, also those inside others."""
-    inner = getattr(pipeline, 'transforms', pipeline)
-    if isinstance(inner, (list, tuple)):
-        for one in inner:
-            yield from _transforms(one)
-    elif inner is not pipeline:
-        yield from _transforms(inner)
-    if inner is pipeline and not isinstance(inner, (list, tuple)):
-        yield pipeline
 
 
 def _check_terms(model: Distiller, alone: bool) -> None:

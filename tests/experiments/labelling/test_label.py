@@ -172,6 +172,7 @@ def test_a_class_map_gives_other_names(root: Path, tmp_path: Path) -> None:
         'both': whole.boxes[second] + whole.boxes[third],
         'nothing': 0,
     }
+    assert found.unknown == ()
     with pytest.raises(ConfigError, match='no class') as caught:
         run(root, tmp_path / 'none.json', class_map=dict(unicorn='horse'))
     assert list(caught.value.available) == list(tiny.CLASSES)
@@ -190,6 +191,8 @@ def test_a_number_is_a_name_where_a_class_is_called_so() -> None:
     assert [chosen.name_of(label) for label in range(6)] == [
         *['', '', 'three', '', '', 'last']
     ]
+    swapped = choose_classes(['car', 'truck'], (), dict(truck='car', lorry='truck'))
+    assert swapped.categories(dict(car=1, truck=2)) == {0: 1, 1: 2}
     chosen = choose_classes(['a', 'b'], (), dict(second=1))
     assert chosen.name_of(1) == 'second' and chosen.unknown == ()
 
