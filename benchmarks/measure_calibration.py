@@ -42,6 +42,8 @@ HELD = 'M-KD, shares held'
 WEIGHINGS = (WHOLE, CARRIED, CALIBRATED, HELD)
 # Iterations between measurements of the shares, which take a backward pass a term.
 INTERVAL = 40
+# Page of pooled.py, which the words name.
+POOLED = 'calibration_pooled'
 # Heading of what the page says in words.
 WORDS = '## What they say'
 
@@ -181,7 +183,7 @@ def page(found: Mapping[str, Mapping[str, Any]], words: str) -> str:
     lines += _weights_table(found)
     lines += ['', 'The shares that trainings had in iterations 51 to 200, later:', '']
     lines += [*_shares_table(found), '', '```{toctree}', ':hidden:', '']
-    lines += [*(f'calibration_{data}/report' for data in found), '```', '']
+    lines += [*(f'calibration_{data}/report' for data in found), POOLED, '```', '']
     return '\n'.join([*lines, words])
 
 

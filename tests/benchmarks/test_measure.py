@@ -326,7 +326,7 @@ def test_shares_that_trainings_had_are_read_from_their_logs(tmp_path: Path) -> N
         dict(cards=found), measure_calibration.words_of(file)
     )
     assert 'an old table' not in text
-    assert text.endswith(f'report\n```\n\n{measure_calibration.WORDS}\n\nMuch.\n')
+    assert text.endswith(f'pooled\n```\n\n{measure_calibration.WORDS}\n\nMuch.\n')
     assert '| cards |  |  |  | 0.410 ± 0.010 |  |' in text
     assert '| cards | loss_soft | 3 | 0.7 | 4.3 |' in text
     assert '| cards | soft | 4, 1 | 4, 1 | 4, 1 | 4, 1 |' in text
