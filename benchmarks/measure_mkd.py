@@ -44,7 +44,7 @@ PARTS: dict[str, Mapping[str, float | None]] = {
     WHOLE: EVERY,
     'M-KD and relations of regions': dict(EVERY, loss_regions=None),
 }
-# A term that no recipe has, with the weight that pulls as hard as the task.
+# A term that no recipe has; on the cards it pulls about as hard as the task.
 REGIONS = dict(
     type='RegionRelationKD', student='fpn', teacher='t.fpn', share=1.0, weight=3.0
 )

@@ -3,7 +3,7 @@
 Makes a data set of handwritten digits in photographs, then trains three detectors on
 it: a big one (the teacher), a small one alone (the student), and the same small one
 taught by the big one (M-KD). Ends with a table, learning curves and detections on a
-page, work_dirs/demo/index.html. Takes under 12 minutes on two cores. Interrupted and
+page, work_dirs/demo/index.html. Takes 7 to 13 minutes on two cores. Interrupted and
 started again, the command resumes.
 """
 

@@ -17,6 +17,7 @@ from PIL import Image
 import plans
 import tiny
 from mkd_det.data import check_data
+from mkd_det.data.checks import overlap
 from mkd_det.data.labels import compare_labels, read_labels
 from mkd_det.errors import AnnotationError, ConfigError, DataError, ImageError
 from mkd_det.preflight.images.unlabeled import check_infinite_sampler, check_unlabeled
@@ -320,6 +321,23 @@ def test_other_channels_than_the_model_sees_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='channels') as caught:
         check_unlabeled(data, plans.build(terms=dict(loss_soft=SOFT)))
     assert caught.value.expected == '3 channels'
+    assert "color_type='color'" in caught.value.fix
+
+
+def test_equal_files_are_found_once_however_many_have_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncompressed pictures all have one size: each is read once."""
+    first = [tmp_path / f'a{number}' for number in range(6)]
+    second = [tmp_path / f'b{number}' for number in range(4)]
+    for number, path in enumerate([*first, *second]):
+        path.write_bytes(bytes([number % 6]) * 8)
+    read: list[str] = []
+    own = overlap._digest
+    monkeypatch.setattr(overlap, '_digest', lambda p: read.append(p) or own(p))
+    found = overlap.same_images(map(str, first), map(str, second))
+    assert found == [(str(first[i]), str(second[i])) for i in range(4)]
+    assert sorted(read) == sorted(map(str, [*first, *second]))
 
 
 def test_images_of_other_sizes_are_learned_from(tmp_path: Path) -> None:

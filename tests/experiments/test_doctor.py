@@ -352,6 +352,13 @@ def test_a_student_that_begins_as_good_as_its_teacher(
     [found] = better_student.check(light(case, cfg=cfg))
     assert found.level == WARNING and 'swapped' in found.fix
 
+    def fail(_: Any) -> None:
+        raise ConfigError('no val data')
+
+    monkeypatch.setattr(better_student, 'warn_of_better_student', fail)
+    [found] = better_student.check(light(case, cfg=cfg))
+    assert 'not compared: no val data' in found.message and 'mkd-det test' in found.fix
+
 
 def test_heads(case: Examination, other: Callable) -> None:
     assert 'DenseReader' in only(heads, case, OK).message

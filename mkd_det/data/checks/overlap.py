@@ -22,20 +22,25 @@ def same_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, 
     for path in second:
         sizes[_size(path)].append(path)
     sizes.pop(-1, None)
-    known: dict[str, bytes] = {}
+    known: dict[int, dict[bytes, list[str]]] = {}
 
-    def content(path: str) -> bytes:
-        if path not in known:
-            known[path] = hashlib.sha256(Path(path).read_bytes()).digest()
-        return known[path]
+    def by_content(size: int) -> dict[bytes, list[str]]:
+        if size not in known:
+            known[size] = defaultdict(list)
+            for path in sizes[size]:
+                known[size][_digest(path)].append(path)
+        return known[size]
 
     return [
         (path, other)
         for path in first
-        for other in sizes.get(_size(path), ())
-        if os.path.realpath(path) == os.path.realpath(other)
-        or content(path) == content(other)
+        if (size := _size(path)) in sizes
+        for other in by_content(size).get(_digest(path), ())
     ]
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 def check_overlap(

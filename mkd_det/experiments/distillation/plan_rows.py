@@ -31,11 +31,8 @@ def _rows(model: Distiller) -> Iterator[tuple[str, str]]:
         yield f'images of {name}', str(model.renormalizers[name])
     for owner, taps in plan.taps.items():
         for tap in taps:
-            levels = ' '.join(map(str, plan.specs[owner, tap]))
-            if (
-                owner not in plan.branches
-                and tap.partition('.')[0] not in plan.branches
-            ):
+            if tap.partition('.')[0] not in plan.branches:
+                levels = ' '.join(map(str, plan.specs[owner, tap]))
                 yield f'levels of {owner}', f'{tap}: {levels} (channels/stride)'
     for name, node in plan.adapters.items():
         yield f'adapter {name}', str(node)

@@ -14,6 +14,7 @@ from mmengine.device import get_device
 
 from ...config_files.reading import load_config
 from ...data.datasets import absent_data
+from ...errors import MkdError
 from ...io.quiet import suppress_info_logs
 from ...preflight.checks import check_before_start
 from ...registry import type_name
@@ -120,7 +121,11 @@ def _check(cfg: Config, settings: DistillSettings, found: Found, folder: Path) -
             model.teachers.load()
     elif cfg.get('load_from') is not None and has_weights:
         case = examine_start(cfg, folder)
-        found.warnings.extend(warn_of_better_student(case))
+        try:
+            found.warnings.extend(warn_of_better_student(case))
+        except MkdError as error:
+            text = f'student and teacher are not compared: {error.message}'
+            found.warnings.append(text)
         model = case.model
     else:
         model = check_before_start(prepare_config(cfg), has_weights)

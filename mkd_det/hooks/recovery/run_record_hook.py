@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmengine.dist import get_world_size
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 
 from ...data.datasets import dataset_classes
 from ...data.labels import agreed_names, read_labels
+from ...errors import MkdError
 from ...training.class_names import RUN_RECORD
 from ...training.class_order import SPLITS, is_described
 from ...training.resume_report import report_differences
@@ -64,7 +66,11 @@ class RunRecordHook(Hook):
         """Return the names of the student's classes; empty where they are not known."""
         if self._names is None:
             cfg: Mapping[str, Any] = runner.cfg
-            known = [dataset_classes(cfg, s) for s in SPLITS if is_described(cfg, s)]
+            known = []
+            for split in SPLITS:
+                with suppress(MkdError):  # test data need not be there yet
+                    if is_described(cfg, split):
+                        known.append(dataset_classes(cfg, split))
             if is_distill(runner.cfg):
                 model = get_distiller(runner, type(self).__name__)
                 known += [

@@ -108,9 +108,9 @@ def _check_sample(dataset: Any, part: _Part, channels: int | None) -> None:
         raise ConfigError(
             f'{name}: its images have another number of channels than the model sees',
             expected=f'{channels} channels',
-            actual=f'{found} in {item["data_samples"].get("img_path", "a sample")}',
-            fix="dict(type='LoadImageFromFile'), without color_type, which makes all"
-            ' images of three channels',
+            actual=f'{found} in {getattr(sample, "img_path", "a sample")}',
+            fix="dict(type='LoadImageFromFile', color_type="
+            f'{"grayscale" if channels == 1 else "color"!r})',
         )
     if sample is None or UNLABELED in sample.metainfo:
         return

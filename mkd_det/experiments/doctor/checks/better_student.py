@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....errors import MkdError
 from ..examination import Examination
 from ..finding import WARNING, Finding
 from ..start_metric import warn_of_better_student
@@ -16,8 +17,11 @@ def check(case: Examination) -> Iterator[Finding]:
     """Compare the metrics of teachers and student, where the student has a start."""
     if case.cfg.get('load_from') is None:
         return
-    for text in warn_of_better_student(case):
-        fix = 'look whether student and teacher are swapped; or a better teacher'
-        if 'not compared' in text:
-            fix = 'mend what it says; mkd-det test measures the student alone'
+    fix = 'look whether student and teacher are swapped; or a better teacher'
+    try:
+        warnings = warn_of_better_student(case)
+    except MkdError as error:
+        warnings = [f'student and teacher are not compared: {error.message}']
+        fix = error.fix or 'mkd-det test measures the student alone'
+    for text in warnings:
         yield Finding('better student', WARNING, text, fix)
