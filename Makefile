@@ -28,7 +28,7 @@ env:
 	@$(PYTHON) scripts/setup_env.py --venv $(VENV)
 
 demo: env
-	@echo "Demo: three trainings on drawn digits, about 12 minutes on two cores"
+	@echo "Demo: three trainings on drawn digits, 7 to 13 minutes on two cores"
 	@$(IN_VENV) -m mkd_det demo
 
 test: env
